@@ -1,0 +1,54 @@
+# Every target sets up what it needs. `make repro` and `make test` are all that a fresh machine needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+EXTRAS := grib,advection,s3,dev
+TESTS ?= tests
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup repro test check lock ui bench clean
+
+setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fieldcast needs Python 3.11 or later: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@command -v cc >/dev/null || echo "no C compiler found: pysteps (advection) is built from source and needs one" >&2
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt uv 2>/dev/null \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]' \
+	  || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+repro: setup  ## the whole pipeline; a second time only what has changed
+	@fieldcast check
+	@dvc repro
+	@echo "Report: data/comparison/report.html; make ui compares the runs in MLflow"
+
+test: setup  ## all tests; TESTS="tests -m 'not slow'" is the fast suite
+	@python -m pytest $(TESTS)
+
+check: setup  ## style, types, and that the lock file of packages is fresh
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@$(LOCK) --constraint constraints.txt | diff - constraints.txt || { echo "constraints.txt is stale: make lock" >&2; exit 1; }
+
+lock: setup  ## resolve all packages anew
+	@$(LOCK) --upgrade --output-file constraints.txt
+
+ui: setup  ## MLflow in the browser
+	@fieldcast ui
+
+bench: setup  ## ratios against peers, measured in one run
+	@for file in benchmarks/*.py; do python $$file || exit 1; done
+
+clean:  ## remove what the pipeline made; the environment and MLflow's records stay
+	@rm -rf data/observations.zarr data/prepared data/checkpoints data/forecasts data/scores data/comparison data/resume

@@ -1,0 +1,1 @@
+"""Advection: the latest field moves on as it did in the history."""

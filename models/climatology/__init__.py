@@ -1,0 +1,1 @@
+"""Climatology: what is usual at the valid time."""

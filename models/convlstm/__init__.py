@@ -1,0 +1,1 @@
+"""Convolutional LSTM encoder-forecaster."""

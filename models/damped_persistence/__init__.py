@@ -1,0 +1,1 @@
+"""Damped persistence: today's anomaly fades with lead time."""

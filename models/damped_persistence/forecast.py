@@ -1,0 +1,76 @@
+"""Damped-anomaly persistence: climatology plus a fraction of the latest anomaly that shrinks with lead time.
+
+For each lead f and channel c, over all cells and init times of the training period,
+damping[f, c] = sum(anomaly_init * anomaly_target) / sum(anomaly_init ** 2): least squares through the origin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from einops import reduce
+from numpy.typing import NDArray
+
+from models.latest import latest_valid
+
+
+@dataclass(frozen=True)
+class DampingSums:
+    """Sums of products over valid pairs, (horizon, c) each: add those of blocks, then ask for `damping`."""
+
+    init_target: NDArray[np.float64]
+    init_init: NDArray[np.float64]
+
+    def __add__(self, other: DampingSums) -> DampingSums:
+        return DampingSums(self.init_target + other.init_target, self.init_init + other.init_init)
+
+    def damping(self) -> NDArray[np.float32]:
+        """The least-squares coefficient per lead and channel, (horizon, c); 0 (climatology) where nothing was seen."""
+        seen = self.init_init > 0
+        ratio = np.divide(self.init_target, self.init_init, out=np.zeros_like(self.init_target), where=seen)
+        return ratio.astype(np.float32)
+
+
+def sums(anomaly_init: NDArray[np.float32], anomaly_target: NDArray[np.float32]) -> DampingSums:
+    """Sums of one block of cases: anomalies (n, c, h, w) at init and (n, horizon, c, h, w) at the valid times.
+
+    A cell counts for a lead where both of its anomalies are valid (not NaN).
+    """
+    init = np.where(np.isnan(anomaly_init), 0.0, anomaly_init).astype(np.float64)[:, None]
+    target = np.where(np.isnan(anomaly_target), 0.0, anomaly_target).astype(np.float64)
+    pair_valid = ~np.isnan(anomaly_target)  # a gap at init is already 0 in every product
+    return DampingSums(
+        reduce(init * target, "n f c h w -> f c", "sum"),
+        reduce(init**2 * pair_valid, "n f c h w -> f c", "sum"),
+    )
+
+
+def fit(anomaly_init: NDArray[np.float32], anomaly_target: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The damping per lead and channel, (horizon, c), of cases that fit in memory; shapes as in `sums`."""
+    return sums(anomaly_init, anomaly_target).damping()
+
+
+def forecast(
+    history: NDArray[np.float32],
+    horizon: int,
+    *,
+    climatology_at_init: NDArray[np.float32],
+    climatology_at_valid: NDArray[np.float32],
+    damping: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Climatology at the valid time plus the damped anomaly of the latest valid value, (b, horizon, c, h, w).
+
+    `history` (b, t, c, h, w), `climatology_at_init` (b, c, h, w), `climatology_at_valid` (b, horizon, c, h, w), all in
+    the same units; `damping` (horizon, c). A cell without a valid value in the history gets climatology. Raises
+    ValueError when `damping` or `climatology_at_valid` has another horizon.
+    """
+    if damping.shape[0] != horizon or climatology_at_valid.shape[1] != horizon:
+        raise ValueError(
+            f"horizon is {horizon}, but damping has {damping.shape[0]} and climatology_at_valid "
+            f"{climatology_at_valid.shape[1]} leads"
+        )
+    anomaly = latest_valid(history) - climatology_at_init
+    anomaly = np.where(np.isnan(anomaly), 0.0, anomaly)[:, None]
+    forecasts = climatology_at_valid + damping[:, :, None, None] * anomaly
+    return forecasts.astype(np.float32)

@@ -1,0 +1,13 @@
+"""The latest valid value of a history, in numpy, for the reference forecasts."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def latest_valid(history: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The latest value of every cell that is not NaN: (b, t, c, h, w) to (b, c, h, w); NaN where no frame is valid."""
+    latest = history[:, 0]
+    for step in range(1, history.shape[1]):
+        frame = history[:, step]
+        latest = np.where(np.isnan(frame), latest, frame)
+    return latest

@@ -1,0 +1,1 @@
+"""Transformer over space-time patches with query tokens for the future."""

@@ -1,0 +1,199 @@
+"""A trained model as a folder: `config.json`, `model.safetensors`, `card.md`. No pickle; nothing else is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+import models
+from pipeline.schema import InputError
+
+if TYPE_CHECKING:
+    from pipeline.network import Network
+
+FORMAT = 1
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is and what it was made for."""
+
+    model: str
+    options: dict[str, Any]
+    history: int
+    horizon: int
+    step_minutes: int
+    channels: list[dict[str, Any]]  # name, units, transform, floor, valid range; targets first
+    targets: int  # how many of the channels are forecast
+    anomalies: bool
+    grid: dict[str, int]  # cells of the training domain
+    crop_cells: int | None  # what the network saw at once
+    data_digest: str  # of the prepared data
+    format: int = field(default=FORMAT)
+
+    @property
+    def target_names(self) -> list[str]:
+        """Return the names of the forecast variables."""
+        return [channel["name"] for channel in self.channels[: self.targets]]
+
+
+class Forecaster:
+    """A loaded model: physical histories in, physical forecasts out, whatever kind of model it is."""
+
+    def __init__(
+        self, description: Description, arrays: Mapping[str, np.ndarray], network: Network | None = None
+    ) -> None:
+        self.description, self.arrays, self.network = description, arrays, network
+
+    def __call__(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """Return forecasts (b, horizon, c_target, h, w) of a history (b, t, c, h, w) with NaN at missing cells.
+
+        Physical units; `init_times` (b,) datetime64; `origin` is the first row and column of the tile in the grid.
+        Cells without any valid value in the history are NaN, values lie inside the variables' valid range.
+        """
+        seen = np.isfinite(history[:, :, : self.description.targets]).any(axis=1, keepdims=True)
+        if self.network is None:
+            forecast = self._reference(history, init_times)
+        else:
+            from pipeline.network import forecast_batch
+
+            seconds = init_times.astype("datetime64[s]").astype(np.int64)
+            forecast = forecast_batch(self.network, history, seconds, origin)
+        return np.where(seen, self._inside_range(forecast), np.float32(np.nan))
+
+    def _inside_range(self, forecast: np.ndarray) -> np.ndarray:
+        bounds = [
+            [
+                -np.inf if channel["valid_min"] is None else channel["valid_min"]
+                for channel in self.description.channels
+            ],
+            [np.inf if channel["valid_max"] is None else channel["valid_max"] for channel in self.description.channels],
+        ]
+        low, high = np.asarray(bounds, dtype=np.float32)[:, : self.description.targets, None, None]
+        clipped: np.ndarray = np.clip(forecast, low, high)
+        return clipped
+
+    def _reference(self, history: np.ndarray, init_times: np.ndarray) -> np.ndarray:
+        name, horizon = self.description.model, self.description.horizon
+        history = history[:, :, : self.description.targets]
+        step = np.timedelta64(self.description.step_minutes, "m")
+        valid_times = init_times[:, None] + step * np.arange(1, horizon + 1)
+        if name == "climatology":
+            from models.climatology.forecast import forecast as climatology
+
+            return climatology(climatology_at(self.arrays["climatology"], valid_times))
+        if name == "damped_persistence":
+            from models.damped_persistence.forecast import forecast as damped_persistence
+
+            return damped_persistence(
+                history,
+                horizon,
+                climatology_at_init=climatology_at(self.arrays["climatology"], init_times[:, None])[:, 0],
+                climatology_at_valid=climatology_at(self.arrays["climatology"], valid_times),
+                damping=self.arrays["damping"],
+            )
+        if name == "advection":
+            from models.advection.forecast import forecast as advection
+
+            return advection(history, horizon, **self.description.options)
+        from models.persistence.forecast import forecast as persistence
+
+        return persistence(history, horizon)
+
+
+def climatology_at(climatology: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the climatology (24 or 1, c, h, w) at `times` (b, n), (b, n, c, h, w), by UTC hour if it has 24."""
+    hours = times.astype("datetime64[h]").astype(np.int64) % climatology.shape[0]
+    result: np.ndarray = climatology[hours]
+    return result
+
+
+def save_checkpoint(folder: Path, description: Description, arrays: Mapping[str, np.ndarray], card: str) -> None:
+    """Write a checkpoint folder, complete or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    contents = {
+        CONFIG: (json.dumps(asdict(description), indent=2) + "\n").encode(),
+        WEIGHTS: save(contiguous),
+        CARD: card.encode(),
+    }
+    for name, content in contents.items():
+        with (temporary / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def describe(folder: Path) -> Description:
+    """Return the description in a checkpoint folder; raise `InputError` when it is not one of ours."""
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a checkpoint folder written by the train stage") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}; train the model again") from None
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path}: format is {content.get('format')!r}, expected {FORMAT}; train the model again")
+    unknown = sorted(set(content) ^ set(Description.__dataclass_fields__))
+    if unknown:
+        raise InputError(f"{path}: unknown or missing keys {unknown}; train the model again")
+    return Description(**content)
+
+
+def load(folder: Path, device: str = "cpu") -> Forecaster:
+    """Return the model in a checkpoint folder, ready to forecast; raise `InputError` where a tensor does not fit."""
+    description = describe(folder)
+    arrays = load_file(folder / WEIGHTS)
+    if description.model in models.REFERENCES:
+        return Forecaster(description, arrays)
+    network = build_network(description, arrays["normaliser.baseline"], arrays["normaliser.scale"])
+    _fill(network, arrays, folder / WEIGHTS)
+    return Forecaster(description, {}, network.eval().to(device))
+
+
+def build_network(description: Description, baseline: np.ndarray, scale: np.ndarray) -> Network:
+    """Return the untrained network that `description` asks for, with its statistics."""
+    from pipeline.network import Network
+    from pipeline.normalise import Normaliser
+
+    model = models.build(
+        description.model,
+        models.OPTIONS[description.model].model_validate(description.options),
+        channels_in=len(description.channels),
+        channels_out=description.targets,
+        history=description.history,
+        horizon=description.horizon,
+        step_minutes=description.step_minutes,
+    )
+    return Network(model, Normaliser(baseline, scale, description.channels), 60 * description.step_minutes)
+
+
+def _fill(network: Network, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    import torch
+
+    expected = network.state_dict()
+    shape_of = partial(_shape, expected)
+    wrong = [name for name in expected if name not in arrays] + [name for name in arrays if name not in expected]
+    wrong += [name for name in expected if name in arrays and arrays[name].shape != shape_of(name)]
+    if wrong:
+        raise InputError(f"{path}: tensor {wrong[0]!r} is missing, unknown or of another shape; train the model again")
+    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+
+
+def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    return tuple(state[name].shape)

@@ -1,0 +1,300 @@
+"""The only reader of `params.yaml`: every section, its checks, and the one line a user sees when a value is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+import models
+from pipeline.schema import InputError
+from pipeline.source_options import IngestOptions, SourceOptions
+
+PARAMS = Path("params.yaml")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _no_zone(value: datetime) -> datetime:
+    if value.tzinfo is not None:
+        raise ValueError("times are UTC and written without a zone, for instance 2010-08-26T06:00")
+    return value
+
+
+Utc = Annotated[datetime, AfterValidator(_no_zone)]
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`: unknown keys are refused, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Section):
+    """A period of init times, both ends included; every `every_steps`-th step of the time axis is one."""
+
+    start: Utc
+    end: Utc
+    every_steps: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Split:
+        if self.end < self.start:
+            raise ValueError(f"the period is empty: end {self.end} lies before start {self.start}")
+        return self
+
+
+class Splits(Section):
+    """Three periods of init times in ascending order; `Params` checks the gaps between them."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    def in_order(self) -> list[tuple[str, Split]]:
+        """Return (name, split) from the earliest to the latest use."""
+        return [("train", self.train), ("validation", self.validation), ("test", self.test)]
+
+
+class Transform(Section):
+    """How a variable is made fit for a network: log(1 + x / floor), or 10 log10(max(x, floor) / floor) for `db`."""
+
+    kind: Literal["identity", "log", "db"] = "identity"
+    floor: PositiveFloat = 1.0  # in the variable's own units
+
+    @model_validator(mode="after")
+    def _floor_is_read(self) -> Transform:
+        if self.kind == "identity" and "floor" in self.model_fields_set:
+            raise ValueError("floor has no effect with kind identity; remove it or choose log or db")
+        return self
+
+
+class Prepare(Section):
+    """What `prepare` makes of the observations."""
+
+    splits: Splits
+    targets: list[str] | None = None  # forecast variables; default: all that the source has
+    transform: dict[str, Transform] = {}  # by variable; default identity
+    anomalies: bool = False  # forecast departures from the climatology instead of from one mean
+    climatology: Literal["auto", "mean", "hour_of_day"] = "auto"
+    climatology_min_days: PositiveInt = 15  # auto: shorter training periods get one mean
+    max_missing_history: NonNegativeInt = 0  # frames that may be missing in a history
+    max_missing_horizon: NonNegativeInt = 0  # frames that may be missing in a horizon
+    min_valid_share: Share = 0.05  # a frame with fewer valid cells counts as missing
+    wet_above: PositiveFloat = 0.1  # a cell counts as wet in the quality report, in the first variable's units
+
+
+class Sample(Section):
+    """What a model sees and forecasts."""
+
+    history: PositiveInt
+    horizon: PositiveInt
+    crop_cells: PositiveInt | None = None  # training crops of this size; default: the whole field
+    min_valid_share: Share = 0.5  # of a training crop's last frame; the fullest of ten draws if none has it
+    cache: Literal["ram", "store"] = "store"  # ram: decode the observations once and keep them
+
+
+class Train(Section):
+    """How both learned models are trained: one loss, one optimiser, one budget."""
+
+    seed: NonNegativeInt = 1
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    epochs: PositiveInt
+    max_minutes: PositiveFloat | None = None  # the schedule finishes inside it; null: no limit, and repeatable
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-2
+    warmup: Share = 0.05  # share of the schedule with a rising learning rate
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    gradient_clip: PositiveFloat = 1.0
+    patience: PositiveInt = 10  # epochs without a lower validation loss before training stops
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    num_nodes: PositiveInt = 1
+    strategy: str = "auto"
+    workers: NonNegativeInt = 0  # processes that load samples; 0: the training process itself
+
+
+class Forecast(Section):
+    """How the test period is forecast."""
+
+    batch_size: PositiveInt = 16
+    tile_cells: PositiveInt | None = None  # default: the training crop; whole fields where that is null too
+    overlap_cells: NonNegativeInt = 16
+
+
+class Verify(Section):
+    """What is counted; thresholds are in the variable's own units, by variable."""
+
+    thresholds: dict[str, list[float]] = {}
+    neighbourhoods_km: list[PositiveFloat] = []
+
+    @field_validator("thresholds")
+    @classmethod
+    def _thresholds_rise(cls, value: dict[str, list[float]]) -> dict[str, list[float]]:
+        for name, thresholds in value.items():
+            if not thresholds or any(b <= a for a, b in pairwise(thresholds)):
+                raise ValueError(f"thresholds of {name} are {thresholds}, expected a rising list such as [0.5, 1, 2]")
+        return value
+
+    @field_validator("neighbourhoods_km")
+    @classmethod
+    def _neighbourhoods_rise(cls, value: list[float]) -> list[float]:
+        if any(b <= a for a, b in pairwise(value)):
+            raise ValueError(f"neighbourhoods are {value}, expected a rising list such as [2, 10, 20]")
+        return value
+
+
+class Track(Section):
+    """Where MLflow keeps the runs; `MLFLOW_TRACKING_URI` chooses the server."""
+
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Dask(Section):
+    """Where blocks of work run: threads of this process, or the cluster behind `scheduler`."""
+
+    scheduler: str | None = None  # address of a dask.distributed scheduler, tcp://host:8786
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    source: SourceOptions
+    ingest: IngestOptions = IngestOptions()
+    prepare: Prepare
+    sample: Sample
+    train: Train
+    forecast: Forecast = Forecast()
+    verify: Verify = Verify()
+    track: Track
+    dask: Dask = Dask()
+    model_names: list[str]
+    models: dict[str, SerializeAsAny[BaseModel]]
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _known_models(cls, value: Any) -> dict[str, BaseModel]:
+        if not isinstance(value, dict):
+            raise ValueError("expected a mapping of model names to their options")
+        unknown = [name for name in value if name not in models.OPTIONS]
+        if unknown:
+            raise ValueError(f"unknown model {unknown[0]!r}, expected one of {', '.join(models.OPTIONS)}")
+        return {name: _model_options(name, options or {}) for name, options in value.items()}
+
+    @model_validator(mode="after")
+    def _names_match(self) -> Params:
+        if sorted(self.model_names) != sorted(self.models):
+            raise ValueError(
+                f"model_names {sorted(self.model_names)} differ from the keys of models {sorted(self.models)}"
+            )
+        return self
+
+    def step(self) -> timedelta | None:
+        """Return the step of the time axis where the file states it (sources may leave it to the archive)."""
+        minutes = self.source.step_minutes
+        return None if minutes is None else timedelta(minutes=minutes)
+
+
+def _model_options(name: str, options: dict[str, Any]) -> BaseModel:
+    try:
+        return models.OPTIONS[name].model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([name, *(str(part) for part in first["loc"])])
+        raise ValueError(f"{path} is {_shown(first['input'])}: {_reason(first)}") from None
+
+
+def read(path: Path = PARAMS) -> Params:
+    """Return the checked content of `path`; raise `InputError` with one line that names file, key, value and fix."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; copy one from examples/ or run in the project's folder") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected sections such as source: and train:, found {type(content).__name__}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise InputError(_one_line(path, error)) from None
+
+
+def load() -> Params:
+    """Return the parameters of the project in the working directory."""
+    return read(PARAMS)
+
+
+def dump(params: Params) -> str:
+    """Return the whole configuration as YAML, defaults included."""
+    text: str = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+def check_gaps(splits: Splits, history: int, horizon: int, step: timedelta) -> None:
+    """Raise `InputError` unless the splits ascend with at least `history + horizon` steps between them.
+
+    With that gap no frame belongs to two splits, as history or as target.
+    """
+    gap = (history + horizon) * step
+    ordered = sorted(splits.in_order(), key=lambda named: named[1].start)
+    for (name, split), (later_name, later) in pairwise(ordered):
+        if later.start - split.end < gap:
+            earliest = split.end + gap
+            raise InputError(
+                f"params.yaml: prepare.splits.{later_name}.start is {later.start}, {later.start - split.end} after the"
+                f" end of {name}; expected at least history + horizon = {history + horizon} steps, so {earliest} or"
+                " later"
+            )
+
+
+def run_stage(stage: Callable[[], None]) -> None:
+    """Run a stage; wrong input ends in one line on standard error and exit code 2."""
+    try:
+        stage()
+    except InputError as error:
+        sys.stderr.write(f"fieldcast: {error}\n")
+        sys.exit(2)
+
+
+def _one_line(path: Path, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if not _is_tag(part, first["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    value = "" if isinstance(first["input"], dict) else f" is {_shown(first['input'])}"
+    return f"{path}: {where or 'the file'}{value}: {_reason(first)}{more}"
+
+
+def _is_tag(part: Any, location: tuple[Any, ...]) -> bool:
+    return location[:1] == ("source",) and location[1:2] == (part,)  # the discriminator, not a key of the file
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _reason(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    return str(problem["msg"]).removeprefix("Value error, ")

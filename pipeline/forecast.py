@@ -1,0 +1,129 @@
+"""Stage `forecast`: a checkpoint + the histories of all test init times -> `data/forecasts/<model>.zarr`.
+
+Blocks of init times are forecast and written one by one, so that memory does not grow with the test period.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from models import LEARNED
+from pipeline import checkpoint, config, store
+from pipeline.checkpoint import Description, Forecaster
+from pipeline.frames import FrameReader, read_init_times
+from pipeline.parallel import run_blocks
+from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
+from pipeline.schema import lead_times
+from pipeline.tiles import forecast_by_tiles
+
+
+def main() -> None:
+    """Forecast the test period with the model named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    model = parser.parse_args().model
+    params = config.load()
+    init_times = read_init_times(PREPARED / "init_times.csv", "test")
+    forecast(
+        CHECKPOINTS / model,
+        OBSERVATIONS,
+        init_times,
+        FORECASTS / f"{model}.zarr",
+        params.forecast,
+        params.dask.scheduler,
+    )
+
+
+def forecast(
+    folder: Path,
+    observations: Path,
+    init_times: np.ndarray,
+    out: Path,
+    options: config.Forecast,
+    scheduler: str | None = None,
+) -> None:
+    """Write the forecasts of the checkpoint in `folder` for all `init_times` (datetime64[ns]) to the store `out`.
+
+    The store appears only when it is complete. Values are in physical units on the observations' grid; a cell without
+    any valid value in its history is NaN.
+    """
+    description = checkpoint.describe(folder)
+    with store.open_observations(observations) as observed:
+        grid = forecast_grid(observed, description)
+    digest = store.directory_digest(folder)
+    attributes = {
+        "model": description.model,
+        "checkpoint_digest": digest,  # its MLflow run carries the same
+        "data_digest": description.data_digest,
+    }
+    leads = lead_times(description.horizon, np.timedelta64(description.step_minutes, "m"))
+    starts = range(0, len(init_times), options.batch_size)
+    with store.replacing(out) as partial:
+        store.create_forecasts(partial, grid, init_times, leads, options.batch_size, attributes)
+        jobs = [
+            (folder, digest, observations, init_times[start : start + options.batch_size], start, partial, options)
+            for start in starts
+        ]
+        alone = description.model in LEARNED and scheduler is None  # torch uses all cores by itself
+        run_blocks(
+            forecast_block,
+            jobs,
+            scheduler="synchronous" if alone else scheduler,
+            description=f"forecast {description.model}",
+            unit="block",
+        )
+
+
+def forecast_grid(observed: xr.Dataset, description: Description) -> xr.Dataset:
+    """Return the grid, attributes and target variables of forecasts, without any time."""
+    bare = observed[description.target_names].isel(time=slice(0, 0)).drop_vars("time")
+    return bare.assign_attrs({key: value for key, value in observed.attrs.items() if key in ("source", "institution")})
+
+
+def forecast_block(
+    folder: Path,
+    digest: str,
+    observations: Path,
+    init_times: np.ndarray,
+    start: int,
+    out: Path,
+    options: config.Forecast,
+) -> None:
+    """Forecast some init times and write them from position `start` of the store `out`."""
+    forecaster = _load(folder, digest)
+    names = [channel["name"] for channel in forecaster.description.channels]
+    reader = FrameReader(observations, names)
+    steps = forecaster.description.history
+    history = np.stack([reader.read(p + 1 - steps, p + 1) for p in reader.positions(init_times)])
+    fields = forecast_fields(forecaster, history, init_times, options)
+    dims = ("init_time", "lead_time", "y", "x")
+    targets = {name: (dims, fields[:, :, i]) for i, name in enumerate(forecaster.description.target_names)}
+    store.write_block(out, start, xr.Dataset(targets))
+
+
+def forecast_fields(
+    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, options: config.Forecast
+) -> np.ndarray:
+    """Return forecasts (b, horizon, c, y, x) of whole fields (b, t, c, y, x), by tiles where a network needs them."""
+    tile = options.tile_cells or forecaster.description.crop_cells
+    if forecaster.network is None or tile is None or tile >= max(history.shape[-2:]):
+        return forecaster(history, init_times)
+    return forecast_by_tiles(forecaster, history, init_times, tile, min(options.overlap_cells, tile - 1))
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, digest: str) -> Forecaster:  # the digest makes another checkpoint in that folder another key
+    if checkpoint.describe(folder).model not in LEARNED:
+        return checkpoint.load(folder)
+    import torch  # seconds to import; references do without
+
+    return checkpoint.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    config.run_stage(main)

@@ -1,0 +1,109 @@
+"""What `fieldcast check` does: validate a parameters file whole, look at its source, and say what a run would cost."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import models
+from pipeline import config
+from pipeline.schema import InputError
+from pipeline.sources import Summary, look
+from pipeline.splits import channel_order, select_init_times
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Return facts about the source and the run; raise `InputError` for whatever would stop the run later."""
+    params = config.read(path)
+    found = look(params.source, params.ingest)
+    channels = check_names(params, list(found.variables))
+    check_sizes(params, found)
+    check_packages(params)
+    step = pd.Timedelta(found.step).to_pytimedelta()
+    config.check_gaps(params.prepare.splits, params.sample.history, params.sample.horizon, step)
+    times, present = found.plan.times, found.plan.present
+    init_times = select_init_times(times, present, params.prepare, params.sample.history, params.sample.horizon)
+    counts = init_times["split"].value_counts()
+    return {
+        "source": params.source.kind,
+        "variables": ", ".join(f"{name} [{units}]" for name, units in found.variables.items()),
+        "grid": f"{found.grid_shape[0]} x {found.grid_shape[1]} cells of {found.spacing[0]:g} {found.spacing_units}",
+        "time": f"{times[0].astype('datetime64[m]')} to {times[-1].astype('datetime64[m]')}, every {step}",
+        "frames": f"{int(present.sum())} of {times.size} ({times.size - int(present.sum())} missing)",
+        "init times": ", ".join(f"{split} {counts[split]}" for split, _ in params.prepare.splits.in_order()),
+        "training": training_cost(params, int(counts["train"])),
+        **{f"parameters of {name}": count_parameters(params, name, channels, step) for name in _learned(params)},
+        "observations": _megabytes(4 * len(channels) * times.size * math.prod(found.grid_shape)),
+        "forecasts of one model": _megabytes(
+            4
+            * len(params.prepare.targets or channels)
+            * counts["test"]
+            * params.sample.horizon
+            * math.prod(found.grid_shape)
+        ),
+    }
+
+
+def check_names(params: config.Params, variables: list[str]) -> list[str]:
+    """Return the channels in order; raise `InputError` where an option names a variable that the source lacks."""
+    channels = channel_order(variables, params.prepare)
+    targets = params.prepare.targets or channels
+    for name in params.verify.thresholds:
+        if name not in targets:
+            raise InputError(f"params.yaml: verify.thresholds names {name!r}, forecast are {', '.join(targets)}")
+    return channels
+
+
+def check_packages(params: config.Params) -> None:
+    """Raise `InputError` where a model needs a package that is not installed."""
+    missing = [package for package in ("pysteps", "cv2") if importlib.util.find_spec(package) is None]
+    if missing and "advection" in params.models:
+        raise InputError(
+            f"params.yaml: models.advection needs {' and '.join(missing)}: pip install 'fieldcast[advection]'"
+            " (pysteps is built from source and needs a C compiler), or take advection out of models and model_names"
+        )
+
+
+def check_sizes(params: config.Params, found: Summary) -> None:
+    """Raise `InputError` where crops or tiles are larger than the grid."""
+    for key, size in (
+        ("sample.crop_cells", params.sample.crop_cells),
+        ("forecast.tile_cells", params.forecast.tile_cells),
+    ):
+        if size is not None and size > max(found.grid_shape):
+            raise InputError(
+                f"params.yaml: {key} is {size}, larger than the grid of {found.grid_shape[0]} x {found.grid_shape[1]}"
+            )
+
+
+def training_cost(params: config.Params, samples: int) -> str:
+    """Return how long a learned model trains: samples, steps, and the limit in minutes if there is one."""
+    steps = params.train.epochs * math.ceil(samples / params.train.batch_size)
+    limit = f", at most {params.train.max_minutes:g} minutes" if params.train.max_minutes else ""
+    return f"{samples} samples, {params.train.epochs} epochs, {steps} steps of {params.train.batch_size}{limit}"
+
+
+def count_parameters(params: config.Params, name: str, channels: list[str], step: Any) -> str:
+    """Return the number of weights of a learned model, built as the run would build it."""
+    model = models.build(
+        name,
+        params.models[name],
+        channels_in=len(channels),
+        channels_out=len(params.prepare.targets or channels),
+        history=params.sample.history,
+        horizon=params.sample.horizon,
+        step_minutes=step.total_seconds() / 60,
+    )
+    return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+
+
+def _learned(params: config.Params) -> list[str]:
+    return [name for name in params.model_names if name in models.LEARNED]
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB before compression"

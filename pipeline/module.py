@@ -1,0 +1,109 @@
+"""The LightningModule: one loss, one optimiser and one schedule for every learned model."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from pipeline.config import Train
+from pipeline.losses import LOSSES
+from pipeline.network import Network
+from pipeline.samples import Batch
+
+
+def learning_rate_scale(progress: float, warmup: float) -> float:
+    """Return the factor on the learning rate: a linear rise over `warmup`, then a cosine to 0 at progress 1."""
+    if progress < warmup:
+        return (progress + 1e-3) / (warmup + 1e-3)
+    rest = min((progress - warmup) / max(1 - warmup, 1e-9), 1.0)
+    return 0.5 * (1 + math.cos(math.pi * rest))
+
+
+class Budget:
+    """How much of the training is done: by steps, or by minutes where those run out first.
+
+    The schedule follows it, so that the learning rate reaches 0 whichever limit ends the training; the seconds spent
+    are kept over a resume.
+    """
+
+    def __init__(self, steps: int, max_minutes: float | None) -> None:
+        self.steps, self.seconds_allowed = steps, None if max_minutes is None else 60 * max_minutes
+        self.seconds_before = 0.0
+        self.started: float | None = None
+
+    def start(self) -> None:
+        """Start the clock."""
+        self.started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds spent on training, earlier parts of a resumed one included."""
+        return self.seconds_before + (0.0 if self.started is None else time.monotonic() - self.started)
+
+    def progress(self, step: int) -> float:
+        """Return the share of the training that is done at `step`."""
+        by_steps = step / self.steps
+        return by_steps if self.seconds_allowed is None else max(by_steps, self.seconds() / self.seconds_allowed)
+
+
+class ForecastModule(lightning.LightningModule):
+    """Trains a `Network` on (history, target) batches; missing cells carry no gradient."""
+
+    def __init__(self, network: Network, options: Train, budget: Budget) -> None:
+        super().__init__()
+        self.network, self.options, self.budget = network, options, budget
+        self.loss = LOSSES[options.loss]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch in normalised units."""
+        loss = self._loss(batch)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch["history"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss of one validation batch, which chooses the checkpoint that is kept."""
+        self.log("val/loss", self._loss(batch), prog_bar=True, sync_dist=True, batch_size=len(batch["history"]))
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW (no decay on biases, norms and other vectors) and its schedule over the budget."""
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.options.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(groups, lr=self.options.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._scale)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Start the clock of the budget."""
+        self.budget.start()
+
+    def on_train_epoch_start(self) -> None:
+        """Make dropout depend on (seed, epoch) alone, so that a resumed training repeats an undisturbed one."""
+        torch.manual_seed(self.options.seed * 100_003 + self.current_epoch)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Stop once the budget is spent."""
+        if self.budget.progress(self.global_step) >= 1:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seconds spent."""
+        checkpoint["seconds_spent"] = self.budget.seconds()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the seconds spent before the interruption."""
+        self.budget.seconds_before = checkpoint["seconds_spent"]
+
+    def _scale(self, step: int) -> float:
+        return learning_rate_scale(self.budget.progress(step), self.options.warmup)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        forecast = self.network(batch["history"], batch["init_time"], batch["origin"])
+        target = self.network.normalise_target(batch["target"], batch["init_time"], batch["origin"])
+        return self.loss(forecast.float(), target, torch.isfinite(target))

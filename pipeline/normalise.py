@@ -1,0 +1,87 @@
+"""Between physical units and the values a network sees: a transform, a baseline to subtract and a scale."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+HOURS = 24
+
+
+def transform(values: Tensor, kind: str, floor: float) -> Tensor:
+    """Return transformed `values` (any shape, physical units; NaN stays NaN).
+
+    `identity`: x; `log`: log(1 + x / floor); `db`: 10 log10(max(x, floor) / floor), so that all below `floor` is 0.
+    """
+    if kind == "log":
+        return torch.log1p(values / floor)
+    if kind == "db":
+        return 10 * torch.log10(values.clamp(min=floor) / floor)
+    return values
+
+
+def inverse_transform(values: Tensor, kind: str, floor: float) -> Tensor:
+    """Return `values` back in physical units; what lies at or below the lower end of `log` and `db` becomes 0."""
+    if kind == "log":
+        return torch.expm1(values.clamp(min=0)) * floor
+    if kind == "db":
+        return torch.where(values <= 0, 0.0, floor * torch.exp(values * (math.log(10) / 10)))
+    return values
+
+
+class Normaliser(nn.Module):
+    """Normalised fields from physical ones, and back; its statistics are buffers and travel with a checkpoint.
+
+    z = (transform(x) - baseline(hour of day, cell)) / scale. The baseline is one mean a channel, shape
+    (1, c, 1, 1), or a map for each hour of the day, shape (24, c, H, W), where anomalies are forecast.
+    """
+
+    baseline: Tensor
+    scale: Tensor
+
+    def __init__(self, baseline: np.ndarray, scale: np.ndarray, channels: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.register_buffer("baseline", torch.as_tensor(baseline, dtype=torch.float32))  # (hours, c, H|1, W|1)
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32))  # (c,)
+        self.channels = channels  # one a channel: transform, floor, valid_min, valid_max
+
+    def normalise(self, fields: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
+        """Return z of `fields` (b, t, c, h, w), valid at `seconds` (b, t) since 1970, cut out at `origin` (b, 2)."""
+        z = torch.stack(
+            [
+                transform(fields[:, :, i], channel["transform"], channel["floor"])
+                for i, channel in enumerate(self.channels[: fields.shape[2]])
+            ],
+            dim=2,
+        )
+        c = z.shape[2]
+        baseline = self._baseline(seconds, origin, z.shape[-2], z.shape[-1])[:, :, :c]
+        return (z - baseline) / self.scale[:c, None, None]
+
+    def restore(self, z: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
+        """Return physical fields (b, t, c, h, w), inside each channel's valid range, of normalised ones."""
+        c = z.shape[2]
+        baseline = self._baseline(seconds, origin, z.shape[-2], z.shape[-1])[:, :, :c]
+        fields = z.float() * self.scale[:c, None, None] + baseline
+        restored = []
+        for i, channel in enumerate(self.channels[:c]):
+            values = inverse_transform(fields[:, :, i], channel["transform"], channel["floor"])
+            restored.append(values.clamp(channel["valid_min"], channel["valid_max"]) if _bounded(channel) else values)
+        return torch.stack(restored, dim=2)
+
+    def _baseline(self, seconds: Tensor, origin: Tensor, h: int, w: int) -> Tensor:
+        hours = torch.div(seconds, 3600, rounding_mode="floor") % self.baseline.shape[0]  # 0 where there is one mean
+        if self.baseline.shape[-1] == 1:
+            return self.baseline[hours]  # (b, t, c, 1, 1)
+        maps = [
+            self.baseline[hours[i], :, y : y + h, x : x + w] for i, (y, x) in enumerate(origin.tolist())
+        ]  # (t, c, h, w) each
+        return torch.stack(maps)
+
+
+def _bounded(channel: dict[str, Any]) -> bool:
+    return channel["valid_min"] is not None or channel["valid_max"] is not None

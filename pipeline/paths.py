@@ -1,0 +1,11 @@
+"""Where the stages meet: the artefacts under `data/`, relative to the project's folder."""
+
+from pathlib import Path
+
+OBSERVATIONS = Path("data/observations.zarr")
+PREPARED = Path("data/prepared")
+CHECKPOINTS = Path("data/checkpoints")
+FORECASTS = Path("data/forecasts")
+SCORES = Path("data/scores")
+COMPARISON = Path("data/comparison")
+RESUME = Path("data/resume")  # outside all DVC outputs: DVC empties those before a stage runs

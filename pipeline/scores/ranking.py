@@ -1,0 +1,39 @@
+"""Which value of a score is the better one, and which models have it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import groupby
+
+from pipeline.scores.sums import Scores
+
+HIGHER_IS_BETTER = ("csi", "pod", "fss")
+BEST_IS_ZERO, BEST_IS_ONE = ("mean_error",), ("frequency_bias",)
+
+
+def badness(score: str, value: float) -> float:
+    """Return a number that is lower for a better `value` of the score named `score`; infinite for NaN."""
+    name = score.rsplit("/", 1)[-1]
+    if math.isnan(value):
+        return math.inf
+    if name.startswith(HIGHER_IS_BETTER):
+        return -value
+    if name.startswith(BEST_IS_ZERO):
+        return abs(value)
+    if name.startswith(BEST_IS_ONE):
+        return abs(math.log(value)) if value > 0 else math.inf
+    return value
+
+
+def best_at(metrics: Mapping[str, Scores], score: str, lead: int) -> list[str]:
+    """Return the models with the best value of `score` at `lead` (minutes): several on a tie, none if all are NaN."""
+    ranks = {model: badness(score, scores[score][lead]) for model, scores in metrics.items()}
+    lowest = min(ranks.values())
+    return [model for model, rank in ranks.items() if rank == lowest and math.isfinite(rank)]
+
+
+def runs(flags: Mapping[int, bool]) -> list[tuple[int, int]]:
+    """Return (first, last) key of each unbroken run of true values, in the mapping's order."""
+    groups = (list(group) for _, group in groupby(flags.items(), key=lambda item: item[1]))
+    return [(group[0][0], group[-1][0]) for group in groups if group[0][1]]

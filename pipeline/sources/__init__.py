@@ -1,0 +1,102 @@
+"""Archives of gridded observations: one file a kind, behind one Protocol, and one dict in view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from pipeline.schema import X, Y, field_names
+from pipeline.source_options import IngestOptions, SourceOptions
+from pipeline.sources.axis import Plan, plan_axis
+from pipeline.sources.grid import target_grid
+from pipeline.sources.gridded import GriddedSource
+from pipeline.sources.moving_mnist import MovingMnistSource
+from pipeline.sources.radar import RadarSource
+from pipeline.sources.storms import StormsSource
+
+
+class Part(Protocol):
+    """One file, one simulated event: a few frames that are read together. Pickled to reach other processes."""
+
+    @property
+    def name(self) -> str:
+        """Return what an error message calls it: a path, or 'storm 12'."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """Return the times of its frames (datetime64[ns]), known without decoding a field."""
+
+    def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
+        """Return the fields, float32 `(time, y, x)` in physical units, NaN where missing, in memory.
+
+        `frames` are positions in `times`; `y` and `x` are cells of the source's grid.
+        """
+
+
+class Source(Protocol):
+    """An archive."""
+
+    def parts(self) -> Sequence[Part]:
+        """Return the parts in archive order; reads headers alone. Raise `InputError` for broken or mixed files."""
+
+    def grid(self) -> xr.Dataset:
+        """Return a template without frames: variables `(0, y, x)` with attributes, y, x and `spatial_ref` if known."""
+
+
+KINDS: dict[str, Callable[[Any], Source]] = {
+    "storms": StormsSource,
+    "radar": RadarSource,
+    "gridded": GriddedSource,
+    "moving_mnist": MovingMnistSource,
+}
+
+
+def open_source(options: SourceOptions) -> Source:
+    """Return the source that the options describe; nothing is read yet."""
+    return KINDS[options.kind](options)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `look` finds: the store that an ingest of the source would write."""
+
+    plan: Plan
+    variables: dict[str, str]  # name -> units
+    grid_shape: tuple[int, int]  # y, x after crop and coarsening
+    spacing: tuple[float, float]  # y, x in coordinate units, positive
+    spacing_units: str
+    duplicates: int  # frames whose time another frame has as well
+
+    @property
+    def step(self) -> np.timedelta64:
+        """Return the step of the regular axis."""
+        return np.timedelta64(self.plan.times[1] - self.plan.times[0])
+
+
+def look(options: SourceOptions, rules: IngestOptions | None = None) -> Summary:
+    """Return a summary of the source, by headers alone; raise the `InputError` that an ingest would raise for them."""
+    source = open_source(options)
+    plan = plan_source(source, options, rules or IngestOptions())
+    grid = target_grid(source.grid(), options.crop, options.coarsen, f"the source ({options.kind})")
+    return Summary(
+        plan=plan,
+        variables={name: grid[name].attrs["units"] for name in field_names(grid)},
+        grid_shape=(grid.sizes[Y], grid.sizes[X]),
+        spacing=(_spacing(grid[Y].values), _spacing(grid[X].values)),
+        spacing_units=str(grid[Y].attrs.get("units", "1")),
+        duplicates=plan.duplicates,
+    )
+
+
+def plan_source(source: Source, options: SourceOptions, rules: IngestOptions) -> Plan:
+    """Return the regular axis of the source and the frames that fill it; raise `InputError` where it has none."""
+    parts = source.parts()
+    return plan_axis([it.name for it in parts], [it.times for it in parts], options.period, options.step_minutes, rules)
+
+
+def _spacing(centres: np.ndarray) -> float:
+    return float(abs(centres[1] - centres[0])) if centres.size > 1 else float("nan")

@@ -1,0 +1,46 @@
+"""Forecasts of domains larger than what a network was trained on: overlapping tiles, blended where they overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.checkpoint import Forecaster
+
+
+def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
+    """Return first cells of tiles that cover `size` cells, neighbours sharing at least `overlap` of them."""
+    if tile >= size:
+        return [0]
+    count = -(-(size - overlap) // (tile - overlap))  # rounded up
+    return [round(i * (size - tile) / (count - 1)) for i in range(count)]
+
+
+def ramp(tile: int, overlap: int) -> np.ndarray:
+    """Return the weight of a tile's cells along one axis: rising over `overlap` cells from either edge, 1 between."""
+    distance = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 1
+    return np.minimum(distance / (overlap + 1), 1.0).astype(np.float32)
+
+
+def forecast_by_tiles(
+    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile: int, overlap: int
+) -> np.ndarray:
+    """Return forecasts (b, horizon, c, h, w) put together from tiles of `tile` cells, blended where they overlap.
+
+    A cell that only some tiles can forecast takes those; one that none can is NaN.
+    """
+    h, w = history.shape[-2:]
+    tile_y, tile_x = min(tile, h), min(tile, w)
+    weight = ramp(tile_y, overlap)[:, None] * ramp(tile_x, overlap)[None, :]
+    total: np.ndarray | None = None
+    for y in tile_starts(h, tile_y, overlap):
+        for x in tile_starts(w, tile_x, overlap):
+            part = forecaster(history[..., y : y + tile_y, x : x + tile_x], init_times, (y, x))
+            if total is None:
+                total = np.zeros((*part.shape[:3], h, w), dtype=np.float32)
+                weights = np.zeros_like(total)
+            known = np.isfinite(part)
+            total[..., y : y + tile_y, x : x + tile_x] += np.where(known, part, 0) * weight
+            weights[..., y : y + tile_y, x : x + tile_x] += known * weight
+    assert total is not None
+    blended: np.ndarray = np.divide(total, weights, out=np.full_like(total, np.nan), where=weights > 0)
+    return blended

@@ -1,0 +1,270 @@
+"""The only module that talks to MLflow. A tracker that is down is reported once and costs no work."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from pipeline import config, store
+from pipeline.paths import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+CHECKPOINT_TAG = "fieldcast.checkpoint"
+MODEL_TAG = "model"
+SERVED = Path(__file__).with_name("served.py")
+REQUIREMENTS = ["torch", "numpy", "xarray", "einops", "jaxtyping", "safetensors", "pydantic", "mlflow"]
+ADVECTION_REQUIREMENTS = ["pysteps", "opencv-python-headless"]
+
+
+def tracking_uri(root: Path) -> str:
+    """Return `MLFLOW_TRACKING_URI`, or the sqlite file in the project's folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+class Run:
+    """One MLflow run: a model's training, scores and checkpoint. Every call survives a tracker that does not."""
+
+    def __init__(self, client: MlflowClient | None, run_id: str | None, experiment: str) -> None:
+        self.client, self.run_id, self.experiment = client, run_id, experiment
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._try(lambda client, run_id: [client.set_tag(run_id, key, value) for key, value in values.items()])
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log what identifies the run; the whole of `params.yaml` is an artefact."""
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:6000]) for key, value in values.items()]
+        self._try(lambda client, run_id: client.log_batch(run_id, params=params))
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log one value a metric at `step`; values that are not finite are left out."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        rows = [Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value)]
+        self._try(lambda client, run_id: client.log_batch(run_id, metrics=rows))
+
+    def curves(self, prefix: str, scores: Mapping[str, Mapping[int, float]]) -> None:
+        """Log scores as `prefix/score` with step = lead time in minutes."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        rows = [
+            Metric(f"{prefix}/{score}", float(value), now, int(lead))
+            for score, curve in scores.items()
+            for lead, value in curve.items()
+            if math.isfinite(value)
+        ]
+        for start in range(0, len(rows), 1000):  # MLflow's limit for one batch
+            self._try(lambda client, run_id, s=start: client.log_batch(run_id, metrics=rows[s : s + 1000]))  # type: ignore[misc]
+
+    def image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Log an image (h, w, 3) uint8 under `key`; equal keys lie beside one another in the comparison of runs."""
+        self._try(lambda client, run_id: client.log_image(run_id, image, key=key, step=step))
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file or all files of a folder."""
+        if path.is_dir():
+            self._try(lambda client, run_id: client.log_artifacts(run_id, str(path), folder))
+        elif path.exists():
+            self._try(lambda client, run_id: client.log_artifact(run_id, str(path), folder))
+
+    def dataset(self, digest: str, source: str, profile: Mapping[str, Any]) -> None:
+        """Log the prepared data as the run's training input, under its DVC digest."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=self.experiment,
+            digest=digest,
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(profile),
+        )
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        self._try(lambda client, run_id: client.log_inputs(run_id, datasets=inputs))
+
+    def register(self, checkpoint: Path, channels_in: int, history: int) -> None:
+        """Log the checkpoint as a model that loads without pickle: a new version under the experiment's name."""
+        self._try(lambda client, run_id: self._register(run_id, checkpoint, channels_in, history))
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Close the run."""
+        self._try(lambda client, run_id: client.set_terminated(run_id, status))
+
+    def _try(self, call: Callable[[MlflowClient, str], Result]) -> Result | None:
+        if self.client is None or self.run_id is None:
+            return None
+        try:
+            return call(self.client, self.run_id)
+        except Exception as error:  # the tracker may fail in any way, training must not
+            log.warning("MLflow does not answer, this run goes on untracked: %s", _first_line(error))
+            self.client = None
+            return None
+
+    def _register(self, run_id: str, checkpoint: Path, channels_in: int, history: int) -> None:
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        mlflow.set_tracking_uri(self.client.tracking_uri)  # type: ignore[union-attr]
+        inputs = [
+            TensorSpec(np.dtype("float32"), (-1, history, channels_in, -1, -1), "history"),
+            TensorSpec(np.dtype("int64"), (-1,), "init_time"),
+        ]
+        outputs = [TensorSpec(np.dtype("float32"), (-1, -1, -1, -1, -1))]
+        package = Path(__file__).parent
+        quiet = contextlib.redirect_stderr(io.StringIO())  # it prints a line for every version
+        with mlflow.start_run(run_id=run_id), warnings.catch_warnings(), quiet:
+            warnings.filterwarnings("ignore", ".*input example was not provided.*")  # the signature is written out
+            warnings.filterwarnings("ignore", ".*[Tt]ype hints.*")
+            mlflow.pyfunc.log_model(
+                name="checkpoint",
+                python_model=str(SERVED),
+                artifacts={"checkpoint": str(checkpoint)},
+                signature=ModelSignature(Schema(inputs), Schema(outputs)),  # type: ignore[arg-type]
+                code_paths=[str(package), str(package.parent / "models")],
+                pip_requirements=REQUIREMENTS + (ADVECTION_REQUIREMENTS if checkpoint.name == "advection" else []),
+                registered_model_name=self.experiment,
+                tags={MODEL_TAG: checkpoint.name},
+            )
+
+
+def open_run(
+    experiment: str, model: str, checkpoint: str, stage: str, root: Path = Path(), *, run_id: str | None = None
+) -> Run:
+    """Return the run `run_id` if the tracker knows it, else the newest of this checkpoint, else a new one.
+
+    `checkpoint` is the digest of the checkpoint folder, or the fingerprint of the training that will write it.
+    """
+    try:
+        client = _client(root)
+        known = run_id if run_id and _knows(client, run_id) else _find(client, experiment, checkpoint)
+        chosen = known or _create(client, experiment, model, checkpoint, root)
+        run = Run(client, chosen, experiment)
+    except Exception as error:
+        log.warning("MLflow does not answer, %s goes on untracked: %s", model, _first_line(error))
+        return Run(None, None, experiment)
+    run.tags({"dvc.stage": os.environ.get("DVC_STAGE", stage), **_dvc_experiment()})
+    return run
+
+
+def log_scores(*, checkpoint: Path, model: str, scores: Mapping[str, Mapping[int, float]]) -> Run:
+    """Add a model's scores to the run that trained it (or a new run where the tracker does not know it)."""
+    experiment = config.load().track.experiment
+    run = open_run(experiment, model, store.directory_digest(checkpoint), f"verify@{model}")
+    run.curves("test_lead", scores)
+    run.metrics({f"test/{score}": _mean(curve) for score, curve in scores.items()}, step=0)
+    run.end()
+    return run
+
+
+def log_comparison(folder: Path, case_images: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Add the comparison's files to every model's run, and one image a case under the same key in all of them.
+
+    `case_images` holds (h, w, 3) uint8 arrays by case, then model.
+    """
+    experiment = config.load().track.experiment
+    for model in sorted({model for images in case_images.values() for model in images}):
+        run = open_run(experiment, model, store.directory_digest(CHECKPOINTS / model), "compare")
+        run.artifact(folder, "comparison")
+        for key, images in case_images.items():
+            run.image(key, images[model], step=0)
+        run.end()
+
+
+def experiment_url(base: str, experiment: str, root: Path = Path()) -> str:
+    """Return the address of the page that compares all runs of `experiment` as charts."""
+    found = _client(root).get_experiment_by_name(experiment)
+    page = f"#/experiments/{found.experiment_id}" if found else "#/experiments"
+    return f"{base}/{page}?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+def _client(root: Path) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else they tell of every table and version they make
+    return MlflowClient(tracking_uri=tracking_uri(root), registry_uri=tracking_uri(root))
+
+
+def _knows(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _find(client: MlflowClient, experiment: str, checkpoint: str) -> str | None:
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    chosen = f"tags.`{CHECKPOINT_TAG}` = '{checkpoint}'"
+    runs = client.search_runs([found.experiment_id], chosen, max_results=1, order_by=["attributes.start_time DESC"])
+    return runs[0].info.run_id if runs else None
+
+
+def _create(client: MlflowClient, experiment: str, model: str, checkpoint: str, root: Path) -> str:
+    found = client.get_experiment_by_name(experiment)
+    local = tracking_uri(root).startswith("sqlite")
+    place = (root.resolve() / "mlartifacts" / experiment).as_uri() if local else None
+    identity = (
+        found.experiment_id
+        if found
+        else client.create_experiment(experiment, place, {"mlflow.experimentKind": "custom_model_development"})
+    )
+    tags = {MODEL_TAG: model, CHECKPOINT_TAG: checkpoint, **_git_commit(root)}
+    return str(client.create_run(identity, run_name=model, tags=tags).info.run_id)
+
+
+def _git_commit(root: Path) -> dict[str, str]:
+    from git import InvalidGitRepositoryError, Repo
+
+    try:
+        return {"mlflow.source.git.commit": Repo(root, search_parent_directories=True).head.commit.hexsha}
+    except (InvalidGitRepositoryError, ValueError):  # not a repository, or one without a commit
+        return {}
+
+
+def _dvc_experiment() -> dict[str, str]:
+    names = {"dvc.exp_name": "DVC_EXP_NAME", "dvc.baseline_rev": "DVC_EXP_BASELINE_REV"}
+    return {tag: os.environ[variable] for tag, variable in names.items() if variable in os.environ}
+
+
+def _mean(curve: Mapping[int, float]) -> float:
+    values = [value for value in curve.values() if math.isfinite(value)]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,225 @@
+"""Stage `train`: prepared samples + a model's options -> `data/checkpoints/<model>/`, tracked as one MLflow run.
+
+References are fitted here too, so that every model is a checkpoint folder and has a run. A training that was
+interrupted goes on from its last epoch, in the same run, as long as nothing that it depends on has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+import models
+from pipeline import config, store, tracking
+from pipeline.checkpoint import Description, climatology_at, save_checkpoint
+from pipeline.frames import FrameReader, read_init_times
+from pipeline.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from pipeline.schema import InputError
+
+CODE = Path(__file__).parents[1]
+FIT_BLOCK = 32  # init times read at once
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Train the model named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    model = parser.parse_args().model
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    train(config.load(), model)
+
+
+def train(params: config.Params, model: str) -> None:
+    """Write the checkpoint of `model` and its MLflow run."""
+    if model not in params.models:
+        raise InputError(f"params.yaml: models has no {model!r}, expected one of {', '.join(params.models)}")
+    data_digest = store.directory_digest(PREPARED)
+    description = describe(params, model, data_digest)
+    resume = RESUME / model
+    fingerprint = prepare_resume(resume, params, model, data_digest)
+    run = tracking.open_run(params.track.experiment, model, fingerprint, f"train@{model}", run_id=_run_id(resume))
+    (resume / "run_id").write_text(run.run_id or "")
+    try:
+        started = bool(list(resume.glob("*.ckpt")))
+        if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
+            log_identity(run, params, model, data_digest)
+        arrays, card = (fit_reference if model in models.REFERENCES else fit_learned)(params, description, resume, run)
+    except BaseException:
+        run.end("KILLED")
+        raise
+    save_checkpoint(CHECKPOINTS / model, description, arrays, card)
+    run.tags({tracking.CHECKPOINT_TAG: store.directory_digest(CHECKPOINTS / model)})
+    run.register(CHECKPOINTS / model, len(description.channels), description.history)
+    run.end()
+    shutil.rmtree(resume)
+
+
+def describe(params: config.Params, model: str, data_digest: str) -> Description:
+    """Return what the checkpoint of `model` will be."""
+    statistics = json.loads((PREPARED / "statistics.json").read_text())
+    return Description(
+        model=model,
+        options=params.models[model].model_dump(mode="json"),
+        history=params.sample.history,
+        horizon=params.sample.horizon,
+        step_minutes=statistics["step_minutes"],
+        channels=statistics["channels"],
+        targets=len(statistics["targets"]),
+        anomalies=statistics["anomalies"],
+        grid=statistics["grid"],
+        crop_cells=params.sample.crop_cells,
+        data_digest=data_digest,
+    )
+
+
+def prepare_resume(folder: Path, params: config.Params, model: str, data_digest: str) -> str:
+    """Return the fingerprint of this training; empty `folder` unless it holds an interrupted training with the same."""
+    parts = {
+        "model": params.models[model].model_dump(mode="json"),
+        "sample": params.sample.model_dump(mode="json"),
+        "train": params.train.model_dump(mode="json"),
+        "data": data_digest,
+        "code": code_digest(model),
+    }
+    fingerprint = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    record = folder / "fingerprint"
+    if not record.exists() or record.read_text() != fingerprint:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        record.write_text(fingerprint)
+    return fingerprint
+
+
+def code_digest(model: str) -> str:
+    """Return a digest of the code that a training of `model` runs through."""
+    files = [
+        CODE / "pipeline" / f"{name}.py"
+        for name in ("train", "fit", "module", "network", "normalise", "losses", "samples", "frames", "checkpoint")
+    ]
+    files += [*(CODE / "models").glob("*.py"), *(CODE / "models" / model).rglob("*.py")]
+    digest = sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(CODE).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def log_identity(run: tracking.Run, params: config.Params, model: str, data_digest: str) -> None:
+    """Log the parameters that tell runs apart, the whole configuration and the data that the run learns from."""
+    options = {f"model.{key}": value for key, value in params.models[model].model_dump(mode="json").items()}
+    learned = model in models.LEARNED
+    training = params.train.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "loss", "seed"})
+    run.params(
+        {
+            "model.name": model,
+            **options,
+            "sample.history": params.sample.history,
+            "sample.horizon": params.sample.horizon,
+            **({f"train.{key}": value for key, value in training.items()} if learned else {}),
+        }
+    )
+    summary = {"quality": json.loads((PREPARED / "quality.json").read_text())}
+    summary["quality"].pop("days")
+    run.dataset(data_digest, str(PREPARED), summary)
+    for path in ("params.yaml", "dvc.lock"):
+        run.artifact(Path(path))
+    run.artifact(PREPARED / "quality.png", "data")
+
+
+def fit_learned(
+    params: config.Params, description: Description, resume: Path, run: tracking.Run
+) -> tuple[dict[str, np.ndarray], str]:
+    """Return the weights of a learned model and its card."""
+    from pipeline.fit import fit  # Lightning takes seconds to import, and references do without
+
+    with xr.open_dataset(PREPARED / "climatology.nc") as climatology:
+        result = fit(params, description, climatology.load(), resume, run)
+    return result.arrays, card_of(description, result.facts)
+
+
+def fit_reference(
+    params: config.Params, description: Description, resume: Path, run: tracking.Run
+) -> tuple[dict[str, np.ndarray], str]:
+    """Return what a reference needs: nothing, the climatology, or the climatology and the damping of anomalies."""
+    if description.model not in ("climatology", "damped_persistence"):
+        return {}, card_of(description, {})
+    with xr.open_dataset(PREPARED / "climatology.nc") as dataset:
+        climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
+    if description.model == "climatology":
+        return {"climatology": climatology}, card_of(description, {"maps": climatology.shape[0]})
+    damping = fit_damping(params, description, climatology)
+    leads = [f"{description.step_minutes * (i + 1)} min {value:.3f}" for i, value in enumerate(damping[:, 0])]
+    return {"climatology": climatology, "damping": damping}, card_of(description, {"damping": ", ".join(leads)})
+
+
+def complete(climatology: np.ndarray) -> np.ndarray:
+    """Return the climatology (hours, c, y, x) with cells never seen in training filled by the mean of the field."""
+    mean = np.nanmean(climatology, axis=(2, 3), keepdims=True)
+    return np.where(np.isfinite(climatology), climatology, mean).astype(np.float32)
+
+
+def fit_damping(params: config.Params, description: Description, climatology: np.ndarray) -> np.ndarray:
+    """Return the damping (horizon, c) over all init times of the training period, read block by block."""
+    from models.damped_persistence.forecast import sums
+    from models.latest import latest_valid
+
+    total = None
+    for history, target, init_times in _training_blocks(params, description):
+        step = np.timedelta64(description.step_minutes, "m")
+        valid_times = init_times[:, None] + step * np.arange(1, description.horizon + 1)
+        anomaly = latest_valid(history) - climatology_at(climatology, init_times[:, None])[:, 0]
+        block = sums(anomaly, target - climatology_at(climatology, valid_times))
+        total = block if total is None else total + block
+    assert total is not None  # prepare leaves no split without init times
+    return total.damping()
+
+
+def _training_blocks(
+    params: config.Params, description: Description
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    reader = FrameReader(OBSERVATIONS, description.target_names, params.sample.cache)
+    init_times = read_init_times(PREPARED / "init_times.csv", "train")
+    positions = reader.positions(init_times)
+    history, horizon = description.history, description.horizon
+    for start in tqdm(range(0, len(positions), FIT_BLOCK), desc="fit", unit="block", disable=not sys.stderr.isatty()):
+        chosen = slice(start, start + FIT_BLOCK)
+        frames = np.stack([reader.read(p + 1 - history, p + 1 + horizon) for p in positions[chosen]])
+        yield frames[:, :history], frames[:, history:], init_times[chosen]
+
+
+def card_of(description: Description, facts: dict[str, Any]) -> str:
+    """Return the model card: what the checkpoint forecasts, from what, and how it was made."""
+    lead = description.horizon * description.step_minutes
+    rows = {
+        "forecasts": ", ".join(
+            f"{channel['name']} [{channel['units']}]" for channel in description.channels[: description.targets]
+        ),
+        "from": f"{description.history} frames, one every {description.step_minutes} minutes",
+        "leads": f"{description.step_minutes} to {lead} minutes",
+        "trained on": f"{description.grid['y']} x {description.grid['x']} cells, data {description.data_digest}",
+        "options": json.dumps(description.options),
+        **facts,
+    }
+    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# {description.model}\n\n| | |\n|---|---|\n{lines}\n"
+
+
+def _run_id(resume: Path) -> str | None:
+    record = resume / "run_id"
+    return record.read_text() or None if record.exists() else None
+
+
+if __name__ == "__main__":
+    config.run_stage(main)

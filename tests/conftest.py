@@ -1,0 +1,93 @@
+"""A small project in an empty folder: the default parameters, shrunk until every stage takes seconds."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import config, tracking
+from pipeline.ingest import ingest
+from pipeline.paths import OBSERVATIONS, PREPARED
+from pipeline.prepare import prepare
+from pipeline.store import open_observations
+
+ROOT = Path(__file__).parents[1]
+
+SMALL: dict[str, Any] = {
+    "source": {"cells": 24, "events": 6, "event_minutes": 100, "event_every_minutes": 360},
+    "ingest": {"shard_frames": 72},
+    "prepare": {
+        "splits": {
+            "train": {"start": "2024-06-01T00:00", "end": "2024-06-01T13:40"},
+            "validation": {"start": "2024-06-01T18:00", "end": "2024-06-01T23:55"},
+            "test": {"start": "2024-06-02T06:00", "end": "2024-06-02T07:40", "every_steps": 2},
+        }
+    },
+    "sample": {"history": 3, "horizon": 4},
+    "train": {"epochs": 2, "batch_size": 8},
+    "forecast": {"batch_size": 2},
+    "verify": {"thresholds": {"rain_rate": [0.5, 2]}, "neighbourhoods_km": [2, 10]},
+    "track": {"experiment": "small"},
+    "models": {
+        "convlstm": {"hidden": [8], "patch": 4},
+        "video_transformer": {"dim": 16, "heads": 2, "layers": 1, "patch": 8},
+    },
+}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` put in, mappings key by key."""
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and key in result else value
+    return result
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, Any]:
+    """Return the content of a small params.yaml."""
+    content = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
+    del content["source"]["start"]
+    content["source"]["start"] = "2024-06-01T00:00"
+    return content
+
+
+@pytest.fixture(scope="session")
+def prepared(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with params.yaml, observations and prepared data; tests work on copies."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "params.yaml").write_text(yaml.safe_dump(small))
+    params = config.read(folder / "params.yaml")
+    ingest(params.source, params.ingest, folder / OBSERVATIONS)
+    observations = open_observations(folder / OBSERVATIONS, chunks="shards")
+    prepare(observations, params.prepare, params.sample.history, params.sample.horizon, folder / PREPARED)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty MLflow database, whose creation takes seconds."""
+    folder = tmp_path_factory.mktemp("tracker")
+    tracking._client(folder).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def project(prepared: Path, tracker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project of one's own, which is the working directory, with prepared data and an empty tracker."""
+    folder = tmp_path / "project"
+    shutil.copytree(prepared, folder)
+    shutil.copy(tracker, folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder
+
+
+def rewrite(project: Path, changes: dict[str, Any]) -> config.Params:
+    """Change params.yaml of `project` and return the new parameters."""
+    path = project / "params.yaml"
+    path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), changes)))
+    return config.read(path)

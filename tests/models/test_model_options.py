@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+import models
+
+
+def test_six_models():
+    assert set(models.OPTIONS) == {*models.REFERENCES, *models.LEARNED}
+    for options in models.OPTIONS.values():
+        assert options.model_validate(options().model_dump()) == options()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("convlstm", {"kernel": 4}, "kernel must be odd, got 4"),
+        ("convlstm", {"hidden": []}, "at least 1 item"),
+        ("convlstm", {"hidden": [0]}, "greater than 0"),
+        ("convlstm", {"width": 4}, "Extra inputs are not permitted"),
+        ("video_transformer", {"attention": "sparse"}, "'factorised', 'joint' or 'divided'"),
+        ("video_transformer", {"dim": 20, "heads": 3}, r"dim must be a multiple of 4 and of heads \(3\), got 20"),
+        ("video_transformer", {"order": "TXS"}, "should match pattern"),
+        ("video_transformer", {"order": "TS", "attention": "joint"}, "order applies to attention: factorised only"),
+        ("advection", {"frames": 1}, "greater than or equal to 2"),
+        ("persistence", {"x": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_bad_options_are_named(name, wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        models.OPTIONS[name].model_validate(wrong)
+
+
+def test_import_is_light():
+    code = "import sys, models; print([m for m in ('torch', 'pysteps', 'cv2') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,110 @@
+"""Small archives in the formats of real ones, written by hand."""
+
+import gzip
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+KNMI_COUNTS = np.array([[0, 7, 65535], [120, 1, 0]], np.uint16)  # hundredths of a millimetre in 5 minutes
+FMI_BYTES = np.array([[0, 255, 64], [104, 144, 0]], np.uint8)
+BOM_COUNTS = np.array([[0, 20, -1], [3, 0, 1]], np.int16)  # 0.05 mm in 10 minutes
+
+
+def write_knmi(
+    path: Path, end: str, counts: np.ndarray = KNMI_COUNTS, quantity: str = "ACCUMULATED_PRECIPITATION_[MM]"
+):
+    stop = pd.Timestamp(end)
+    start = stop - pd.Timedelta(minutes=5)
+    with h5py.File(path, "w") as file:
+        image = file.create_group("image1")
+        image["image_data"] = counts
+        image.attrs["image_geo_parameter"] = np.bytes_(quantity)
+        image.attrs["image_product_name"] = np.bytes_("TEST")
+        calibration = image.create_group("calibration")
+        calibration.attrs["calibration_formulas"] = np.bytes_("GEO=0.01*PV+0.0")
+        calibration.attrs["calibration_missing_data"] = np.array([65535])
+        calibration.attrs["calibration_out_of_image"] = np.array([65535])
+        overview = file.create_group("overview")
+        for side, moment in (("start", start), ("end", stop)):
+            text = moment.strftime("%d-%b-%Y;%H:%M:%S.000").upper()
+            overview.attrs[f"product_datetime_{side}"] = np.array([text.encode()])
+        geographic = file.create_group("geographic")
+        geographic.attrs.update(geo_column_offset=[0.0], geo_row_offset=[3650.0])
+        geographic.attrs.update(geo_pixel_size_x=[1.0], geo_pixel_size_y=[-1.0])
+        projection = geographic.create_group("map_projection")
+        projection.attrs["projection_proj4_params"] = np.bytes_(
+            "+proj=stere +lat_0=90 +lon_0=0.0 +lat_ts=60.0 +a=6378.137 +b=6356.752 +x_0=0 +y_0=0"
+        )
+    return path
+
+
+def write_bom(path: Path, end: str, counts: np.ndarray = BOM_COUNTS, units: str = "kg m-2"):
+    stop = int(pd.Timestamp(end).timestamp())
+    seconds = "seconds since 1970-01-01 00:00:00 UTC"
+    with h5py.File(path, "w") as file:
+        field = file.create_dataset("precipitation", data=counts)
+        field.attrs.update(units=units, scale_factor=[0.05], add_offset=[0.0], grid_mapping="proj")
+        field.attrs["_FillValue"] = np.array([-1], np.int16)
+        for name, moment in (("start_time", stop - 600), ("valid_time", stop)):
+            file.create_dataset(name, data=np.int64(moment)).attrs["units"] = seconds
+        file.create_dataset("proj", data=np.int8(0)).attrs.update(
+            grid_mapping_name="albers_conical_equal_area",
+            standard_parallel=[-26.2, -29.3],
+            longitude_of_central_meridian=[153.24],
+            latitude_of_projection_origin=[-27.7178],
+        )
+        for axis, count in zip("yx", counts.shape, strict=True):
+            variable = file.create_dataset(axis, data=0.5 * np.arange(count))
+            variable.attrs.update(standard_name=f"projection_{axis}_coordinate", units="km")
+    return path
+
+
+def fmi_bytes(obstime: str, values: np.ndarray = FMI_BYTES, parameter: str = "CorrectedReflectivity") -> bytes:
+    comments = [
+        f"obstime {obstime}",
+        f"param {parameter}",
+        "metersperpixel_x 1000",
+        "metersperpixel_y 1000",
+        "projection radar {",
+        "type stereographic",
+        "centrallongitude 25",
+        "centrallatitude 90",
+        "truelatitude 60",
+        "bottomleft 18.6 57.93",
+        "}",
+    ]
+    head = "P5\n" + "".join(f"# {line}\n" for line in comments) + f"{values.shape[1]} {values.shape[0]}\n255\n"
+    return head.encode() + values.tobytes()
+
+
+def write_fmi(path: Path, obstime: str, values: np.ndarray = FMI_BYTES, parameter: str = "CorrectedReflectivity"):
+    path.write_bytes(gzip.compress(fmi_bytes(obstime, values, parameter), mtime=0))
+    return path
+
+
+def weather(times: pd.DatetimeIndex, height: int = 3, width: int = 5, units: str = "K") -> xr.Dataset:
+    """Return temperature on a latitude-longitude grid; cell (t, y, x) holds 100 t + 10 y + x."""
+    t, y, x = np.meshgrid(np.arange(times.size), np.arange(height), np.arange(width), indexing="ij")
+    field = xr.Variable(("time", "lat", "lon"), (100 * t + 10 * y + x).astype(np.float32), {"units": units})
+    coords = {
+        "time": times,
+        "lat": ("lat", 50.0 - 0.25 * np.arange(height), {"standard_name": "latitude", "units": "degrees_north"}),
+        "lon": ("lon", 0.25 * np.arange(width), {"standard_name": "longitude", "units": "degrees_east"}),
+    }
+    return xr.Dataset(
+        {"t2m": field.copy(), "wind": field.copy()}, coords, {"title": "Weather", "history": "made just now"}
+    )
+
+
+def write_weather(path: Path, dataset: xr.Dataset) -> Path:
+    dataset.to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def write_idx(path: Path, images: np.ndarray) -> Path:
+    head = np.array([0x803, len(images), 28, 28], ">u4").tobytes()
+    path.write_bytes(gzip.compress(head + images.astype(np.uint8).tobytes(), mtime=0))
+    return path

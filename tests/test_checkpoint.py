@@ -1,0 +1,135 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import checkpoint
+from pipeline.checkpoint import Description, Forecaster, climatology_at
+from pipeline.schema import InputError
+from tests.conftest import ROOT
+
+RAIN: dict[str, Any] = {
+    "name": "rain_rate",
+    "units": "mm h-1",
+    "transform": "log",
+    "floor": 0.5,
+    "valid_min": 0.0,
+    "valid_max": None,
+}
+LEARNED = {"convlstm": {"hidden": [5], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
+TIMES = np.array(["2024-06-01T05:00", "2024-06-01T23:55"], dtype="datetime64[ns]")
+
+
+def description(model: str, **changes: Any) -> Description:
+    options = LEARNED.get(model, {"frames": 3} if model == "advection" else {})
+    base = Description(model, options, 3, 4, 5, [RAIN], 1, False, {"y": 11, "x": 13}, None, "0" * 32 + ".dir")
+    return replace(base, **changes)
+
+
+def history(seed: int = 1) -> np.ndarray:
+    draws = np.random.default_rng(seed)
+    fields = draws.gamma(0.3, 3.0, size=(2, 3, 1, 11, 13)).astype(np.float32)
+    fields[:, :, :, :, 0] = np.nan  # never covered
+    fields[:, 2, :, 4, 4] = np.nan  # missing in the last frame alone
+    return fields
+
+
+def trained(model: str, folder: Path) -> tuple[Forecaster, dict[str, np.ndarray]]:
+    """Write a checkpoint with random weights, so that forecasts differ from persistence."""
+    network = checkpoint.build_network(description(model), np.full((1, 1, 1, 1), 0.2), np.array([0.5]))
+    draws = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=draws)
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    checkpoint.save_checkpoint(folder, description(model), arrays, "# card\n")
+    return Forecaster(description(model), {}, network.eval()), arrays
+
+
+@pytest.mark.parametrize("model", sorted(LEARNED))
+def test_round_trip_is_bitwise(model: str, tmp_path: Path) -> None:
+    original, _ = trained(model, tmp_path / model)
+    loaded = checkpoint.load(tmp_path / model)
+    np.testing.assert_array_equal(loaded(history(), TIMES), original(history(), TIMES))
+    assert sorted(path.name for path in (tmp_path / model).iterdir()) == ["card.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("model", [*LEARNED, "persistence", "climatology", "damped_persistence", "advection"])
+def test_forecasts_are_complete_in_range_and_missing_where_nothing_was_seen(model: str, tmp_path: Path) -> None:
+    if model in LEARNED:
+        forecaster, _ = trained(model, tmp_path / model)
+    else:
+        arrays = {
+            "climatology": np.full((24, 1, 11, 13), 0.4, np.float32),
+            "damping": np.full((4, 1), -2.0, np.float32),
+        }
+        forecaster = Forecaster(description(model), arrays)
+    result = forecaster(history(), TIMES)
+    assert result.shape == (2, 4, 1, 11, 13)
+    assert result.dtype == np.float32
+    assert np.isnan(result[..., 0]).all()
+    assert np.isfinite(result[..., 1:]).all()
+    assert result[..., 1:].min() >= 0  # no negative rain, even with a negative damping
+
+
+def test_forecast_does_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> None:
+    forecaster, _ = trained("convlstm", tmp_path / "c")
+    both, one = forecaster(history(), TIMES), forecaster(history()[1:], TIMES[1:])
+    np.testing.assert_allclose(both[1:], one, rtol=1e-5, atol=1e-6)
+
+
+def test_climatology_by_hour() -> None:
+    maps = np.arange(24.0).reshape(24, 1, 1, 1)
+    assert climatology_at(maps, TIMES[:, None])[:, 0, 0, 0, 0].tolist() == [5, 23]
+    assert climatology_at(maps[:1], TIMES[:, None])[:, 0, 0, 0, 0].tolist() == [0, 0]
+
+
+def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    _, arrays = trained("convlstm", tmp_path / "c")
+    name = next(key for key in arrays if arrays[key].ndim == 4)
+    for broken in ({**arrays, name: arrays[name][:1]}, {**arrays, "extra": np.zeros(1)}):
+        checkpoint.save_checkpoint(tmp_path / "c", description("convlstm"), broken, "")
+        with pytest.raises(InputError, match="extra" if "extra" in broken else name):
+            checkpoint.load(tmp_path / "c")
+
+
+def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        checkpoint.load(tmp_path)
+    trained("convlstm", tmp_path / "c")
+    path = tmp_path / "c" / "config.json"
+    content = json.loads(path.read_text())
+    for change, expected in (({"format": 0}, "format is 0, expected 1"), ({"colour": 1}, "colour")):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(InputError, match=expected):
+            checkpoint.load(tmp_path / "c")
+    path.write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        checkpoint.load(tmp_path / "c")
+
+
+def test_no_pickle_in_the_folder_and_the_same_bytes_again(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        trained("convlstm", tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    header = (tmp_path / "one" / "model.safetensors").read_bytes()[8:9]
+    assert header == b"{"  # safetensors: a length, then JSON, then numbers
+
+
+def test_a_fresh_process_forecasts_from_the_folder_alone(tmp_path: Path) -> None:
+    forecaster, _ = trained("convlstm", tmp_path / "c")
+    np.save(tmp_path / "history.npy", history())
+    code = (
+        "import numpy as np; from pathlib import Path; from pipeline.checkpoint import load;"
+        "h = np.load('history.npy'); t = np.array(['2024-06-01T05:00', '2024-06-01T23:55'], dtype='datetime64[ns]');"
+        "np.save('forecast.npy', load(Path('c'))(h, t))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+    np.testing.assert_allclose(np.load(tmp_path / "forecast.npy"), forecaster(history(), TIMES), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.inspection import inspect
+from pipeline.schema import InputError
+from tests.conftest import ROOT, merged
+
+
+def fieldcast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["ui"]])
+def test_help_has_examples(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    if command:
+        assert "Example: fieldcast" in result.output.replace("`", "")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, pipeline.cli; print([m for m in ('torch', 'mlflow', 'xarray', 'pysteps') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_check_prints_what_a_run_would_work_on(tmp_path: Path, small: dict[str, Any]) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
+    facts = inspect(tmp_path / "params.yaml")
+    assert facts["frames"] == "120 of 380 (260 missing)"
+    assert facts["variables"] == "rain_rate [mm h-1]"
+    assert facts["init times"] == "train 42, validation 14, test 7"
+    assert facts["training"] == "42 samples, 2 epochs, 12 steps of 8"
+    result = fieldcast("check", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == facts
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train": {"epoch": 3}}, "train.epoch is 3: unknown key"),
+        ({"sample": {"horizon": 30}}, "longer than the longest event of 20 consecutive frames"),
+        ({"sample": {"crop_cells": 99}}, "sample.crop_cells is 99, larger than the grid of 24 x 24"),
+        ({"source": {"crop": {"y": [0, 90], "x": [0, 10]}}}, "crop"),
+        ({"source": {"period": ["2030-01-01", "2030-01-02"]}}, "period"),
+        ({"verify": {"thresholds": {"t2m": [1.0]}}}, "verify.thresholds names 't2m'"),
+        ({"prepare": {"transform": {"t2m": {"kind": "log"}}}}, "prepare.transform names 't2m'"),
+        ({"prepare": {"splits": {"validation": {"start": "2024-06-01T14:00"}}}}, "validation.start is"),
+        (
+            {"prepare": {"splits": {"test": {"start": "2024-07-01T00:00", "end": "2024-07-02T00:00"}}}},
+            "prepare.splits.test",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(
+    tmp_path: Path, small: dict[str, Any], changes: dict[str, Any], expected: str
+) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(small, changes)))
+    with pytest.raises(InputError) as caught:
+        inspect(tmp_path / "params.yaml")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, small: dict[str, Any]) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(small, {"train": {"epoch": 3}})))
+    result = fieldcast("check", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("fieldcast: params.yaml: train.epoch is 3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]
+
+
+@pytest.mark.slow
+def test_ui_serves_the_comparison(project: Path, unused_port: int) -> None:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "ui", "--port", str(unused_port)]
+    server = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True, env={**ENVIRONMENT})
+    try:
+        assert server.stdout is not None
+        said = server.stdout.readline() + server.stdout.readline()
+        assert f"http://127.0.0.1:{unused_port}/#/experiments" in said
+        assert wait_for(unused_port)
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int, seconds: float = 90) -> bool:
+    import urllib.error
+    import urllib.request
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    return False

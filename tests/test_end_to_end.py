@@ -1,0 +1,194 @@
+"""The whole pipeline under DVC, as a user runs it: skipping, what a change reruns, a team's remote, kill -9."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, merged
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "DVC", "PYTHONPATH", "GIT_"))},
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+}
+SCORES = "data/comparison/metrics.json"
+
+
+def run(folder: Path, *command: str) -> str:
+    """Return what a command prints; its failure fails the test with all that it said."""
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def make_project(folder: Path, params: dict[str, Any], tracker: Path) -> Path:
+    """Return a repository with this project's code and small parameters."""
+    folder.mkdir()
+    for name in ("pipeline", "models", "data/raw"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(tracker, folder / "mlflow.db")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    run(folder, "git", "init", "-q")
+    commit(folder)
+    return folder
+
+
+def commit(folder: Path) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "-m", "state")
+
+
+@pytest.fixture(scope="module")
+def params(small: dict[str, Any]) -> dict[str, Any]:
+    return merged(small, {"train": {"epochs": 5}})
+
+
+@pytest.fixture(scope="module")
+def done(params: dict[str, Any], tracker: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a project after its first `dvc repro`, and what that printed."""
+    folder = make_project(tmp_path_factory.mktemp("first") / "project", params, tracker)
+    said = run(folder, "dvc", "repro")
+    commit(folder)
+    return folder, said
+
+
+def changed(folder: Path) -> set[str]:
+    """Return the stages that DVC would run first."""
+    return set(json.loads(run(folder, "dvc", "status", "--json")))
+
+
+def test_six_models_are_compared(done: tuple[Path, str], params: dict[str, Any]) -> None:
+    folder, said = done
+    for model in params["model_names"]:
+        assert model in said
+    metrics = json.loads((folder / SCORES).read_text())
+    assert sorted(metrics) == sorted(params["model_names"])
+    for scores in metrics.values():
+        assert set(scores["rmse"]) == {"5", "10", "15", "20"}
+        assert {"csi_0.5_mm_h", "csi_2_mm_h", "fss_0.5_mm_h_10_km", "far_2_mm_h", "mean_error"} <= set(scores)
+    for name in ("report.html", "figures/skill.png", "figures/case.png", "figures/case.gif"):
+        assert (folder / "data/comparison" / name).stat().st_size > 5_000
+
+
+def test_runs_hold_scores_and_images(done: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{done[0] / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 6
+    assert len(client.search_model_versions("name='small'")) == 6
+    metrics = json.loads((done[0] / SCORES).read_text())
+    for found in runs:
+        curve = client.get_metric_history(found.info.run_id, "test_lead/rmse")
+        written = metrics[found.data.tags["model"]]["rmse"]
+        assert {str(entry.step): pytest.approx(entry.value, rel=1e-5) for entry in curve} == written
+        assert client.list_artifacts(found.info.run_id, "images")
+
+
+def test_second_run_runs_no_stage(done: tuple[Path, str]) -> None:
+    said = run(done[0], "dvc", "repro")
+    assert "Running stage" not in said
+    assert "Data and pipelines are up to date." in said
+
+
+def test_a_change_reruns_its_own_model_alone(done: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(done[0], folder, symlinks=True)
+    path = folder / "params.yaml"
+    path.write_text(
+        yaml.safe_dump(merged(yaml.safe_load(path.read_text()), {"models": {"video_transformer": {"dim": 24}}}))
+    )
+    assert changed(folder) == {"train@video_transformer", "compare"}
+    shutil.copy(done[0] / "params.yaml", path)
+    with (folder / "models/convlstm/cell.py").open("a") as file:
+        file.write("# a change\n")
+    assert changed(folder) == {"train@convlstm", "forecast@convlstm"}
+    said = run(folder, "dvc", "repro")  # the same weights come out, so nothing after them runs
+    assert {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")} == {
+        "train@convlstm",
+        "forecast@convlstm",
+    }
+    assert (folder / SCORES).read_bytes() == (done[0] / SCORES).read_bytes()
+
+
+def test_a_colleague_pulls_and_runs_nothing(done: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(done[0], folder, symlinks=True)
+    (folder / "data/raw/archive").mkdir()
+    (folder / "data/raw/archive/frame.bin").write_bytes(b"raw")
+    run(folder, "dvc", "add", "-q", "data/raw/archive")
+    run(folder, "dvc", "remote", "add", "-q", "--default", "team", str(tmp_path / "remote"))
+    assert changed(folder) == {"ingest"}  # the raw archive is a dependency of ingest
+    run(folder, "dvc", "repro", "-q")
+    commit(folder)
+    run(folder, "dvc", "push", "-q")
+    run(tmp_path, "git", "clone", "-q", str(folder), "colleague")
+    colleague = tmp_path / "colleague"
+    assert not (colleague / "data/observations.zarr").exists()
+    run(colleague, "dvc", "pull", "-q")
+    assert (colleague / "data/raw/archive/frame.bin").read_bytes() == b"raw"
+    said = run(colleague, "dvc", "repro")
+    assert "Running stage" not in said
+    assert (colleague / SCORES).read_bytes() == (folder / SCORES).read_bytes() == (done[0] / SCORES).read_bytes()
+    assert json.loads(run(colleague, "dvc", "metrics", "show", "--json"))
+
+
+def kill_when(folder: Path, ready: Callable[[], bool]) -> None:
+    """Start `dvc repro` and end it and all its children by SIGKILL as soon as `ready` says so."""
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not ready():
+        assert process.poll() is None, "the pipeline ended before it could be killed"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_and_run_again_ends_with_the_same_scores(
+    done: tuple[Path, str], params: dict[str, Any], tracker: Path, tmp_path: Path
+) -> None:
+    folder = make_project(tmp_path / "project", params, tracker)
+    kill_when(folder, (folder / "data/.observations.zarr.partial").exists)
+    assert not (folder / "data/observations.zarr").exists()
+    kill_when(folder, (folder / "data/resume/convlstm/last.ckpt").exists)
+    assert not (folder / "data/checkpoints/convlstm").exists()
+    run_id = (folder / "data/resume/convlstm/run_id").read_text()
+    said = run(folder, "dvc", "repro")
+    assert "Running stage 'ingest'" not in said
+    assert (folder / SCORES).read_bytes() == (done[0] / SCORES).read_bytes()
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    history = client.get_metric_history(run_id, "val/loss")
+    steps = [entry.step for entry in history]
+    assert len(set(steps)) == 5  # the same run goes on: five epochs in all
+    assert client.get_run(run_id).info.status == "FINISHED"

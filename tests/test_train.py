@@ -1,0 +1,191 @@
+import json
+import math
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from pipeline import checkpoint, fit, store
+from pipeline.module import Budget, ForecastModule, learning_rate_scale
+from pipeline.paths import CHECKPOINTS, PREPARED, RESUME
+from pipeline.train import code_digest, complete, describe, fit_damping, prepare_resume, train
+from tests.conftest import rewrite
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    scales = [learning_rate_scale(progress, 0.1) for progress in np.linspace(0, 1, 101)]
+    assert scales[0] > 0
+    assert max(scales) == pytest.approx(1, abs=1e-3)
+    assert np.argmax(scales) == 10
+    assert scales[-1] == pytest.approx(0, abs=1e-9)
+    assert all(b <= a + 1e-9 for a, b in pairwise(scales[10:]))
+
+
+def test_budget_counts_steps_or_seconds_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 130.0, 130.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    budget = Budget(steps=100, max_minutes=1)
+    budget.seconds_before = 15  # from before an interruption
+    budget.start()
+    assert budget.progress(10) == pytest.approx(45 / 60)
+    assert budget.progress(90) == pytest.approx(0.9)
+    assert Budget(steps=100, max_minutes=None).progress(10) == 0.1
+
+
+@pytest.fixture
+def convlstm(project: Path) -> Path:
+    rewrite(project, {"train": {"epochs": 4}})
+    return project
+
+
+class StopAfter(Callback):
+    """Ends the process's training as a kill would, right after an epoch's checkpoint."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: ForecastModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("interrupted")
+
+
+@pytest.mark.slow
+def test_resumed_training_equals_an_undisturbed_one(convlstm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = rewrite(convlstm, {"models": {"convlstm": {"dropout": 0.2}}, "sample": {"crop_cells": 16}})
+    train(params, "convlstm")
+    undisturbed = weights(CHECKPOINTS / "convlstm")
+    shutil.rmtree(CHECKPOINTS)
+    make = fit.make_trainer
+
+    def interrupted(options: Any, callbacks: list[Callback], logger: Any) -> Trainer:
+        return make(options, [*callbacks, StopAfter(2)], logger)
+
+    monkeypatch.setattr(fit, "make_trainer", interrupted)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(params, "convlstm")
+    run = (RESUME / "convlstm" / "run_id").read_text()
+    assert not CHECKPOINTS.exists()
+    monkeypatch.setattr(fit, "make_trainer", make)
+    train(params, "convlstm")
+    assert weights(CHECKPOINTS / "convlstm") == undisturbed
+    assert not (RESUME / "convlstm").exists()
+    losses = history_of(run, "val/loss")
+    assert len(losses) == 4  # one training, one run
+
+
+def history_of(run_id: str, metric: str) -> list[float]:
+    from mlflow import MlflowClient
+
+    from pipeline.tracking import tracking_uri
+
+    client = MlflowClient(tracking_uri(Path()))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    return [entry.value for entry in client.get_metric_history(run_id, metric)]
+
+
+@pytest.mark.slow
+def test_repeatable_and_seeded(project: Path) -> None:
+    params = rewrite(project, {})
+    train(params, "video_transformer")
+    first = weights(CHECKPOINTS / "video_transformer")
+    digest = store.directory_digest(CHECKPOINTS / "video_transformer")
+    train(params, "video_transformer")
+    assert weights(CHECKPOINTS / "video_transformer") == first
+    assert store.directory_digest(CHECKPOINTS / "video_transformer") == digest  # the card too
+    train(rewrite(project, {"train": {"seed": 2}}), "video_transformer")
+    assert weights(CHECKPOINTS / "video_transformer") != first
+
+
+@pytest.mark.slow
+def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> None:
+    params = rewrite(project, {"train": {"epochs": 100_000, "max_minutes": 0.08}})
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    make = fit.make_trainer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fit, "make_trainer", lambda options, callbacks, logger: make(options, [*callbacks, Rates()], logger)
+        )
+        train(params, "convlstm")
+    assert max(rates) > 0.5 * params.train.learning_rate
+    assert rates[-1] < 0.1 * params.train.learning_rate
+
+
+@pytest.mark.slow
+def test_missing_cells_reach_no_weight(project: Path) -> None:
+    """Values of cells outside the radars' range are NaN in history and target: no gradient may be NaN."""
+    params = rewrite(project, {})
+    description = describe(params, "convlstm", "0" * 32)
+    samples = fit.Samples(params, description)
+    network = checkpoint.build_network(description, np.zeros((1, 1, 1, 1)), np.ones(1))
+    module = ForecastModule(network, params.train, Budget(1, None))
+    batch = next(iter(samples.train_dataloader()))
+    for key in ("history", "target"):
+        batch[key][..., :7] = math.nan
+    module._loss(batch).backward()
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_fingerprint_starts_afresh_when_anything_changes(project: Path) -> None:
+    params = rewrite(project, {})
+    folder = RESUME / "convlstm"
+    first = prepare_resume(folder, params, "convlstm", "a")
+    (folder / "last.ckpt").write_text("old")
+    assert prepare_resume(folder, params, "convlstm", "a") == first
+    assert (folder / "last.ckpt").exists()
+    changed = rewrite(project, {"train": {"learning_rate": 0.5}})
+    assert prepare_resume(folder, changed, "convlstm", "a") != first
+    assert not (folder / "last.ckpt").exists()
+    (folder / "last.ckpt").write_text("old")
+    prepare_resume(folder, changed, "convlstm", "b")  # other data
+    assert not (folder / "last.ckpt").exists()
+    assert code_digest("convlstm") != code_digest("video_transformer")
+
+
+def test_damping_by_hand(project: Path) -> None:
+    params = rewrite(project, {})
+    description = describe(params, "damped_persistence", "0" * 32)
+    samples = fit.Samples(params, description)
+    batch = samples.training.__getitems__([(i, 0) for i in range(len(samples.training))])
+    climatology = np.full((1, 1, 24, 24), 0.3, dtype=np.float32)
+    anomaly = batch["history"][:, -1].numpy().astype(float) - 0.3
+    expected = [
+        (anomaly * (batch["target"][:, k].numpy() - 0.3)).sum() / (anomaly**2).sum()
+        for k in range(params.sample.horizon)
+    ]
+    np.testing.assert_allclose(fit_damping(params, description, climatology)[:, 0], expected, rtol=1e-4)
+
+
+def test_cells_never_seen_in_training_take_the_field_mean() -> None:
+    climatology = np.array([[[[1.0, np.nan], [3.0, 5.0]]]])
+    np.testing.assert_array_equal(complete(climatology), [[[[1, 3], [3, 5]]]])
+
+
+@pytest.mark.parametrize("model", ["persistence", "climatology", "damped_persistence", "advection"])
+def test_references_are_checkpoints_with_a_run(project: Path, model: str) -> None:
+    params = rewrite(project, {})
+    train(params, model)
+    loaded = checkpoint.load(CHECKPOINTS / model)
+    assert loaded.description.model == model
+    assert sorted(loaded.arrays) == {
+        "climatology": ["climatology"],
+        "damped_persistence": ["climatology", "damping"],
+    }.get(model, [])
+    assert loaded.description.data_digest == store.directory_digest(PREPARED)
+    assert json.loads((CHECKPOINTS / model / "config.json").read_text())["step_minutes"] == 5
