@@ -39,7 +39,7 @@ def test_check_prints_what_a_run_would_work_on(tmp_path: Path, small: dict[str, 
     facts = inspect(tmp_path / "params.yaml")
     assert facts["frames"] == "120 of 380 (260 missing)"
     assert facts["variables"] == "rain_rate [mm h-1]"
-    assert facts["init times"] == "train 42, validation 14, test 7"
+    assert facts["init times"] == "train 42, validation 5, test 7"
     assert facts["training"] == "42 samples, 2 epochs, 12 steps of 8"
     result = fieldcast("check", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -10,7 +10,6 @@ import pytest
 import xarray as xr
 from distributed import LocalCluster
 
-from pipeline import store
 from pipeline.ingest import ingest
 from pipeline.schema import InputError
 from pipeline.source_options import GriddedOptions, IngestOptions, StormsOptions

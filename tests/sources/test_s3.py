@@ -1,0 +1,57 @@
+"""Archives behind s3:// addresses, read from a server on this machine."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import xarray as xr
+from moto.server import ThreadedMotoServer
+
+from pipeline import store
+from pipeline.ingest import ingest
+from pipeline.source_options import GriddedOptions, IngestOptions
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+def fields() -> xr.Dataset:
+    values = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    times = np.datetime64("2020-01-01", "ns") + np.arange(2) * np.timedelta64(1, "h")
+    coords = {
+        "time": times,
+        "y": ("y", np.arange(3.0), {"units": "km"}),
+        "x": ("x", np.arange(4.0), {"units": "km"}),
+    }
+    return xr.Dataset({"t2m": (("time", "y", "x"), values, {"units": "K"})}, coords)
+
+
+def test_zarr_and_netcdf_on_s3(server: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    options = {"key": "testing", "secret": "testing", "client_kwargs": {"endpoint_url": server}}
+    files = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+    files.mkdir("archive-bucket")
+    fields().to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    fields().to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    files.put(str(tmp_path / "a.nc"), "archive-bucket/a.nc")
+    files.put(str(tmp_path / "a.zarr"), "archive-bucket/a.zarr", recursive=True)
+    for name in ("a.nc", "a.zarr"):
+        source = GriddedOptions(
+            path=f"s3://archive-bucket/{name}",
+            variables=["t2m"],
+            storage_options=options,
+            download_folder=tmp_path / "downloads",
+        )
+        ingest(source, IngestOptions(), tmp_path / f"{name}-store")
+        stored = store.open_observations(tmp_path / f"{name}-store")
+        np.testing.assert_array_equal(stored["t2m"].values, fields()["t2m"].values)
