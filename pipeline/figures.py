@@ -19,18 +19,9 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from pipeline.colours import COLOURS, SPARE_COLOURS
 from pipeline.schema import LEAD_TIME, RAIN_RATE_UNITS, TIME, VALID_TIME, X, Y, lead_minutes
 
-# Okabe & Ito (2008): told apart with every common colour blindness. Learned models are drawn solid, the others dashed.
-COLOURS = {
-    "persistence": "#7f7f7f",
-    "climatology": "#b59f00",
-    "damped_persistence": "#56b4e9",
-    "advection": "#000000",
-    "convlstm": "#0072b2",
-    "video_transformer": "#d55e00",
-}
-SPARE_COLOURS = ("#009e73", "#cc79a7", "#8c564b", "#5e3c99")
 MISSING = "#c4c4c4"
 INK, FAINT = "#222222", "#dddddd"
 RAIN_LEVELS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # mm/h

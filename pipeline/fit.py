@@ -126,7 +126,7 @@ def fit(params: config.Params, description: Description, climatology: xr.Dataset
     steps = options.epochs * len(samples.train_dataloader())
     budget = Budget(steps, options.max_minutes)
     module = ForecastModule(network, options, budget)
-    keep = ModelCheckpoint(resume, "best", monitor="val/loss", save_last=True, save_on_exception=True)
+    keep = ModelCheckpoint(resume, "best", monitor="val/loss", save_last=True)  # by epoch
     watch = TQDMProgressBar() if sys.stderr.isatty() else EpochLines(description.model)
     trainer = make_trainer(options, [keep, watch], RunLogger(run))
     last = resume / "last.ckpt"

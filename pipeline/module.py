@@ -83,9 +83,9 @@ class ForecastModule(lightning.LightningModule):
         """Start the clock of the budget."""
         self.budget.start()
 
-    def on_train_epoch_start(self) -> None:
-        """Make dropout depend on (seed, epoch) alone, so that a resumed training repeats an undisturbed one."""
-        torch.manual_seed(self.options.seed * 100_003 + self.current_epoch)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make dropout depend on seed, step and rank alone, so that a resumed training repeats an undisturbed one."""
+        torch.manual_seed((self.options.seed * 1_000_003 + self.global_step) * 1_000 + self.global_rank)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Stop once the budget is spent."""

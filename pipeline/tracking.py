@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pipeline import config, store
+from pipeline.colours import COLOURS
 from pipeline.paths import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ Result = TypeVar("Result")
 
 CHECKPOINT_TAG = "fieldcast.checkpoint"
 MODEL_TAG = "model"
+LEAD_SCORES = ("rmse", "mae", "mean_error", "csi")  # looked at first; the others have a section of their own
 SERVED = Path(__file__).with_name("served.py")
 REQUIREMENTS = ["torch", "numpy", "xarray", "einops", "jaxtyping", "safetensors", "pydantic", "mlflow"]
 ADVECTION_REQUIREMENTS = ["pysteps", "opencv-python-headless"]
@@ -143,7 +145,7 @@ class Run:
         quiet = contextlib.redirect_stderr(io.StringIO())  # it prints a line for every version
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings(), quiet:
             warnings.filterwarnings("ignore", ".*input example was not provided.*")  # the signature is written out
-            warnings.filterwarnings("ignore", ".*[Tt]ype hints.*")
+            warnings.filterwarnings("ignore", ".*[Tt]ype hint.*")
             mlflow.pyfunc.log_model(
                 name="checkpoint",
                 python_model=str(SERVED),
@@ -179,8 +181,10 @@ def log_scores(*, checkpoint: Path, model: str, scores: Mapping[str, Mapping[int
     """Add a model's scores to the run that trained it (or a new run where the tracker does not know it)."""
     experiment = config.load().track.experiment
     run = open_run(experiment, model, store.directory_digest(checkpoint), f"verify@{model}")
-    run.curves("test_lead", scores)
-    run.metrics({f"test/{score}": _mean(curve) for score, curve in scores.items()}, step=0)
+    first = {score: curve for score, curve in scores.items() if score.startswith(LEAD_SCORES)}
+    run.curves("lead", first)  # MLflow makes a section of charts of each prefix, in alphabetical order
+    run.curves("lead_more", {score: curve for score, curve in scores.items() if score not in first})
+    run.metrics({f"test/{score}": _mean(curve) for score, curve in first.items()}, step=0)
     run.end()
     return run
 
@@ -202,7 +206,7 @@ def log_comparison(folder: Path, case_images: Mapping[str, Mapping[str, np.ndarr
 def experiment_url(base: str, experiment: str, root: Path = Path()) -> str:
     """Return the address of the page that compares all runs of `experiment` as charts."""
     found = _client(root).get_experiment_by_name(experiment)
-    page = f"#/experiments/{found.experiment_id}" if found else "#/experiments"
+    page = f"#/experiments/{found.experiment_id}/runs" if found else "#/experiments"
     return f"{base}/{page}?workflowType=machine_learning&compareRunsMode=CHART"
 
 
@@ -243,7 +247,8 @@ def _create(client: MlflowClient, experiment: str, model: str, checkpoint: str, 
         if found
         else client.create_experiment(experiment, place, {"mlflow.experimentKind": "custom_model_development"})
     )
-    tags = {MODEL_TAG: model, CHECKPOINT_TAG: checkpoint, **_git_commit(root)}
+    colour = {"mlflow.runColor": COLOURS[model]} if model in COLOURS else {}
+    tags = {MODEL_TAG: model, CHECKPOINT_TAG: checkpoint, **colour, **_git_commit(root)}
     return str(client.create_run(identity, run_name=model, tags=tags).info.run_id)
 
 

@@ -85,15 +85,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, small: dict[str, 
 @pytest.mark.slow
 def test_ui_serves_the_comparison(project: Path, unused_port: int) -> None:
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "ui", "--port", str(unused_port)]
-    server = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True, env={**ENVIRONMENT})
-    try:
-        assert server.stdout is not None
-        said = server.stdout.readline() + server.stdout.readline()
-        assert f"http://127.0.0.1:{unused_port}/#/experiments" in said
-        assert wait_for(unused_port)
-    finally:
-        server.terminate()
-        server.wait(20)
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
+        try:
+            assert server.stdout is not None
+            assert f"http://127.0.0.1:{unused_port}/#/experiments" in server.stdout.readline()
+            assert wait_for(unused_port)
+        finally:
+            server.terminate()
+            server.wait(20)
 
 
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -101,7 +101,7 @@ def test_runs_hold_scores_and_images(done: tuple[Path, str]) -> None:
     assert len(client.search_model_versions("name='small'")) == 6
     metrics = json.loads((done[0] / SCORES).read_text())
     for found in runs:
-        curve = client.get_metric_history(found.info.run_id, "test_lead/rmse")
+        curve = client.get_metric_history(found.info.run_id, "lead/rmse")
         written = metrics[found.data.tags["model"]]["rmse"]
         assert {str(entry.step): pytest.approx(entry.value, rel=1e-5) for entry in curve} == written
         assert client.list_artifacts(found.info.run_id, "images")

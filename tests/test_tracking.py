@@ -66,14 +66,16 @@ def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowC
     run = tracking.log_scores(
         checkpoint=CHECKPOINTS / "damped_persistence",
         model="damped_persistence",
-        scores={"rmse": {5: 1.0, 10: 2.0}, "csi_1_mm_h": {5: 0.5, 10: float("nan")}},
+        scores={"rmse": {5: 1.0, 10: 2.0}, "csi_1_mm_h": {5: 0.5, 10: float("nan")}, "far_1_mm_h": {5: 0.1}},
     )
     assert run.run_id == trained.run_id
     assert run.run_id is not None
-    curve = client.get_metric_history(run.run_id, "test_lead/rmse")
+    curve = client.get_metric_history(run.run_id, "lead/rmse")
     assert [(entry.step, entry.value) for entry in curve] == [(5, 1.0), (10, 2.0)]
-    assert [entry.step for entry in client.get_metric_history(run.run_id, "test_lead/csi_1_mm_h")] == [5]
+    assert [entry.step for entry in client.get_metric_history(run.run_id, "lead/csi_1_mm_h")] == [5]
+    assert [entry.value for entry in client.get_metric_history(run.run_id, "lead_more/far_1_mm_h")] == [0.1]
     assert client.get_run(run.run_id).data.metrics["test/rmse"] == 1.5
+    assert client.get_run(run.run_id).data.tags["mlflow.runColor"] == "#56b4e9"
 
 
 def test_scores_of_an_unknown_checkpoint_open_a_run(trained: tracking.Run, client: MlflowClient) -> None:

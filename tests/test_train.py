@@ -108,7 +108,7 @@ def test_repeatable_and_seeded(project: Path) -> None:
 
 @pytest.mark.slow
 def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> None:
-    params = rewrite(project, {"train": {"epochs": 100_000, "max_minutes": 0.08}})
+    params = rewrite(project, {"train": {"epochs": 100_000, "max_minutes": 0.08, "patience": 100_000}})
     rates: list[float] = []
 
     class Rates(Callback):

@@ -1,4 +1,4 @@
-"""The examples on their real data, with the training cut short: every stage runs, and the numbers mean what they should."""
+"""The examples on their real data, with the training cut short: every stage runs, the numbers mean what they should."""
 
 import json
 from pathlib import Path
