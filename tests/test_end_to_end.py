@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,70 @@ def test_killed_and_run_again_ends_with_the_same_scores(
     steps = [entry.step for entry in history]
     assert len(set(steps)) == 5  # the same run goes on: five epochs in all
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HEADLESS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=2000,1500",
+    "--virtual-time-budget=40000",
+]
+
+
+def page(address: str, profile: Path) -> str:
+    """Return the text of a page after its scripts have run."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={profile}", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_report_is_one_page_that_needs_no_other(done: tuple[Path, str], tmp_path: Path) -> None:
+    path = done[0] / "data/comparison/report.html"
+    alone = tmp_path / "report.html"
+    alone.write_bytes(path.read_bytes())
+    text = page(alone.as_uri(), tmp_path / "profile")
+    assert text.count("<img") >= 3
+    assert 'src="http' not in text
+    assert 'href="http' not in text
+    assert "video transformer" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_mlflow_opens_on_scores_of_all_models_against_lead_time(done: tuple[Path, str], tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["fieldcast", "ui", "--port", str(port)]
+    with subprocess.Popen(command, cwd=done[0], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split("models: ")[1].strip()
+            wait_until_up(f"http://127.0.0.1:{port}/health")
+            text = page(address, tmp_path / "profile")
+        finally:
+            server.terminate()
+            server.wait(20)
+    for chart in ("lead/rmse", "lead/csi_0.5_mm_h", "lead/csi_2_mm_h"):
+        assert chart in text
+    for model in ("persistence", "climatology", "damped_persistence", "advection", "convlstm", "video_transformer"):
+        assert model in text
+
+
+def wait_until_up(address: str, seconds: float = 90) -> None:
+    """Return once a server answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            assert time.monotonic() < end, f"{address} does not answer"
+            time.sleep(0.5)
