@@ -42,6 +42,7 @@ def history(seed: int = 1) -> np.ndarray:
 
 def trained(model: str, folder: Path) -> tuple[Forecaster, dict[str, np.ndarray]]:
     """Write a checkpoint with random weights, so that forecasts differ from persistence."""
+    torch.manual_seed(1)
     network = checkpoint.build_network(description(model), np.full((1, 1, 1, 1), 0.2), np.array([0.5]))
     draws = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from distributed import LocalCluster
 
+from pipeline import parallel, store
 from pipeline.ingest import ingest
 from pipeline.schema import InputError
 from pipeline.source_options import GriddedOptions, IngestOptions, StormsOptions

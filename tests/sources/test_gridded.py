@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -180,3 +182,9 @@ def test_a_wrong_checksum_and_a_missing_page(tmp_path, served):
     assert f"{url}: sha256 is {checksum}, expected {'0' * 64}" in message
     message = error_of(options(url.replace("a.nc", "b.nc"), download_folder=tmp_path / "kept"))
     assert "b.nc: download failed: HTTP Error 404" in message
+
+
+def test_grib_leaves_the_interpreters_sqlite_in_place():
+    code = "import pipeline.sources, cfgrib, sqlite3; print(sqlite3.sqlite_version_info >= (3, 31))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"  # eccodes brings 3.26, too old for MLflow

@@ -85,7 +85,7 @@ def test_look_counts_missing_frames(tmp_path):
     assert (summary.plan.times.size, summary.plan.present.sum()) == (5, 3)
     assert summary.variables == {"rain_rate": "mm h-1"}
     assert (summary.grid_shape, summary.spacing, summary.spacing_units) == ((2, 3), (1.0, 1.0), "km")
-    assert (summary.step_minutes, summary.duplicates) == (5.0, 0)
+    assert (summary.step, summary.duplicates) == (np.timedelta64(5, "m"), 0)
     assert summary.plan.times[-1] == np.datetime64("2010-08-26T00:25")
 
 
