@@ -82,6 +82,8 @@ class EpochLines(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the epoch and its validation loss."""
+        if not trainer.is_global_zero:
+            return
         loss = float(trainer.callback_metrics["val/loss"])
         done = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {trainer.global_step}"
         sys.stderr.write(f"{self.model}: {done}, validation loss {loss:.4f}\n")
@@ -123,8 +125,7 @@ def fit(params: config.Params, description: Description, climatology: xr.Dataset
     seed_everything(options.seed, workers=True, verbose=False)
     samples = Samples(params, description)
     network = build_network(description, *statistics(description, climatology))
-    steps = options.epochs * len(samples.train_dataloader())
-    budget = Budget(steps, options.max_minutes)
+    budget = Budget(options.max_minutes)
     module = ForecastModule(network, options, budget)
     keep = ModelCheckpoint(resume, "best", monitor="val/loss", save_last=True)  # by epoch
     watch = TQDMProgressBar() if sys.stderr.isatty() else EpochLines(description.model)

@@ -31,7 +31,7 @@ class Budget:
     are kept over a resume.
     """
 
-    def __init__(self, steps: int, max_minutes: float | None) -> None:
+    def __init__(self, max_minutes: float | None, steps: int = 1) -> None:
         self.steps, self.seconds_allowed = steps, None if max_minutes is None else 60 * max_minutes
         self.seconds_before = 0.0
         self.started: float | None = None
@@ -75,6 +75,8 @@ class ForecastModule(lightning.LightningModule):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.options.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        if self._trainer is not None:
+            self.budget.steps = int(self.trainer.estimated_stepping_batches)  # fewer where several devices share them
         optimiser = torch.optim.AdamW(groups, lr=self.options.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._scale)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,9 @@ def train(params: config.Params, model: str) -> None:
     data_digest = store.directory_digest(PREPARED)
     description = describe(params, model, data_digest)
     resume = RESUME / model
+    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
+        fit_learned(params, description, resume, tracking.Run(None, None, params.track.experiment))
+        return  # one of several training processes: the first keeps the records and the weights
     fingerprint = prepare_resume(resume, params, model, data_digest)
     run = tracking.open_run(params.track.experiment, model, fingerprint, f"train@{model}", run_id=_run_id(resume))
     (resume / "run_id").write_text(run.run_id or "")

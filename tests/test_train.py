@@ -1,6 +1,9 @@
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from pipeline import checkpoint, fit, store
 from pipeline.module import Budget, ForecastModule, learning_rate_scale
 from pipeline.paths import CHECKPOINTS, PREPARED, RESUME
 from pipeline.train import code_digest, complete, describe, fit_damping, prepare_resume, train
-from tests.conftest import rewrite
+from tests.conftest import ROOT, rewrite
 
 
 def weights(folder: Path) -> bytes:
@@ -34,12 +37,12 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 def test_budget_counts_steps_or_seconds_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 130.0, 130.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    budget = Budget(steps=100, max_minutes=1)
+    budget = Budget(max_minutes=1, steps=100)
     budget.seconds_before = 15  # from before an interruption
     budget.start()
     assert budget.progress(10) == pytest.approx(45 / 60)
     assert budget.progress(90) == pytest.approx(0.9)
-    assert Budget(steps=100, max_minutes=None).progress(10) == 0.1
+    assert Budget(max_minutes=None, steps=100).progress(10) == 0.1
 
 
 @pytest.fixture
@@ -132,7 +135,7 @@ def test_missing_cells_reach_no_weight(project: Path) -> None:
     description = describe(params, "convlstm", "0" * 32)
     samples = fit.Samples(params, description)
     network = checkpoint.build_network(description, np.zeros((1, 1, 1, 1)), np.ones(1))
-    module = ForecastModule(network, params.train, Budget(1, None))
+    module = ForecastModule(network, params.train, Budget(None))
     batch = next(iter(samples.train_dataloader()))
     for key in ("history", "target"):
         batch[key][..., :7] = math.nan
@@ -189,3 +192,24 @@ def test_references_are_checkpoints_with_a_run(project: Path, model: str) -> Non
     }.get(model, [])
     assert loaded.description.data_digest == store.directory_digest(PREPARED)
     assert json.loads((CHECKPOINTS / model / "config.json").read_text())["step_minutes"] == 5
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(project: Path) -> None:
+    rewrite(project, {"train": {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}})
+    command = [sys.executable, "-m", "pipeline.train", "--model", "convlstm"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2 of 2, step 6," in done.stderr  # 42 samples, 8 a process and step: 3 steps an epoch
+    assert checkpoint.load(CHECKPOINTS / "convlstm").network is not None
+
+    from mlflow import MlflowClient
+
+    from pipeline.tracking import tracking_uri
+
+    client = MlflowClient(tracking_uri(Path()))
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])  # one training, one run
+    assert run.info.status == "FINISHED"
