@@ -209,11 +209,6 @@ class Params(Section):
             )
         return self
 
-    def step(self) -> timedelta | None:
-        """Return the step of the time axis where the file states it (sources may leave it to the archive)."""
-        minutes = self.source.step_minutes
-        return None if minutes is None else timedelta(minutes=minutes)
-
 
 def _model_options(name: str, options: dict[str, Any]) -> BaseModel:
     try:
@@ -243,12 +238,6 @@ def read(path: Path = PARAMS) -> Params:
 def load() -> Params:
     """Return the parameters of the project in the working directory."""
     return read(PARAMS)
-
-
-def dump(params: Params) -> str:
-    """Return the whole configuration as YAML, defaults included."""
-    text: str = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
-    return text
 
 
 def check_gaps(splits: Splits, history: int, horizon: int, step: timedelta) -> None:
