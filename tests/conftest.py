@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
     "ingest": {"shard_frames": 72},
     "prepare": {
         "splits": {
-            "train": {"start": "2024-06-01T00:00", "end": "2024-06-01T13:40"},
+            "train": {"start": "2024-06-01T00:00", "end": "2024-06-01T13:40", "every_steps": 1},
             "validation": {"start": "2024-06-01T18:00", "end": "2024-06-01T23:55"},
             "test": {"start": "2024-06-02T06:00", "end": "2024-06-02T07:40", "every_steps": 2},
         }
