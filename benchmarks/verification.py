@@ -41,7 +41,7 @@ def ours(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
             for name, value in sums.items()
             if np.issubdtype(value.dtype, np.floating)
         }
-    ).sum("init_time")
+    )
     return np.vstack([rmse(total), mae(total), mean_error(total), csi(total).transpose("threshold", "lead_time")])
 
 
