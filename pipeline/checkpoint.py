@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 import models
+from pipeline.contract import contract_digest
 from pipeline.schema import InputError
 
 if TYPE_CHECKING:
     from pipeline.network import Network
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 
 
@@ -33,10 +34,10 @@ class Description:
     history: int
     horizon: int
     step_minutes: int
-    channels: list[dict[str, Any]]  # name, units, transform, floor, valid range; targets first
+    channels: list[dict[str, Any]]  # targets first: name, units, transform, floor, valid range, statistics
     targets: int  # how many of the channels are forecast
     anomalies: bool
-    grid: dict[str, int]  # cells of the training domain
+    contract: dict[str, Any]  # of the training data: units, grid and time axis
     crop_cells: int | None  # what the network saw at once
     data_digest: str  # of the prepared data
     format: int = field(default=FORMAT)
@@ -45,6 +46,11 @@ class Description:
     def target_names(self) -> list[str]:
         """Return the names of the forecast variables."""
         return [channel["name"] for channel in self.channels[: self.targets]]
+
+    @property
+    def contract_digest(self) -> str:
+        """Return the digest of the training data's contract."""
+        return contract_digest(self.contract)
 
 
 class Forecaster:
@@ -164,6 +170,19 @@ def load(folder: Path, device: str = "cpu") -> Forecaster:
     network = build_network(description, arrays["normaliser.baseline"], arrays["normaliser.scale"])
     _fill(network, arrays, folder / WEIGHTS)
     return Forecaster(description, {}, network.eval().to(device))
+
+
+@lru_cache(maxsize=1)
+def load_cached(folder: Path, digest: str) -> Forecaster:
+    """Return the model in a checkpoint folder, on the GPU if there is one, the same object in the next call.
+
+    `digest` is that of the folder, so that another checkpoint in its place is loaded anew.
+    """
+    if describe(folder).model not in models.LEARNED:
+        return load(folder)
+    import torch  # seconds to import; references do without
+
+    return load(folder, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_network(description: Description, baseline: np.ndarray, scale: np.ndarray) -> Network:

@@ -6,7 +6,6 @@ Blocks of init times are forecast and written one by one, so that memory does no
 from __future__ import annotations
 
 import argparse
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,11 @@ import xarray as xr
 
 from models import LEARNED
 from pipeline import checkpoint, config, store
-from pipeline.checkpoint import Description, Forecaster
 from pipeline.frames import FrameReader, read_init_times
 from pipeline.parallel import run_blocks
 from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
 from pipeline.schema import lead_times
-from pipeline.tiles import forecast_by_tiles
+from pipeline.tiles import forecast_fields
 
 
 def main() -> None:
@@ -54,7 +52,7 @@ def forecast(
     """
     description = checkpoint.describe(folder)
     with store.open_observations(observations) as observed:
-        grid = forecast_grid(observed, description)
+        grid = store.forecast_grid(observed, description.target_names)
     digest = store.directory_digest(folder)
     attributes = {
         "model": description.model,
@@ -79,12 +77,6 @@ def forecast(
         )
 
 
-def forecast_grid(observed: xr.Dataset, description: Description) -> xr.Dataset:
-    """Return the grid, attributes and target variables of forecasts, without any time."""
-    bare = observed[description.target_names].isel(time=slice(0, 0)).drop_vars("time")
-    return bare.assign_attrs({key: value for key, value in observed.attrs.items() if key in ("source", "institution")})
-
-
 def forecast_block(
     folder: Path,
     digest: str,
@@ -95,34 +87,15 @@ def forecast_block(
     options: config.Forecast,
 ) -> None:
     """Forecast some init times and write them from position `start` of the store `out`."""
-    forecaster = _load(folder, digest)
+    forecaster = checkpoint.load_cached(folder, digest)
     names = [channel["name"] for channel in forecaster.description.channels]
     reader = FrameReader(observations, names)
     steps = forecaster.description.history
     history = np.stack([reader.read(p + 1 - steps, p + 1) for p in reader.positions(init_times)])
-    fields = forecast_fields(forecaster, history, init_times, options)
+    fields = forecast_fields(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
     dims = ("init_time", "lead_time", "y", "x")
     targets = {name: (dims, fields[:, :, i]) for i, name in enumerate(forecaster.description.target_names)}
     store.write_block(out, start, xr.Dataset(targets))
-
-
-def forecast_fields(
-    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, options: config.Forecast
-) -> np.ndarray:
-    """Return forecasts (b, horizon, c, y, x) of whole fields (b, t, c, y, x), by tiles where a network needs them."""
-    tile = options.tile_cells or forecaster.description.crop_cells
-    if forecaster.network is None or tile is None or tile >= max(history.shape[-2:]):
-        return forecaster(history, init_times)
-    return forecast_by_tiles(forecaster, history, init_times, tile, min(options.overlap_cells, tile - 1))
-
-
-@lru_cache(maxsize=1)
-def _load(folder: Path, digest: str) -> Forecaster:  # the digest makes another checkpoint in that folder another key
-    if checkpoint.describe(folder).model not in LEARNED:
-        return checkpoint.load(folder)
-    import torch  # seconds to import; references do without
-
-    return checkpoint.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

@@ -16,18 +16,7 @@ from pipeline.schema import TIME, InputError, X, Y, field_names
 from pipeline.source_options import IngestOptions, SourceOptions
 from pipeline.sources import Part, open_source, plan_source
 from pipeline.sources.axis import Plan
-from pipeline.sources.grid import block_mean, cells, target_grid
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where frames go: the unfinished store, its grid, and how to get there from the source's grid."""
-
-    path: Path
-    grid: xr.Dataset  # after crop and coarsening
-    rows: slice
-    columns: slice
-    coarsen: int
+from pipeline.sources.target import Target, read_frames, target_of
 
 
 @dataclass(frozen=True)
@@ -50,13 +39,10 @@ def ingest(
     """
     source = open_source(source_options)
     plan = plan_source(source, source_options, ingest_options)
-    where = f"the source ({source_options.kind})"
-    grid = target_grid(source.grid(), source_options.crop, source_options.coarsen, where)
-    rows, columns = cells(source.grid(), source_options.crop, where)
+    target = target_of(source.grid(), source_options, f"the source ({source_options.kind})")
     with store.replacing(out) as partial:
-        store.create_observations(partial, grid, plan.times, plan.present, ingest_options.shard_frames)
-        target = Target(partial, grid, rows, columns, source_options.coarsen)
-        if not _fill(target, plan, source.parts(), ingest_options.shard_frames, scheduler):
+        store.create_observations(partial, target.grid, plan.times, plan.present, ingest_options.shard_frames)
+        if not _fill(partial, target, plan, source.parts(), ingest_options.shard_frames, scheduler):
             raise InputError(
                 f"source ({source_options.kind}): every cell of all {plan.times.size} frames is missing: "
                 "choose another period, crop or archive"
@@ -64,52 +50,39 @@ def ingest(
         store.open_observations(partial).close()
 
 
-def write_shard(target: Target, start: int, times: np.ndarray, jobs: Sequence[Job]) -> int:
-    """Read one shard's frames, bring them to the target grid and write them; return the number of valid cells.
+def write_shard(path: Path, target: Target, start: int, times: np.ndarray, jobs: Sequence[Job]) -> int:
+    """Read one shard's frames, bring them to the target grid, write them to `path`; return the number of valid cells.
 
     Where two frames share a time, the cells that the first lacks come from the next.
     """
     shape = (times.size, target.grid.sizes[Y], target.grid.sizes[X])
     shard = {name: np.full(shape, np.nan, np.float32) for name in field_names(target.grid)}
     for job in jobs:
-        frames = _read(target, job, list(shard))
+        frames = read_frames(job.part, job.frames, target)
         for name, values in shard.items():
             for slot, frame in zip(job.slots, frames[name], strict=True):
                 np.copyto(values[slot], frame, where=np.isnan(values[slot]))
     data = {name: ((TIME, Y, X), values) for name, values in shard.items()}
-    store.write_block(target.path, start, xr.Dataset(data))
+    store.write_block(path, start, xr.Dataset(data))
     return sum(int(np.isfinite(values).sum()) for values in shard.values())
 
 
-def _read(target: Target, job: Job, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the job's frames on the target grid; raise `InputError` where grid or units are not the target's."""
-    read = job.part.read(job.frames, target.rows, target.columns)
-    frames = {}
-    for name in names:
-        units, expected = read[name].attrs.get("units"), target.grid[name].attrs["units"]
-        if units != expected:
-            raise InputError(f"{job.part.name}: '{name}' has units '{units}', expected '{expected}'")
-        frames[name] = block_mean(read[name].values, target.coarsen)
-        shape = (job.frames.size, target.grid.sizes[Y], target.grid.sizes[X])
-        if frames[name].shape != shape:
-            raise InputError(f"{job.part.name}: '{name}' has the shape {frames[name].shape}, expected {shape}")
-    return frames
-
-
-def _fill(target: Target, plan: Plan, parts: Sequence[Part], shard_frames: int, scheduler: str | None) -> int:
+def _fill(
+    path: Path, target: Target, plan: Plan, parts: Sequence[Part], shard_frames: int, scheduler: str | None
+) -> int:
     """Write every shard; return the number of valid cells."""
     starts = range(0, plan.times.size, shard_frames)
-    work = [_work(target, plan, parts, slice(start, start + shard_frames)) for start in starts]
+    work = [(path, target, *_work(plan, parts, slice(start, start + shard_frames))) for start in starts]
     return sum(run_blocks(write_shard, work, scheduler=scheduler, description="ingest", unit="shard"))
 
 
-def _work(target: Target, plan: Plan, parts: Sequence[Part], steps: slice) -> tuple[Target, int, np.ndarray, list[Job]]:
-    """Return the arguments of `write_shard` for the shard that holds these steps of the axis."""
+def _work(plan: Plan, parts: Sequence[Part], steps: slice) -> tuple[int, np.ndarray, list[Job]]:
+    """Return start, times and jobs of the shard that holds these steps of the axis."""
     first, last = np.searchsorted(plan.slots, [steps.start, steps.stop])
     part, frame, slot = plan.entries.part[first:last], plan.entries.frame[first:last], plan.slots[first:last]
     runs = np.split(np.arange(part.size), np.flatnonzero(np.diff(part)) + 1) if part.size else []
     jobs = [Job(parts[part[run[0]]], frame[run], slot[run] - steps.start) for run in runs]
-    return target, steps.start, plan.times[steps], jobs
+    return steps.start, plan.times[steps], jobs
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 
 from pipeline import config, quality, store
+from pipeline.contract import contract_of
 from pipeline.normalise import HOURS, transform
 from pipeline.paths import OBSERVATIONS, PREPARED
 from pipeline.schema import FRAME_PRESENT, TIME, InputError, field_names, step_of
@@ -80,15 +81,16 @@ def fit_climatology(training: xr.Dataset, names: list[str], options: config.Prep
 def describe(
     observations: xr.Dataset, training: xr.Dataset, climatology: xr.Dataset, names: list[str], options: config.Prepare
 ) -> dict[str, object]:
-    """Return what a model must know of its data: channels, units, transforms and training statistics."""
+    """Return what a model must know of its data: channels, transforms, training statistics and the data's contract."""
     channels = [_describe_channel(training[name], climatology[name], options) for name in names]
     targets = options.targets or field_names(observations)
+    contract = contract_of(observations, names, step_of(observations), observations[TIME].values[0])
     return {
         "targets": targets,
         "channels": channels,
         "anomalies": options.anomalies,
-        "step_minutes": int(step_of(observations) / np.timedelta64(1, "m")),
-        "grid": {"y": observations.sizes["y"], "x": observations.sizes["x"]},
+        "step_minutes": contract["step_minutes"],
+        "contract": contract,
     }
 
 

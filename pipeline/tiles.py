@@ -1,10 +1,30 @@
-"""Forecasts of domains larger than what a network was trained on: overlapping tiles, blended where they overlap."""
+"""Forecasts of whole fields, one init time at a time; larger ones than a network was trained on by blended tiles."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pipeline.checkpoint import Forecaster
+
+
+def forecast_fields(
+    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile_cells: int | None, overlap_cells: int
+) -> np.ndarray:
+    """Return forecasts (b, horizon, c, y, x) of whole fields (b, t, c, y, x), by tiles where a network needs them.
+
+    Each init time is forecast on its own: networks round differently in batches of another size, and a forecast that is
+    issued alone should be the hindcast's bit for bit. Tiles are of `tile_cells`, or of the training crop's size.
+    """
+    whole = max(history.shape[-2:])
+    tile = whole if forecaster.network is None else tile_cells or forecaster.description.crop_cells or whole
+    forecasts = []
+    for i in range(len(init_times)):
+        alone = np.ascontiguousarray(history[i : i + 1]), init_times[i : i + 1]
+        if tile >= whole:
+            forecasts.append(forecaster(*alone))
+        else:
+            forecasts.append(forecast_by_tiles(forecaster, *alone, tile, min(overlap_cells, tile - 1)))
+    return np.concatenate(forecasts)
 
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:

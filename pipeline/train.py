@@ -26,7 +26,7 @@ from pipeline import config, store, tracking
 from pipeline.checkpoint import Description, climatology_at, save_checkpoint
 from pipeline.frames import FrameReader, read_init_times
 from pipeline.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
-from pipeline.schema import InputError
+from pipeline.schema import InputError, X, Y
 
 CODE = Path(__file__).parents[1]
 FIT_BLOCK = 32  # init times read at once
@@ -83,7 +83,7 @@ def describe(params: config.Params, model: str, data_digest: str) -> Description
         channels=statistics["channels"],
         targets=len(statistics["targets"]),
         anomalies=statistics["anomalies"],
-        grid=statistics["grid"],
+        contract=statistics["contract"],
         crop_cells=params.sample.crop_cells,
         data_digest=data_digest,
     )
@@ -206,13 +206,14 @@ def _training_blocks(
 def card_of(description: Description, facts: dict[str, Any]) -> str:
     """Return the model card: what the checkpoint forecasts, from what, and how it was made."""
     lead = description.horizon * description.step_minutes
+    rows, columns = (description.contract[axis]["cells"] for axis in (Y, X))
     rows = {
         "forecasts": ", ".join(
             f"{channel['name']} [{channel['units']}]" for channel in description.channels[: description.targets]
         ),
         "from": f"{description.history} frames, one every {description.step_minutes} minutes",
         "leads": f"{description.step_minutes} to {lead} minutes",
-        "trained on": f"{description.grid['y']} x {description.grid['x']} cells, data {description.data_digest}",
+        "trained on": f"{rows} x {columns} cells, data {description.data_digest}",
         "options": json.dumps(description.options),
         **facts,
     }

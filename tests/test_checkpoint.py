@@ -11,6 +11,7 @@ import torch
 
 from pipeline import checkpoint
 from pipeline.checkpoint import Description, Forecaster, climatology_at
+from pipeline.contract import contract_digest
 from pipeline.schema import InputError
 from tests.conftest import ROOT
 
@@ -23,12 +24,20 @@ RAIN: dict[str, Any] = {
     "valid_max": None,
 }
 LEARNED = {"convlstm": {"hidden": [5], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
+CONTRACT: dict[str, Any] = {
+    "units": {"rain_rate": "mm h-1"},
+    "y": {"cells": 11, "first": 0.5, "last": 10.5, "units": "km"},
+    "x": {"cells": 13, "first": 0.5, "last": 12.5, "units": "km"},
+    "crs": None,
+    "step_minutes": 5,
+    "phase_seconds": 0,
+}
 TIMES = np.array(["2024-06-01T05:00", "2024-06-01T23:55"], dtype="datetime64[ns]")
 
 
 def description(model: str, **changes: Any) -> Description:
     options = LEARNED.get(model, {"frames": 3} if model == "advection" else {})
-    base = Description(model, options, 3, 4, 5, [RAIN], 1, False, {"y": 11, "x": 13}, None, "0" * 32 + ".dir")
+    base = Description(model, options, 3, 4, 5, [RAIN], 1, False, CONTRACT, None, "0" * 32 + ".dir")
     return replace(base, **changes)
 
 
@@ -40,17 +49,18 @@ def history(seed: int = 1) -> np.ndarray:
     return fields
 
 
-def trained(model: str, folder: Path) -> tuple[Forecaster, dict[str, np.ndarray]]:
+def trained(model: str, folder: Path, **changes: Any) -> tuple[Forecaster, dict[str, np.ndarray]]:
     """Write a checkpoint with random weights, so that forecasts differ from persistence."""
     torch.manual_seed(1)
-    network = checkpoint.build_network(description(model), np.full((1, 1, 1, 1), 0.2), np.array([0.5]))
+    described = description(model, **changes)
+    network = checkpoint.build_network(described, np.full((1, 1, 1, 1), 0.2), np.array([0.5]))
     draws = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=draws)
     arrays = {name: value.numpy() for name, value in network.state_dict().items()}
-    checkpoint.save_checkpoint(folder, description(model), arrays, "# card\n")
-    return Forecaster(description(model), {}, network.eval()), arrays
+    checkpoint.save_checkpoint(folder, described, arrays, "# card\n")
+    return Forecaster(described, {}, network.eval()), arrays
 
 
 @pytest.mark.parametrize("model", sorted(LEARNED))
@@ -85,6 +95,22 @@ def test_forecast_does_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> No
     np.testing.assert_allclose(both[1:], one, rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path: Path) -> None:
+    trained("convlstm", tmp_path / "c")
+    first = checkpoint.load_cached(tmp_path / "c", "one")
+    assert checkpoint.load_cached(tmp_path / "c", "one") is first
+    trained("convlstm", tmp_path / "c", horizon=2)
+    second = checkpoint.load_cached(tmp_path / "c", "two")
+    assert (first.description.horizon, second.description.horizon) == (4, 2)
+    checkpoint.save_checkpoint(tmp_path / "p", description("persistence"), {}, "")
+    assert checkpoint.load_cached(tmp_path / "p", "three").network is None
+
+
+def test_contract_digest_follows_the_contract() -> None:
+    other = description("convlstm", contract={**CONTRACT, "step_minutes": 10})
+    assert other.contract_digest != description("convlstm").contract_digest == contract_digest(CONTRACT)
+
+
 def test_climatology_by_hour() -> None:
     maps = np.arange(24.0).reshape(24, 1, 1, 1)
     assert climatology_at(maps, TIMES[:, None])[:, 0, 0, 0, 0].tolist() == [5, 23]
@@ -106,7 +132,7 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
     trained("convlstm", tmp_path / "c")
     path = tmp_path / "c" / "config.json"
     content = json.loads(path.read_text())
-    for change, expected in (({"format": 0}, "format is 0, expected 1"), ({"colour": 1}, "colour")):
+    for change, expected in (({"format": 1}, "format is 1, expected 2"), ({"colour": 1}, "colour")):
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(InputError, match=expected):
             checkpoint.load(tmp_path / "c")

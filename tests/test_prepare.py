@@ -117,6 +117,24 @@ def test_statistics_by_hand(tmp_path: Path, anomalies: bool) -> None:
         assert channel["mean"] == pytest.approx(float(training.mean()), rel=1e-6)
     assert channel["scale"] == pytest.approx(float(training.std()), rel=1e-4)
     assert channel["valid_values"] == int(training.notnull().sum())
+    frames = data["t2m"].sel(time=training["time"])
+    assert (channel["min"], channel["max"]) == (float(frames.min()), float(frames.max()))  # in physical units
+
+
+def test_the_contract_holds_inputs_too(tmp_path: Path) -> None:
+    data = observations()
+    data["u10"] = data["t2m"].assign_attrs(units="m s-1")
+    prepare(data, options(targets=["u10"]), 4, 3, tmp_path)
+    statistics = json.loads((tmp_path / "statistics.json").read_text())
+    assert sorted(statistics) == ["anomalies", "channels", "contract", "step_minutes", "targets"]
+    assert statistics["contract"] == {
+        "units": {"u10": "m s-1", "t2m": "K"},
+        "y": {"cells": 3, "first": 0.0, "last": 2.0, "units": "1"},
+        "x": {"cells": 5, "first": 0.0, "last": 4.0, "units": "1"},
+        "crs": None,
+        "step_minutes": 60,
+        "phase_seconds": 0,
+    }
 
 
 def test_init_times_need_complete_history_and_horizon() -> None:

@@ -1,9 +1,17 @@
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.tiles import forecast_by_tiles, ramp, tile_starts
+import models
+from pipeline.checkpoint import Forecaster
+from pipeline.tiles import forecast_by_tiles, forecast_fields, ramp, tile_starts
+from tests.test_checkpoint import description, trained
+
+FIVE = np.datetime64("2024-06-01T22:40", "ns") + np.arange(5) * np.timedelta64(35, "m")
+LEARNED = {"convlstm": {"hidden": [32], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
+SHAPE = (32, 35)  # large enough for sums in another order: in one batch of five these networks round differently
 
 
 class Echo:
@@ -59,3 +67,47 @@ def test_missing_cells_stay_missing_and_do_not_spread() -> None:
     result = forecast_by_tiles(Echo(), history, np.zeros(1), 12, 4)  # type: ignore[arg-type]
     assert np.isnan(result[..., 7, 9]).all()
     assert np.isnan(result).sum() == 2
+
+
+def forecaster_of(model: str, folder: Path) -> Forecaster:
+    if model in LEARNED:
+        return trained(model, folder / model, options=LEARNED[model])[0]
+    maps = np.random.default_rng(2).gamma(1.0, 1.0, size=(24, 1, *SHAPE)).astype(np.float32)
+    damping = np.array([[0.9], [0.7], [0.5], [0.3]], np.float32)
+    return Forecaster(description(model), {"climatology": maps, "damping": damping})
+
+
+def five_histories() -> np.ndarray:
+    fields = np.random.default_rng(1).gamma(0.3, 3.0, size=(5, 3, 1, *SHAPE)).astype(np.float32)
+    fields[:, :, :, :, 0] = np.nan
+    fields[2, 2, :, 4:9, 4] = np.nan
+    return fields
+
+
+@pytest.mark.parametrize("tile", [None, 14])
+@pytest.mark.parametrize("model", models.OPTIONS)
+def test_a_forecast_is_the_same_in_any_block(model: str, tile: int | None, tmp_path: Path) -> None:
+    forecaster, history = forecaster_of(model, tmp_path), five_histories()
+    alone, pairs, together = (
+        np.concatenate(
+            [
+                forecast_fields(forecaster, history[i : i + block], FIVE[i : i + block], tile, 5)
+                for i in range(0, 5, block)
+            ]
+        )
+        for block in (1, 2, 5)
+    )
+    assert alone.shape == (5, 4, 1, *SHAPE)
+    assert alone.tobytes() == pairs.tobytes() == together.tobytes()
+    in_other_memory = forecast_fields(forecaster, np.asfortranarray(history), FIVE, tile, 5)
+    assert in_other_memory.tobytes() == alone.tobytes()
+
+
+def test_tiles_are_for_networks_whose_training_crop_is_smaller(tmp_path: Path) -> None:
+    history = five_histories()[:1]
+    by_option = forecast_fields(forecaster_of("convlstm", tmp_path), history, FIVE[:1], 14, 5)
+    by_crop, _ = trained("convlstm", tmp_path / "crop", options=LEARNED["convlstm"], crop_cells=14)
+    np.testing.assert_array_equal(forecast_fields(by_crop, history, FIVE[:1], None, 5), by_option)
+    whole = by_crop(history, FIVE[:1])
+    np.testing.assert_array_equal(forecast_fields(by_crop, history, FIVE[:1], 35, 5), whole)
+    assert not np.array_equal(whole, by_option, equal_nan=True)

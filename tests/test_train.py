@@ -192,6 +192,10 @@ def test_references_are_checkpoints_with_a_run(project: Path, model: str) -> Non
     }.get(model, [])
     assert loaded.description.data_digest == store.directory_digest(PREPARED)
     assert json.loads((CHECKPOINTS / model / "config.json").read_text())["step_minutes"] == 5
+    statistics = json.loads((PREPARED / "statistics.json").read_text())
+    assert loaded.description.contract == statistics["contract"]
+    assert {"min", "max"} <= set(loaded.description.channels[0])
+    assert "24 x 24 cells" in (CHECKPOINTS / model / "card.md").read_text()
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ import xarray as xr
 from pipeline.schema import X, Y, field_names
 from pipeline.source_options import IngestOptions, SourceOptions
 from pipeline.sources.axis import Plan, plan_axis
-from pipeline.sources.grid import target_grid
 from pipeline.sources.gridded import GriddedSource
 from pipeline.sources.moving_mnist import MovingMnistSource
 from pipeline.sources.radar import RadarSource
 from pipeline.sources.storms import StormsSource
+from pipeline.sources.target import target_of
 
 
 class Part(Protocol):
@@ -81,7 +81,7 @@ def look(options: SourceOptions, rules: IngestOptions | None = None) -> Summary:
     """Return a summary of the source, by headers alone; raise the `InputError` that an ingest would raise for them."""
     source = open_source(options)
     plan = plan_source(source, options, rules or IngestOptions())
-    grid = target_grid(source.grid(), options.crop, options.coarsen, f"the source ({options.kind})")
+    grid = target_of(source.grid(), options, f"the source ({options.kind})").grid
     return Summary(
         plan=plan,
         variables={name: grid[name].attrs["units"] for name in field_names(grid)},
