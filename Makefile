@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-EXTRAS := grib,advection,s3,dev
+EXTRAS := grib,advection,s3,geo,dev
 TESTS ?= tests
 LOCK := UV_FIND_LINKS= uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)

@@ -1,4 +1,4 @@
-"""The only module that talks to MLflow. A tracker that is down is reported once and costs no work."""
+"""What training, verification and comparison tell MLflow. A tracker that is down is reported once, costs no work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ for _name, _value in {
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
+DATABASE = "mlflow.db"
 CHECKPOINT_TAG = "fieldcast.checkpoint"
 MODEL_TAG = "model"
 LEAD_SCORES = ("rmse", "mae", "mean_error", "csi")  # looked at first; the others have a section of their own
@@ -45,7 +47,7 @@ ADVECTION_REQUIREMENTS = ["pysteps", "opencv-python-headless"]
 
 def tracking_uri(root: Path) -> str:
     """Return `MLFLOW_TRACKING_URI`, or the sqlite file in the project's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / DATABASE}"
 
 
 class Run:
@@ -126,7 +128,7 @@ class Run:
         try:
             return call(self.client, self.run_id)
         except Exception as error:  # the tracker may fail in any way, training must not
-            log.warning("MLflow does not answer, this run goes on untracked: %s", _first_line(error))
+            log.warning("MLflow does not answer, this run goes on untracked: %s", first_line(error))
             self.client = None
             return None
 
@@ -166,12 +168,12 @@ def open_run(
     `checkpoint` is the digest of the checkpoint folder, or the fingerprint of the training that will write it.
     """
     try:
-        client = _client(root)
+        client = open_client(root)
         known = run_id if run_id and _knows(client, run_id) else _find(client, experiment, checkpoint)
         chosen = known or _create(client, experiment, model, checkpoint, root)
         run = Run(client, chosen, experiment)
     except Exception as error:
-        log.warning("MLflow does not answer, %s goes on untracked: %s", model, _first_line(error))
+        log.warning("MLflow does not answer, %s goes on untracked: %s", model, first_line(error))
         return Run(None, None, experiment)
     run.tags({"dvc.stage": os.environ.get("DVC_STAGE", stage), **_dvc_experiment()})
     return run
@@ -205,17 +207,55 @@ def log_comparison(folder: Path, case_images: Mapping[str, Mapping[str, np.ndarr
 
 def experiment_url(base: str, experiment: str, root: Path = Path()) -> str:
     """Return the address of the page that compares all runs of `experiment` as charts."""
-    found = _client(root).get_experiment_by_name(experiment)
+    found = open_client(root).get_experiment_by_name(experiment)
     page = f"#/experiments/{found.experiment_id}/runs" if found else "#/experiments"
     return f"{base}/{page}?workflowType=machine_learning&compareRunsMode=CHART"
 
 
-def _client(root: Path) -> MlflowClient:
+def open_client(root: Path) -> MlflowClient:
+    """Return MLflow's client for `tracking_uri`: a server is not asked yet, a missing database in `root` is made."""
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry"):
         logging.getLogger(name).setLevel(logging.WARNING)  # else they tell of every table and version they make
-    return MlflowClient(tracking_uri=tracking_uri(root), registry_uri=tracking_uri(root))
+    uri, database = tracking_uri(root), root.resolve() / DATABASE
+    if uri == f"sqlite:///{database}" and not database.exists():
+        _make_database(database)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment_id(client: MlflowClient, name: str, root: Path) -> str:
+    """Return the id of the experiment `name`, made where there is none, with its artefacts in the project's folder."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = tracking_uri(root).startswith("sqlite")
+    place = (root.resolve() / "mlartifacts" / name).as_uri() if local else None
+    return str(client.create_experiment(name, place, {"mlflow.experimentKind": "custom_model_development"}))
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, short enough for a log, and without the password that an address may hold."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"//[^/@\s]+@", "//", line)[:200]
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's database whole or not at all: it takes seconds, several may begin at once, one may be killed."""
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
+        path.hardlink_to(partial)
+    except FileExistsError:  # another process was first
+        pass
+    except PermissionError:  # a file system without hard links
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _knows(client: MlflowClient, run_id: str) -> bool:
@@ -239,14 +279,7 @@ def _find(client: MlflowClient, experiment: str, checkpoint: str) -> str | None:
 
 
 def _create(client: MlflowClient, experiment: str, model: str, checkpoint: str, root: Path) -> str:
-    found = client.get_experiment_by_name(experiment)
-    local = tracking_uri(root).startswith("sqlite")
-    place = (root.resolve() / "mlartifacts" / experiment).as_uri() if local else None
-    identity = (
-        found.experiment_id
-        if found
-        else client.create_experiment(experiment, place, {"mlflow.experimentKind": "custom_model_development"})
-    )
+    identity = experiment_id(client, experiment, root)
     colour = {"mlflow.runColor": COLOURS[model]} if model in COLOURS else {}
     tags = {MODEL_TAG: model, CHECKPOINT_TAG: checkpoint, **colour, **_git_commit(root)}
     return str(client.create_run(identity, run_name=model, tags=tags).info.run_id)
@@ -269,7 +302,3 @@ def _dvc_experiment() -> dict[str, str]:
 def _mean(curve: Mapping[int, float]) -> float:
     values = [value for value in curve.values() if math.isfinite(value)]
     return sum(values) / len(values) if values else math.nan
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -71,7 +71,7 @@ def prepared(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an empty MLflow database, whose creation takes seconds."""
     folder = tmp_path_factory.mktemp("tracker")
-    tracking._client(folder).search_experiments()
+    tracking.open_client(folder).search_experiments()
     return folder / "mlflow.db"
 
 

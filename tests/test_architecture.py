@@ -10,9 +10,10 @@ STAGES = {f"pipeline.{name}" for name in ("ingest", "prepare", "train", "forecas
 OWNERS = {
     "yaml": {"pipeline.config"},
     "zarr": {"pipeline.store"},
-    "mlflow": {"pipeline.tracking", "pipeline.served"},  # served runs inside MLflow
+    "mlflow": {"pipeline.tracking", "pipeline.served", "pipeline.live.tracker"},  # served runs inside MLflow
     "lightning": {"pipeline.fit", "pipeline.module"},
     "pysteps": {"models.advection.forecast"},
+    "rioxarray": {"pipeline.live.copies"},
     "typer": {"pipeline.cli"},
 }
 

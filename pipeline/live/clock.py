@@ -1,0 +1,93 @@
+"""The time, from a clock that tests and replays can set, and its spelling in names and records. All times are UTC."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import numpy as np
+
+STAMP = "%Y%m%dT%H%M%SZ"
+
+
+class Clock(Protocol):
+    """What the live parts know of time."""
+
+    def now(self) -> datetime:
+        """Return the wall clock's time, aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the wall clock's time, aware, UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class SimulatedClock:
+    """A clock that stands still until somebody sleeps on it or sets it."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now, self._seconds = start, 0.0
+
+    def now(self) -> datetime:
+        """Return the simulated time."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the simulated seconds that have passed; setting the wall clock does not change them."""
+        return self._seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self._now += timedelta(seconds=seconds)
+        self._seconds += seconds
+
+    def set(self, now: datetime) -> None:
+        """Set the wall clock, forwards or back."""
+        self._now = now
+
+
+def stamp(moment: datetime) -> str:
+    """Return a time as it stands in file names: 20201031T060000Z."""
+    return moment.astimezone(UTC).strftime(STAMP)
+
+
+def iso(moment: datetime) -> str:
+    """Return a time as it stands in records: 2020-10-31T06:00:00Z; texts sort as times do."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse(text: str) -> datetime:
+    """Return the time that `stamp`, `iso` or a user wrote, UTC if it has no zone; raise `ValueError` if it is none."""
+    try:
+        return datetime.strptime(text, STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def to_numpy(moment: datetime) -> np.datetime64:
+    """Return a time as datetime64[ns]."""
+    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "ns")
+
+
+def from_numpy(moment: np.datetime64) -> datetime:
+    """Return a datetime64 as an aware time, in whole seconds."""
+    return datetime.fromtimestamp(int(moment.astype("datetime64[s]").astype(np.int64)), UTC)
