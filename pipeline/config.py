@@ -137,7 +137,7 @@ class Train(Section):
 class Forecast(Section):
     """How the test period is forecast."""
 
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = 16  # init times read, forecast and written together; no value depends on it
     tile_cells: PositiveInt | None = None  # default: the training crop; whole fields where that is null too
     overlap_cells: NonNegativeInt = 16
 
@@ -176,6 +176,59 @@ class Dask(Section):
     scheduler: str | None = None  # address of a dask.distributed scheduler, tcp://host:8786
 
 
+class LateData(Section):
+    """What a cycle does when frames of its history are missing: wait, then fill, fall back or skip."""
+
+    deadline_minutes: NonNegativeFloat = 10.0  # after the init time; until then a cycle waits for its whole history
+    max_missing_frames: NonNegativeInt = 1  # that the model itself may fill; the newest frame is never filled
+    fallback: Literal["advection", "persistence", "none"] = "persistence"  # with more missing; none: skip the cycle
+
+
+class Schedule(Section):
+    """When `fieldcast serve` looks for work; what is due is decided by the ledger, not by the moment of waking."""
+
+    cron: str = "* * * * *"  # minute hour day month weekday
+    time_zone: str = "UTC"
+    jitter_seconds: NonNegativeInt = 0
+    misfire: Literal["run", "skip"] = "run"  # a waking that was missed, asleep or at work: once, later, or never
+
+
+class Drift(Section):
+    """When the forecasts of the last days count as worse than they should be."""
+
+    days: PositiveFloat = 2.0
+    min_cycles: PositiveInt = 12  # fewer verified cycles raise no alarm
+    max_rmse_ratio: PositiveFloat = 1.0  # RMSE over all leads relative to that of persistence
+    max_mean_error: PositiveFloat | None = None  # absolute, in the first variable's units; null: not looked at
+    max_outside_share: Share = 0.01  # of input cells outside the range of the training data
+
+
+class Retention(Section):
+    """What is kept; the newest published cycle always is."""
+
+    days: PositiveFloat | None = 30.0  # of published cycles; null: any age
+    cycles: PositiveInt | None = None  # at most so many; null: any number
+    observations_hours: PositiveFloat = 72.0  # of live frames; at least what histories and verification need
+
+
+class Live(Section):
+    """Scheduled forecasts; see docs/scheduled.md."""
+
+    model: str = "champion"  # an alias in the registry, or a checkpoint folder
+    source: SourceOptions | None = None  # where new frames appear; default: the training source
+    every_minutes: PositiveInt | None = None  # between init times; default: the model's step
+    late_data: LateData = LateData()
+    schedule: Schedule = Schedule()
+    backfill_hours: NonNegativeFloat = 6.0  # how far a restart catches up; older due cycles are skipped
+    verify_after_hours: NonNegativeFloat = 6.0  # a cycle whose truth has gaps is scored without them so long after
+    max_attempts: PositiveInt = 3
+    lock_wait_seconds: NonNegativeFloat = 30.0
+    reserve_megabytes: NonNegativeFloat = 64.0  # of the disk that a cycle leaves free
+    copies: list[Literal["netcdf", "geotiff"]] = []
+    drift: Drift = Drift()
+    retention: Retention = Retention()
+
+
 class Params(Section):
     """The whole of `params.yaml`."""
 
@@ -188,6 +241,7 @@ class Params(Section):
     verify: Verify = Verify()
     track: Track
     dask: Dask = Dask()
+    live: Live = Live()
     model_names: list[str]
     models: dict[str, SerializeAsAny[BaseModel]]
 
@@ -268,14 +322,11 @@ def run_stage(stage: Callable[[], None]) -> None:
 
 def _one_line(path: Path, error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if not _is_tag(part, first["loc"]))
+    parts = [str(part) for i, part in enumerate(first["loc"]) if i == 0 or first["loc"][i - 1] != "source"]
+    where = ".".join(parts)  # behind 'source' stands the kind, which is no key of the file
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     value = "" if isinstance(first["input"], dict) else f" is {_shown(first['input'])}"
     return f"{path}: {where or 'the file'}{value}: {_reason(first)}{more}"
-
-
-def _is_tag(part: Any, location: tuple[Any, ...]) -> bool:
-    return location[:1] == ("source",) and location[1:2] == (part,)  # the discriminator, not a key of the file
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import dask.array
 import numpy as np
 import xarray as xr
+import zarr
 from zarr.codecs import ZstdCodec
 
 from pipeline.schema import (
@@ -94,6 +96,12 @@ def create_observations(
     _create(path, check_observations(template), shard_frames)
 
 
+def forecast_grid(observations: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """Return the template that `create_forecasts` takes: variables `names` and their grid, without any time."""
+    bare = observations[list(names)].isel({TIME: slice(0, 0)}).drop_vars(TIME)
+    return bare.assign_attrs({k: value for k, value in observations.attrs.items() if k in ("source", "institution")})
+
+
 def create_forecasts(
     path: Path,
     grid: xr.Dataset,
@@ -101,10 +109,12 @@ def create_forecasts(
     lead_times: np.ndarray,
     shard_inits: int,
     attributes: Mapping[str, Any],
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Create a store of missing forecasts `(init_time, lead_time, y, x)` with the variables and grid of `grid`.
+    """Create a store of forecasts `(init_time, lead_time, y, x)` with the variables and grid of `grid`.
 
     `init_times` are datetime64[ns], `lead_times` whole minutes as timedelta64[ns]; `attributes` join the grid's own.
+    The forecasts are `values`, all of them, or missing until `write_block` fills them.
     """
     sizes = {INIT_TIME: init_times.size, LEAD_TIME: lead_times.size, Y: grid.sizes[Y], X: grid.sizes[X]}
     valid_times = init_times[:, None] + lead_times[None, :]
@@ -115,7 +125,10 @@ def create_forecasts(
         **_horizontal(grid),
     }
     attrs = {"Conventions": CONVENTIONS, **grid.attrs, **attributes}
-    _create(path, check_forecasts(xr.Dataset(_missing(grid, sizes, shard_inits), coords, attrs)), shard_inits)
+    fields = _missing(grid, sizes, shard_inits)
+    for name, array in (values or {}).items():
+        fields[name] = xr.Variable(tuple(sizes), array, grid[name].attrs)
+    _create(path, check_forecasts(xr.Dataset(fields, coords, attrs)), shard_inits)
 
 
 def write_block(path: Path, start: int, block: xr.Dataset) -> None:
@@ -138,6 +151,13 @@ def write_block(path: Path, start: int, block: xr.Dataset) -> None:
                 )
     bare = xr.Dataset({name: block[name].variable for name in names}).drop_encoding().drop_attrs()
     bare.to_zarr(path, region={first: slice(start, stop)}, mode="r+", consolidated=False)
+
+
+def consolidate(path: Path) -> None:
+    """Copy the metadata of all arrays into the store's own, for a store that changes no more: no folder is listed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")  # not in the format's standard yet
+        zarr.consolidate_metadata(str(path))
 
 
 def open_observations(path: Path, chunks: Literal["shards"] | None = None) -> xr.Dataset:
@@ -172,7 +192,8 @@ def _file_md5(file: Path) -> str:
 def _open(path: Path, chunks: Literal["shards"] | None) -> xr.Dataset:
     if not (path / "zarr.json").is_file():
         raise InputError(f"{path}: no such store: run the stage that writes it (dvc repro)")
-    dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=False, decode_timedelta=True))
+    consolidated = b'"consolidated_metadata": {' in (path / "zarr.json").read_bytes()
+    dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=True))
     if chunks is None:
         return dataset
     first, shard, _ = _shards(dataset)
@@ -198,7 +219,7 @@ def _shards(stored: xr.Dataset) -> tuple[str, int, int]:
 
 
 def _create(path: Path, template: xr.Dataset, shard: int) -> None:
-    """Write everything but the fields, whose arrays are laid out and stay empty."""
+    """Write everything; fields that are dask arrays, all of them missing, are laid out and stay empty."""
     encoding: dict[str, dict[str, Any]] = {}
     for name in field_names(template):
         array = template[name]

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,25 +41,35 @@ def find(path: str, patterns: Sequence[str]) -> list[str]:
 
     Raise `InputError` when there is none.
     """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        found = sorted({str(file) for pattern in patterns for file in place.rglob(pattern) if file.is_file()})
-        sought = f"files named {' or '.join(patterns)}"
-    elif place.is_file():
-        found, sought = [str(place)], "a file"
-    else:
-        anchor = Path(place.anchor) if place.is_absolute() else Path()
-        pattern = str(place.relative_to(place.anchor)) if place.is_absolute() else str(place)
-        found, sought = sorted(str(file) for file in anchor.glob(pattern) if file.is_file()), "a file, folder or glob"
+    found = [name for name in listed(path, patterns) if Path(name).is_file()]
     if not found:
+        folder = Path(path).expanduser().is_dir()
+        sought = f"files named {' or '.join(patterns)}" if folder else "a file, folder or glob"
         raise InputError(f"source.path is '{path}': nothing found, expected {sought}; correct the path")
     return found
+
+
+def listed(path: str, patterns: Sequence[str]) -> list[str]:
+    """Return the names at `path` (a file, a folder searched for `patterns`, or a glob), sorted.
+
+    Nothing is opened: links that lead nowhere are among them, and for a glob folders too.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        below = ((folder, name) for folder, _, names in os.walk(place) for name in names)
+        return sorted(str(Path(folder, name)) for folder, name in below if any(fnmatchcase(name, p) for p in patterns))
+    if place.is_file() or place.is_symlink():
+        return [str(place)]
+    anchor = Path(place.anchor) if place.is_absolute() else Path()
+    pattern = str(place.relative_to(place.anchor)) if place.is_absolute() else str(place)
+    return sorted(str(found) for found in anchor.glob(pattern))
 
 
 def read_headers(read: Callable[[str], Header], paths: Sequence[str]) -> list[Header]:
     """Return the header of every file, read with dask's threads; raise `InputError` where grids or units are mixed."""
     headers: list[Header] = []
-    progress = tqdm(total=len(paths), desc="headers", unit="file", disable=not sys.stderr.isatty())
+    hidden = len(paths) == 1 or not sys.stderr.isatty()
+    progress = tqdm(total=len(paths), desc="headers", unit="file", disable=hidden)
     with progress:
         for start in range(0, len(paths), HEADERS_AT_ONCE):
             batch = [delayed(read, pure=False)(path) for path in paths[start : start + HEADERS_AT_ONCE]]

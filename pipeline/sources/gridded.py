@@ -147,7 +147,8 @@ def _open(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
         magic = stream.read(4)
     if engine == "cfgrib":
         _require_whole_grib(path, magic)
-        return _open_grib(path, tuple(options.variables))
+        status = Path(path).stat()
+        return _open_grib(path, tuple(options.variables), (status.st_size, status.st_mtime_ns))
     if magic[:3] == b"CDF":
         return xr.open_dataset(path, engine="scipy", decode_timedelta=False)
     if magic != b"\x89HDF":
@@ -173,8 +174,11 @@ def _require_whole_grib(path: str, magic: bytes) -> None:
 
 
 @lru_cache(maxsize=8)
-def _open_grib(path: str, variables: tuple[str, ...]) -> xr.Dataset:
-    """Return the variables, each from its own messages, so that different levels in one file do not collide."""
+def _open_grib(path: str, variables: tuple[str, ...], state: tuple[int, int]) -> xr.Dataset:
+    """Return the variables, each from its own messages, so that different levels in one file do not collide.
+
+    `state`, size and time of change, is there for the cache alone: a file that grows is opened anew.
+    """
 
     def open_messages(keys: Mapping[str, str]) -> xr.Dataset:
         backend = {"indexpath": "", "filter_by_keys": dict(keys), "squeeze": True}

@@ -27,6 +27,7 @@ Event i depends on (seed, i) and the physics alone, not on the number of events.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,15 @@ class StormsSource:
     def parts(self) -> Sequence[StormEvent]:
         """Return the events in time order."""
         return [StormEvent(self.options, event) for event in range(self.options.events)]
+
+    def during(self, first: np.datetime64, last: np.datetime64) -> list[StormEvent]:
+        """Return the events with frames from `first` to `last`, both included, without a look at all others."""
+        options = self.options
+        minute, start = np.timedelta64(1, "m"), np.datetime64(options.start, "ns")
+        length = options.event_minutes - options.step_minutes  # from an event's first to its last frame
+        earliest = math.ceil(((first - start) / minute - length) / options.event_every_minutes)
+        latest = math.floor((last - start) / minute / options.event_every_minutes)
+        return [StormEvent(options, event) for event in range(max(earliest, 0), min(latest, options.events - 1) + 1)]
 
     def grid(self) -> xr.Dataset:
         """Return the template: `rain_rate (0, y, x)` in mm h-1, y and x in km, no CRS: the domain lies nowhere."""
