@@ -199,7 +199,8 @@ def write_png(figure: Figure, path: Path) -> None:
 def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
     """Write pictures `(height, width, 3)` as an endless animation; the last one is held."""
     durations = [GIF_MILLISECONDS] * (len(frames) - 1) + [4 * GIF_MILLISECONDS]
-    iio.imwrite(path, np.stack(frames), extension=".gif", duration=durations, loop=0)
+    timing = durations if len(frames) > 1 else GIF_MILLISECONDS  # one frame takes no list
+    iio.imwrite(path, np.stack(frames), extension=".gif", duration=timing, loop=0)
 
 
 def _draw_panel(axis: Axes, panel: Panel, references: Sequence[str]) -> None:

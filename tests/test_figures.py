@@ -67,6 +67,12 @@ def test_the_animation_has_a_frame_for_each_lead(case, tmp_path):
     assert case.observed.isel(lead_time=0).isnull().sum() == 1  # drawing changed nothing
 
 
+def test_an_animation_of_one_frame_is_a_picture(case, tmp_path):
+    frames = figures.case_animation(case)[:1]
+    figures.write_gif(frames, tmp_path / "one.gif")
+    assert iio.imread(tmp_path / "one.gif").shape[-3:-1] == frames[0].shape[:2]
+
+
 def test_a_tile_is_small_and_in_colour(case):
     tile = figures.case_strip(case, "convlstm")
     assert tile.dtype == np.uint8

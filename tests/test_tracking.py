@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -138,3 +141,24 @@ def test_uri_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     assert tracking.tracking_uri(tmp_path) == "http://tracker:5000"
+
+
+@pytest.mark.slow
+def test_two_processes_may_make_the_database(tmp_path: Path) -> None:
+    """MLflow's own migration of a new database fails when two begin it at once."""
+    code = "from pathlib import Path; from pipeline import tracking; tracking.open_run('e', 'm', 'c', 's', Path('p'))"
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert not [error for error in errors if "untracked" in error]
+    assert [path.name for path in (tmp_path / "p").glob("*mlflow*")] == ["mlflow.db"]
+
+
+def test_a_password_is_left_out_of_messages() -> None:
+    error = ConnectionError("POST http://anna:secret@tracker:5000/api failed\nand more")
+    assert tracking.first_line(error) == "POST http://tracker:5000/api failed"
