@@ -1,0 +1,1 @@
+from tests.real.conftest import archive  # noqa: F401
