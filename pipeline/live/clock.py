@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 STAMP = "%Y%m%dT%H%M%SZ"
+ALLOWED_BACK = timedelta(seconds=2)  # clocks are set back by so much in normal use
 
 
 class Clock(Protocol):

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.live.clock import Clock
@@ -44,7 +44,7 @@ def failpoint(name: str) -> None:
 
 def write_durable(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it; its folder's entry needs `fsync_folder`."""
-    with path.open("wb") as file:
+    with needing(len(content), path), path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -53,8 +53,12 @@ def write_durable(path: Path, content: bytes) -> None:
 def replace_durable(path: Path, content: bytes) -> None:
     """Put `content` in the place of `path` in one step; readers see the old or the new, also after power loss."""
     partial = path.with_name(f".{path.name}.partial")
-    write_durable(partial, content)
-    partial.replace(path)
+    try:
+        write_durable(partial, content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)
 
 
@@ -82,7 +86,8 @@ def fsync_tree(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and wait until the disk has it."""
     if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
         fsync_folder(folder.parent)
 
 
@@ -97,6 +102,21 @@ def rename(source: Path, target: Path) -> None:
 def free_bytes(folder: Path) -> int:
     """Return what an ordinary user may still write to the file system of `folder`."""
     return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def needing(wanted: int, place: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a `CannotWriteError` that says how much to free for `wanted` bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        inodes = os.statvfs(place.parent).f_favail
+        raise CannotWriteError(
+            f"{place}: {error.strerror} ({free_bytes(place.parent)} bytes and {inodes} inodes free): free "
+            f"{-(-wanted // 10**6)} MB there or lower live.retention.days"
+        ) from error
 
 
 def is_full(error: OSError) -> bool:
@@ -126,8 +146,8 @@ def locked(path: Path, wait_seconds: float, clock: Clock) -> Iterator[None]:
             break
         os.close(descriptor)  # somebody replaced the file: that lock binds nobody
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk must not keep anyone from making room
+            os.pwrite(descriptor, f"{os.getpid():<20d}".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -1,0 +1,156 @@
+"""`fieldcast serve`: one process that wakes by a cron expression and keeps the model loaded.
+
+It only wakes: what is due stands in the ledger, so that a late, missed or doubled waking changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
+from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]
+
+from pipeline.config import Params, Schedule
+from pipeline.live import afterwards, cycle, status
+from pipeline.live.archive import LEDGER
+from pipeline.live.clock import Clock, SystemClock, iso
+from pipeline.live.ledger import Ledger
+from pipeline.live.outcomes import Outcome, Result
+from pipeline.live.station import LIVE, Station
+from pipeline.schema import InputError
+
+log = logging.getLogger(__name__)
+GRACE_SECONDS = 8.0  # that a running cycle gets to end after a signal; ten in all
+WAIT_SECONDS = 10.0  # between two looks for frames
+MISFIRE_SECONDS = 30  # with misfire: skip, a waking later than this is dropped
+
+
+class Server:
+    """The schedule of one project, until it is told to stop."""
+
+    def __init__(self, params: Params, folder: Path = LIVE, clock: Clock | None = None) -> None:
+        self.params, self.folder, self.clock = params, folder, clock or SystemClock()
+        self.trigger = trigger_of(params.live.schedule)
+        self.stopping = threading.Event()
+        self._busy = threading.Lock()
+        self._last: tuple[datetime, float] | None = None  # wall clock and seconds at the last waking
+
+    def tick(self) -> list[Outcome]:
+        """Do what is due and return what became of it; what goes wrong is logged, and the next waking tries again."""
+        with self._busy:
+            if self._jumped():
+                return []
+            try:
+                return attend(self.params, self.folder, self.clock)
+            except Exception as error:
+                log.error("%s", error, exc_info=not isinstance(error, InputError | OSError))
+                return []
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; return the exit code that says which."""
+        received: list[int] = []
+
+        def stop(number: int, _: object) -> None:
+            received.append(number)
+            self.stopping.set()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        rules = self.params.live.schedule
+        grace = None if rules.misfire == "run" else MISFIRE_SECONDS
+        scheduler = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
+        scheduler.add_job(self.tick, self.trigger, misfire_grace_time=grace)
+        scheduler.add_job(self.tick)  # at once: what came due while nobody served
+        scheduler.start()
+        log.info("serving: wakes at '%s' (%s); next at %s", rules.cron, rules.time_zone, self.next_waking())
+        self.stopping.wait()
+        scheduler.pause()
+        ended = self._busy.acquire(timeout=GRACE_SECONDS)
+        scheduler.shutdown(wait=False)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        code = 128 + (received[0] if received else 0)
+        if not ended:
+            log.warning("stopped within a cycle; the next start makes it again")
+            os._exit(code)
+        log.info("stopped")
+        return code
+
+    def next_waking(self) -> str:
+        """Return the next time at which the schedule wakes, UTC."""
+        found: datetime = self.trigger.get_next_fire_time(None, self.clock.now())
+        return iso(found)
+
+    def _jumped(self) -> bool:
+        """Return whether the wall clock has run otherwise than time since the last waking: a jump is believed twice."""
+        now, seconds = self.clock.now(), self.clock.monotonic()
+        last, self._last = self._last, (now, seconds)
+        if last is None:
+            return False
+        off = (now - last[0]) - timedelta(seconds=seconds - last[1])
+        if abs(off) < timedelta(minutes=1):
+            return False
+        log.warning("clock_jump: the clock moved by %s more than time did; this waking is left out", off)
+        with Ledger(self.folder / LEDGER) as ledger, ledger.writing():
+            ledger.note("clock_jump", now, str(off))
+        return True
+
+
+Work = Callable[[Station], list[Outcome]]
+
+
+def attend(params: Params, folder: Path, clock: Clock, work: Work = cycle.run) -> list[Outcome]:
+    """Do `work`, then tell the tracker and write metrics and page; return what became of the cycles."""
+    outcomes = work(Station(params, folder, clock))
+    for it in outcomes:
+        log.log(logging.WARNING if it.result is Result.FAILED else logging.INFO, "%s", describe(it))
+    afterwards.sync(params.track.experiment, folder, clock)
+    found = status.look(params, folder, clock)
+    status.write_metrics(found, folder / "metrics.prom")
+    if outcomes:
+        status.write_page(found, folder, folder / "status.html")
+    return outcomes
+
+
+def attend_waiting(params: Params, folder: Path, clock: Clock, work: Work = cycle.run) -> list[Outcome]:
+    """Do the same until no cycle waits for frames any more; a deadline ends the wait for each."""
+    while True:
+        outcomes = attend(params, folder, clock, work)
+        if all(it.result is not Result.NO_DATA_YET for it in outcomes):
+            return outcomes
+        clock.sleep(WAIT_SECONDS)
+
+
+def describe(outcome: Outcome) -> str:
+    """Return an outcome in one line."""
+    words = [iso(outcome.init_time), str(outcome.result).replace("_", " ")]
+    words += [f"by {outcome.model}"] if outcome.path and outcome.model else []
+    words += [f"({outcome.reason})"] if outcome.reason else []
+    if outcome.path and outcome.timings:
+        words.append(", ".join(f"{name} {value:.2f} s" for name, value in outcome.timings.items()))
+    return " ".join(words)
+
+
+def trigger_of(schedule: Schedule) -> CronTrigger:
+    """Return when to wake; raise `InputError` for a cron expression or a time zone that is none."""
+    try:
+        zone: tzinfo = ZoneInfo(schedule.time_zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise InputError(
+            f"params.yaml: live.schedule.time_zone is '{schedule.time_zone}', expected one such as UTC or Europe/Oslo"
+        ) from None
+    try:
+        trigger = CronTrigger.from_crontab(schedule.cron, zone)
+    except ValueError as error:
+        raise InputError(
+            f"params.yaml: live.schedule.cron is '{schedule.cron}': {error}; expected 'minute hour day month weekday' "
+            "such as '*/5 * * * *'"
+        ) from None
+    trigger.jitter = schedule.jitter_seconds or None
+    return trigger

@@ -1,0 +1,116 @@
+"""Small stations: a reference checkpoint without training, a simulated feed, and a clock that tests set."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.checkpoint import Description, build_network, save_checkpoint
+from pipeline.config import Params
+from pipeline.contract import contract_of
+from pipeline.live.clock import SimulatedClock
+from pipeline.live.station import Station
+from pipeline.source_options import StormsOptions
+from pipeline.sources.storms import StormsSource
+from pipeline.sources.target import target_of
+from tests.conftest import merged
+
+START = datetime(2024, 6, 1, 6, 0, tzinfo=UTC)
+SOURCE: dict[str, Any] = {
+    "kind": "storms",
+    "cells": 16,
+    "event_minutes": 60,
+    "event_every_minutes": 60,
+    "events": 1_000_000,
+    "start": "2024-01-01T00:00",
+}
+PARAMS: dict[str, Any] = {
+    "source": SOURCE,
+    "prepare": {
+        "splits": {
+            "train": {"start": "2024-01-01T00:00", "end": "2024-01-02T00:00"},
+            "validation": {"start": "2024-01-03T00:00", "end": "2024-01-04T00:00"},
+            "test": {"start": "2024-01-05T00:00", "end": "2024-01-06T00:00"},
+        }
+    },
+    "sample": {"history": 3, "horizon": 4},
+    "train": {"epochs": 1},
+    "verify": {"thresholds": {"rain_rate": [0.5, 2]}},
+    "track": {"experiment": "small"},
+    "live": {"model": "checkpoint", "reserve_megabytes": 1, "lock_wait_seconds": 5},
+    "model_names": ["persistence"],
+    "models": {"persistence": {}},
+}
+
+
+def params(changes: dict[str, Any] | None = None) -> Params:
+    """Return parameters of a small station, with `changes` to the section `live`."""
+    return Params.model_validate(merged(PARAMS, {"live": changes or {}}))
+
+
+def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> Description:
+    """Return what a checkpoint for the source's data is."""
+    options = StormsOptions(**source)
+    storms = StormsSource(options)
+    grid = target_of(storms.grid(), options, "storms").grid
+    contract = contract_of(grid, ["rain_rate"], np.timedelta64(5, "m"), np.datetime64("2024-01-01", "ns"))
+    channel = {
+        "name": "rain_rate",
+        "units": "mm h-1",
+        "transform": "log",
+        "floor": 0.5,
+        "valid_min": 0.0,
+        "valid_max": None,
+        "mean": 0.3,
+        "scale": 0.6,
+        "min": 0.0,
+        "max": 100.0,
+        "valid_values": 1,
+    }
+    facts: dict[str, Any] = {
+        "model": model,
+        "options": {},
+        "history": 3,
+        "horizon": 4,
+        "step_minutes": 5,
+        "channels": [channel],
+        "targets": 1,
+        "anomalies": False,
+        "contract": contract,
+        "crop_cells": None,
+        "data_digest": "none",
+    }
+    return Description(**(facts | changes))
+
+
+def write_reference(folder: Path, model: str = "persistence", source: dict[str, Any] = SOURCE) -> Path:
+    """Write the checkpoint of a reference for the source's data and return its folder."""
+    save_checkpoint(folder, describe(model, source), {}, "")
+    return folder
+
+
+def write_learned(folder: Path, model: str, options: dict[str, Any]) -> Path:
+    """Write the checkpoint of a small network with random weights, which forecasts by tiles, and return its folder."""
+    import torch
+
+    description = describe(model, options=options, crop_cells=12)
+    torch.manual_seed(5)
+    network = build_network(description, np.full((1, 1, 1, 1), 0.3, np.float32), np.full(1, 0.6, np.float32))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))  # untrained it would be persistence
+    save_checkpoint(folder, description, {name: it.numpy() for name, it in network.state_dict().items()}, "")
+    return folder
+
+
+def station(root: Path, now: datetime = START, changes: dict[str, Any] | None = None) -> Station:
+    """Return a station in `root` whose clock shows `now`; its checkpoint is written where there is none."""
+    if not (root / "checkpoint").exists():
+        write_reference(root / "checkpoint")
+    return Station(params(changes), root / "live", SimulatedClock(now), root)
+
+
+def minutes(count: float) -> timedelta:
+    """Return a span of time."""
+    return timedelta(minutes=count)

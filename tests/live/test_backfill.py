@@ -1,0 +1,46 @@
+"""Past periods: every init time once, here or on a cluster."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import Dask
+from pipeline.live.archive import open_forecasts
+from pipeline.live.backfill import backfill
+from pipeline.live.outcomes import Result
+from pipeline.schema import InputError
+from pipeline.store import directory_digest
+from tests.live.stations import START, minutes, station
+
+
+def test_every_init_time_of_a_period_once(tmp_path: Path) -> None:
+    it = station(tmp_path, START + minutes(60))
+    outcomes = backfill(it, START, START + minutes(15))
+    assert [one.result for one in outcomes] == [Result.DONE] * 4
+    assert {one.result for one in backfill(it, START - minutes(1), START + minutes(16))} == {Result.ALREADY_DONE}
+    times = open_forecasts(it.folder)["init_time"].values
+    assert np.array_equal(np.diff(times), np.full(3, np.timedelta64(5, "m")))
+
+
+def test_wrong_periods_are_refused(tmp_path: Path) -> None:
+    it = station(tmp_path, START + minutes(60))
+    with pytest.raises(InputError, match="exchange them"):
+        backfill(it, START, START - minutes(5))
+    with pytest.raises(InputError, match="no init time"):
+        backfill(it, START + minutes(1), START + minutes(2))
+    with pytest.raises(InputError, match="future"):
+        backfill(it, START, START + minutes(120))
+
+
+def test_on_a_cluster_the_same_bytes(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    here = station(tmp_path / "here", START + minutes(60))
+    backfill(here, START, START + minutes(20))
+    there = station(tmp_path / "there", START + minutes(60))
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
+        there.params = there.params.model_copy(update={"dask": Dask(scheduler=cluster.scheduler_address)})
+        outcomes = backfill(there, START, START + minutes(20))
+    assert [one.result for one in outcomes] == [Result.DONE] * 5
+    assert directory_digest(there.folder / "forecasts") == directory_digest(here.folder / "forecasts")
