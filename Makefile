@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 EXTRAS := grib,advection,s3,geo,dev
 TESTS ?= tests
+# processes that test side by side, each on one thread, since two threads beside other work are slow
+WORKERS ?= 2
 LOCK := UV_FIND_LINKS= uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -13,7 +15,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock ui bench clean
+.PHONY: setup repro test check lock ui bench replay clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -33,7 +35,7 @@ repro: setup  ## the whole pipeline; a second time only what has changed
 	@echo "Report: data/comparison/report.html; make ui compares the runs in MLflow"
 
 test: setup  ## all tests; TESTS="tests -m 'not slow'" is the fast suite
-	@python -m pytest $(TESTS)
+	@OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) $(TESTS)
 
 check: setup  ## style, types, and that the lock file of packages is fresh
 	@ruff check .
@@ -49,6 +51,9 @@ ui: setup  ## MLflow in the browser
 
 bench: setup  ## ratios against peers, measured in one run
 	@for file in benchmarks/*.py; do python $$file || exit 1; done
+
+replay: setup  ## scheduled forecasts over a day of radar files that arrive with faults, under a simulated clock
+	@fieldcast replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection
 
 clean:  ## remove what the pipeline made; the environment and MLflow's records stay
 	@rm -rf data/observations.zarr data/prepared data/checkpoints data/forecasts data/scores data/comparison data/resume

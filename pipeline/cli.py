@@ -124,7 +124,7 @@ def cycle(
         doing = attend_waiting if wait else attend
         work = lambda station: cycles.run(station, init_times, supersede=supersede)  # noqa: E731
         outcomes = doing(chosen, folder, SystemClock(), work)
-    _tell(outcomes, as_json, detailed, "would be " if dry_run else "")
+    _tell(outcomes, as_json, detailed, dry_run=dry_run)
 
 
 @app.command(rich_help_panel=LIVE, epilog="Example: `fieldcast backfill --from 2010-08-26T00:00 --to 2010-08-26T06:00`")
@@ -280,16 +280,16 @@ def _time(option: str, text: str) -> datetime:
         ) from None
 
 
-def _tell(outcomes: list[Outcome], as_json: bool, detailed: bool, would: str = "") -> None:
+def _tell(outcomes: list[Outcome], as_json: bool, detailed: bool, *, dry_run: bool = False) -> None:
     """Print what became of cycles and exit with the code of the worst of them."""
     from pipeline.live.outcomes import worst
-    from pipeline.live.serve import describe
+    from pipeline.live.serve import announce, describe
 
     if as_json:
         sys.stdout.write(json.dumps({"cycles": [it.as_dict() for it in outcomes]}, indent=2) + "\n")
     else:
         for it in outcomes:
-            sys.stdout.write(f"{would}{describe(it)}\n" if would else f"{describe(it)}\n")
+            sys.stdout.write(f"{announce(it) if dry_run else describe(it)}\n")
         if not outcomes:
             sys.stdout.write("nothing is due\n")
     raise typer.Exit(worst(outcomes, detailed=detailed))

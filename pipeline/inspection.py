@@ -11,6 +11,9 @@ import pandas as pd
 
 import models
 from pipeline import config
+from pipeline.live import schedule
+from pipeline.live.axis import Axis
+from pipeline.live.copies import check_kinds
 from pipeline.schema import InputError
 from pipeline.sources import Summary, look
 from pipeline.splits import channel_order, select_init_times
@@ -24,6 +27,7 @@ def inspect(path: Path) -> dict[str, Any]:
     check_sizes(params, found)
     check_packages(params)
     step = pd.Timedelta(found.step).to_pytimedelta()
+    check_live(params, int(step.total_seconds() // 60))
     config.check_gaps(params.prepare.splits, params.sample.history, params.sample.horizon, step)
     times, present = found.plan.times, found.plan.present
     init_times = select_init_times(times, present, params.prepare, params.sample.history, params.sample.horizon)
@@ -66,6 +70,13 @@ def check_packages(params: config.Params) -> None:
             f"params.yaml: models.advection needs {' and '.join(missing)}: pip install 'fieldcast[advection]'"
             " (pysteps is built from source and needs a C compiler), or take advection out of models and model_names"
         )
+
+
+def check_live(params: config.Params, step_minutes: int) -> None:
+    """Raise `InputError` where forecasts could not be scheduled as the section `live` asks for."""
+    schedule.trigger_of(params.live.schedule)
+    Axis.of(step_minutes, 0, params.live.every_minutes, params.sample.history, params.sample.horizon)
+    check_kinds(params.live.copies)
 
 
 def check_sizes(params: config.Params, found: Summary) -> None:

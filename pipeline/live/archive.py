@@ -17,8 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import xarray as xr
+from dask.delayed import delayed
 
 from pipeline import store
 from pipeline.contract import compare_contracts, contract_of
@@ -42,6 +44,7 @@ from pipeline.schema import INIT_TIME, LEAD_TIME, VALID_TIME, InputError, field_
 FORMAT = 1
 FORECASTS, COPIES, CATALOGUE, LEDGER, MANIFEST = "forecasts", "copies", "latest.json", "ledger.sqlite", "manifest.json"
 CATALOGUE_CYCLES = 288  # a day at five minutes; older ones are found in the ledger
+PER_CYCLE = ("model", "model_version", "quality_flag", "n_input_missing")  # coordinates along init_time
 METADATA_BYTES = 2**20  # of a store beside its fields, generously
 
 
@@ -166,11 +169,11 @@ def open_forecasts(
         raise InputError(
             f"{folder}: no forecast is published from {start} to {end}: fieldcast status lists what is there"
         )
-    opened = [_open(folder / entry["path"], entry["manifest_sha256"]) for entry in entries]
+    opened = _open_all(folder, entries)
     leads = np.unique(np.concatenate([it[LEAD_TIME].values for it in opened]))
     _require_alike(folder, opened)
     merged = xr.concat(
-        [it.reindex({LEAD_TIME: leads}).drop_vars(VALID_TIME) for it in opened],
+        [it if it.sizes[LEAD_TIME] == leads.size else it.reindex({LEAD_TIME: leads}) for it in opened],
         INIT_TIME,
         data_vars="all",
         coords="minimal",
@@ -178,7 +181,7 @@ def open_forecasts(
         join="override",
         combine_attrs="drop_conflicts",
     )
-    valid_time = (merged[INIT_TIME] + merged[LEAD_TIME]).assign_attrs(opened[0][VALID_TIME].attrs)
+    valid_time = (merged[INIT_TIME] + merged[LEAD_TIME]).assign_attrs(store.TIME_ATTRS[VALID_TIME])
     return merged.assign_coords({VALID_TIME: valid_time})
 
 
@@ -337,11 +340,43 @@ def _require_alike(folder: Path, opened: Sequence[xr.Dataset]) -> None:
             )
 
 
-def _open(path: Path, manifest_sha256: str) -> xr.Dataset:
-    manifest = _checked(path, manifest_sha256)
-    along = ("model", "model_version", "quality_flag", "n_input_missing")
-    opened = store.open_forecasts(path, chunks="shards")
-    return opened.assign_coords({name: (INIT_TIME, [manifest[name]]) for name in along})
+def _open_all(folder: Path, entries: Sequence[dict[str, Any]]) -> list[xr.Dataset]:
+    """Return the forecasts, lazily; of those with equal grid, leads and metadata only the first is opened."""
+    first: dict[str, xr.Dataset] = {}
+    opened = []
+    for entry in entries:
+        path = folder / entry["path"]
+        manifest = _checked(path, entry["manifest_sha256"])
+        kind = _digest({name: facts for name, facts in manifest["files"].items() if _is_shared(name)})
+        if kind not in first:
+            with store.open_forecasts(path) as stored:
+                first[kind] = stored.drop_vars([INIT_TIME, VALID_TIME])
+                first[kind].attrs = {name: value for name, value in stored.attrs.items() if name not in manifest}
+        opened.append(_like(first[kind], path, manifest))
+    return opened
+
+
+def _is_shared(name: str) -> bool:
+    """Return whether a file of a store is the same for every init time: neither times, fields nor attributes."""
+    of_one = name == "zarr.json" or name.startswith((f"{INIT_TIME}/c/", f"{VALID_TIME}/c/"))
+    return not of_one and name.rpartition("/c/")[2].count("/") < 3  # a field's chunks have four indices
+
+
+def _like(other: xr.Dataset, path: Path, manifest: dict[str, Any]) -> xr.Dataset:
+    """Return the forecast at `path`, whose fields are read when they are wanted, with grid and leads of another."""
+    fields = {}
+    for name in field_names(other):
+        array = dask.array.from_delayed(delayed(_field)(path, name), other[name].shape, other[name].dtype)  # type: ignore[no-untyped-call]
+        fields[name] = (other[name].dims, array, other[name].attrs)
+    along = {name: (INIT_TIME, [manifest[name]]) for name in PER_CYCLE}
+    moment = xr.Variable(INIT_TIME, [to_numpy(parse(manifest["init_time"]))], store.TIME_ATTRS[INIT_TIME])
+    return xr.Dataset(fields, {**other.coords, INIT_TIME: moment, **along}, other.attrs)
+
+
+def _field(path: Path, name: str) -> np.ndarray:
+    with store.open_forecasts(path) as stored:
+        values: np.ndarray = stored[name].values
+    return values
 
 
 @lru_cache(maxsize=100_000)

@@ -78,6 +78,8 @@ def run(
         seconds = station.bring_in(ledger, wanted, now)
         demand = Demand(asked_for=init_times is not None, supersede=supersede, compute=compute)
         outcomes = [_deal_with(station, ledger, it, now, seconds, demand) for it in wanted]
+        if any(it.path and station.axis.truth_of(it.init_time)[-1] <= now for it in outcomes):
+            station.bring_in(ledger, [], now)  # of a past cycle the truth is known already
         afterwards.verify_issued(station, ledger, now)
         afterwards.give_up(station, ledger, now)
         afterwards.keep_house(station, ledger, now)
@@ -191,6 +193,7 @@ def _already(station: Station, cycle: Cycle, now: datetime, asked_for: bool) -> 
     """Return that a cycle is done; raise where its forecast has gone, or would differ if it were made again."""
     if cycle.state in VISIBLE:
         recovery.require_present(station.folder, cycle)
+        archive.check(path_of(station.folder, cycle.init_time, cycle.revision), cycle.manifest_sha256)
         again = prepare(station, replace(cycle, deadline_at=now), now, {}) if asked_for else None
         whole = isinstance(again, Prepared) and again.cycle.n_input_missing <= cycle.n_input_missing
         if isinstance(again, Prepared) and whole and again.cycle.run_key != cycle.run_key:
@@ -302,6 +305,6 @@ def outcome_of(
         cycle.model,
         cycle.quality,
         [iso(it) for it in missing],
-        dict(timings or cycle.timings),
+        dict(timings or {}),
         failure,
     )

@@ -67,7 +67,7 @@ def check_pages(path: Path, database: sqlite3.Connection, *tables: str) -> None:
     queries = [f"PRAGMA integrity_check({table})" for table in tables] or ["PRAGMA integrity_check"]
     for query in queries:
         if (found := database.execute(query).fetchone()[0]) != "ok":
-            raise DamagedError(f"{path}: {found}: {REBUILD}")
+            raise DamagedError(f"{path}: {' '.join(found.split())}: {REBUILD}")
 
 
 def digest(values: Any) -> str:

@@ -31,6 +31,7 @@ def set_up(level: int) -> None:
     """Send what this project logs from `level` on to standard error: in colour at a terminal, else as JSON lines."""
     if sys.stderr.isatty():
         handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(JsonLines())

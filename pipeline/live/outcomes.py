@@ -72,11 +72,10 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        return asdict(self) | {
-            "init_time": iso(self.init_time),
-            "outcome": str(self.result),
-            "exit_code": int(self.exit_code(detailed=True)),
-        }
+        facts = asdict(self) | {"init_time": iso(self.init_time)}
+        del facts["failure"]
+        facts["outcome"] = str(facts.pop("result"))
+        return facts | {"exit_code": int(self.exit_code(detailed=True))}
 
 
 def code_of(error: BaseException) -> ExitCode:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pipeline.live.archive import LEDGER
+from pipeline.live.clock import parse
 from pipeline.live.cycle import GOOD, outcome_of, policy
 from pipeline.live.ledger import OPEN, Cycle, Ledger
 from pipeline.live.outcomes import Outcome, Result
-from pipeline.live.station import Station
+from pipeline.live.station import PLANNED, Station
 
 
 def preview(station: Station, init_times: Sequence[datetime] | None = None) -> list[Outcome]:
     """Return what `run` would do at this moment, writing nothing; frames that would be brought in count as there."""
     now = station.clock.now()
     previews = []
-    for init_time in init_times or [station.axis.floor(now)]:
+    for init_time in _due(station, now) if init_times is None else init_times:
         station.axis.require(init_time)
         times = station.axis.history_of(init_time)
-        step = station.axis.step
-        there = {*station.observations.peek(times[0], init_time + step / 2), *station.observations.frames(times)}
+        there = {*station.observations.peek(times[0], init_time), *station.observations.frames(times)}
         missing = [it for it in times if it not in there]
         row = _recorded(station, init_time) or station.due(init_time)
         result, reason = _expected(station, row, times, missing, now)
@@ -29,6 +29,19 @@ def preview(station: Station, init_times: Sequence[datetime] | None = None) -> l
             outcome_of(station, replace(row, model=station.chosen.description.model), reason, result, missing)
         )
     return previews
+
+
+def _due(station: Station, now: datetime) -> list[datetime]:
+    """Return the init times that `run` would deal with: those of the last plan that are open, and those since."""
+    path = station.folder / LEDGER
+    if not path.is_file():
+        return [station.axis.floor(now)]
+    with Ledger(path, read_only=True) as ledger:
+        last = ledger.fact(PLANNED)
+        due = [row.init_time for row in ledger.cycles(until=now, states=OPEN)]
+    new = station.axis.after(parse(last), now) if last else [station.axis.floor(now)]
+    oldest = now - timedelta(hours=station.params.live.backfill_hours)
+    return sorted({*due, *(it for it in new if it >= oldest)})
 
 
 def _recorded(station: Station, init_time: datetime) -> Cycle | None:

@@ -74,21 +74,22 @@ def require_present(folder: Path, cycle: Cycle) -> None:
         )
 
 
-def retire(folder: Path, ledger: Ledger, rules: Retention, at: datetime, *, dry_run: bool = False) -> list[Path]:
+def retire(folder: Path, ledger: Ledger, rules: Retention, at: datetime) -> list[Path]:
     """Take old forecasts out of the catalogue and, a day later, delete them; return those that leave the catalogue.
 
     The newest published cycle always stays.
     """
     states = ledger.names()
     visible = sorted(name for name, state in states.items() if state in VISIBLE)
-    oldest = iso(at - timedelta(days=rules.days)) if rules.days else ""
+    oldest = at - timedelta(days=rules.days) if rules.days else None
     surplus = len(visible) - rules.cycles if rules.cycles else 0
-    leaving = [name for i, name in enumerate(visible[:-1]) if i < surplus or name[0] < oldest]
-    first_kept = visible[len(leaving)][0] if visible else oldest
+    leaving = [
+        name for i, name in enumerate(visible[:-1]) if i < surplus or (oldest and _is_older(ledger, name, oldest))
+    ]
+    kept = [name for name in visible if name not in set(leaving)]
+    first_kept = kept[0][0] if kept else iso(at)
     leaving += [name for name, state in states.items() if state is State.SUPERSEDED and name[0] < first_kept]
     paths = [path_of(folder, parse(init_time), revision) for init_time, revision in leaving]
-    if dry_run:
-        return paths
     if leaving:
         with ledger.writing(fenced=True):
             for name in leaving:
@@ -101,6 +102,14 @@ def retire(folder: Path, ledger: Ledger, rules: Retention, at: datetime, *, dry_
         if states.get(name) is State.RETIRED:
             _delete(folder, ledger, _row(ledger, name), place, at)
     return paths
+
+
+def _is_older(ledger: Ledger, name: Name, moment: datetime) -> bool:
+    """Return whether both the init time of a forecast and its making lie before a moment: a backfill is young."""
+    if name[0] >= iso(moment):
+        return False
+    row = _row(ledger, name)
+    return row.ended_at is None or row.ended_at < moment
 
 
 def _unknown(folder: Path, states: Mapping[Name, State]) -> list[tuple[Name, Path]]:

@@ -10,19 +10,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
-from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]
 
-from pipeline.config import Params, Schedule
+from pipeline.config import Params
 from pipeline.live import afterwards, cycle, status
 from pipeline.live.archive import LEDGER
 from pipeline.live.clock import Clock, SystemClock, iso
 from pipeline.live.ledger import Ledger
 from pipeline.live.outcomes import Outcome, Result
+from pipeline.live.schedule import trigger_of
 from pipeline.live.station import LIVE, Station
 from pipeline.schema import InputError
 
@@ -119,12 +118,16 @@ def attend(params: Params, folder: Path, clock: Clock, work: Work = cycle.run) -
 
 
 def attend_waiting(params: Params, folder: Path, clock: Clock, work: Work = cycle.run) -> list[Outcome]:
-    """Do the same until no cycle waits for frames any more; a deadline ends the wait for each."""
-    while True:
-        outcomes = attend(params, folder, clock, work)
-        if all(it.result is not Result.NO_DATA_YET for it in outcomes):
-            return outcomes
+    """Do the same until none of the cycles that wait for frames at the first look waits any more.
+
+    A deadline ends the wait for each. The outcomes are those of the last look and of all that ended before it.
+    """
+    outcomes = {it.init_time: it for it in attend(params, folder, clock, work)}
+    first = set(outcomes)
+    while any(outcomes[it].result is Result.NO_DATA_YET for it in first):
         clock.sleep(WAIT_SECONDS)
+        outcomes |= {it.init_time: it for it in attend(params, folder, clock, work)}
+    return [outcomes[it] for it in sorted(outcomes)]
 
 
 def describe(outcome: Outcome) -> str:
@@ -137,20 +140,13 @@ def describe(outcome: Outcome) -> str:
     return " ".join(words)
 
 
-def trigger_of(schedule: Schedule) -> CronTrigger:
-    """Return when to wake; raise `InputError` for a cron expression or a time zone that is none."""
-    try:
-        zone: tzinfo = ZoneInfo(schedule.time_zone)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise InputError(
-            f"params.yaml: live.schedule.time_zone is '{schedule.time_zone}', expected one such as UTC or Europe/Oslo"
-        ) from None
-    try:
-        trigger = CronTrigger.from_crontab(schedule.cron, zone)
-    except ValueError as error:
-        raise InputError(
-            f"params.yaml: live.schedule.cron is '{schedule.cron}': {error}; expected 'minute hour day month weekday' "
-            "such as '*/5 * * * *'"
-        ) from None
-    trigger.jitter = schedule.jitter_seconds or None
-    return trigger
+def announce(outcome: Outcome) -> str:
+    """Return what would become of a cycle in one line."""
+    words = {
+        Result.DONE: f"would be forecast by {outcome.model}",
+        Result.DEGRADED: "would be forecast",
+        Result.ALREADY_DONE: "is done",
+        Result.SKIPPED: "would be skipped",
+        Result.NO_DATA_YET: "would wait",
+    }
+    return f"{iso(outcome.init_time)} {words[outcome.result]}" + (f" ({outcome.reason})" if outcome.reason else "")

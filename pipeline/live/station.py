@@ -53,13 +53,12 @@ class Station:
     def writing(self) -> Iterator[Ledger]:
         """Yield the ledger to the one process that may write, after putting right what an earlier one left behind."""
         make_folder(self.folder)
-        with (
-            locked(self.folder / "lock", self.params.live.lock_wait_seconds, self.clock),
-            Ledger(self.folder / LEDGER) as ledger,
-        ):
-            ledger.take_token(f"{socket.gethostname()}:{os.getpid()}")
-            recovery.recover(self.folder, ledger, self.params.live.max_attempts, self.clock.now())
-            yield ledger
+        with locked(self.folder / "lock", self.params.live.lock_wait_seconds, self.clock):
+            recovery.sweep(self.folder)  # first: on a full disk even the ledger needs the room
+            with Ledger(self.folder / LEDGER) as ledger:
+                ledger.take_token(f"{socket.gethostname()}:{os.getpid()}")
+                recovery.recover(self.folder, ledger, self.params.live.max_attempts, self.clock.now())
+                yield ledger
 
     def due(self, init_time: datetime) -> Cycle:
         """Return the first row of an init time."""
@@ -102,11 +101,9 @@ class Station:
 
     def spans(self, ledger: Ledger, init_times: Sequence[datetime], now: datetime) -> list[Span]:
         """Return the spans of time whose frames are needed."""
-        step = self.axis.step
-        histories = [(self.axis.history_of(it)[0], min(it, now) + step / 2) for it in init_times]
-        truths = [
-            (it.init_time, min(self.axis.truth_of(it.init_time)[-1], now) + step / 2) for it in ledger.unverified()
-        ]
+        histories = [(self.axis.history_of(it)[0], min(it, now)) for it in init_times]
+        pending = [it.init_time for it in ledger.unverified()]
+        truths = [(it, min(self.axis.truth_of(it)[-1], now)) for it in pending]
         return merged(histories + truths)
 
     def _enter(self, ledger: Ledger, cycle: Cycle, oldest: datetime, now: datetime) -> None:

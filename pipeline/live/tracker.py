@@ -44,7 +44,7 @@ DIGEST = re.compile(r"[0-9a-f]{32}\.dir")
 REFUSED = "INVALID_PARAMETER_VALUE"  # sent again, it would be refused again
 
 
-class TrackerDownError(RuntimeError):
+class TrackerDownError(files.BusyError):
     """MLflow refuses, fails or keeps silent: go on without it, and try again later."""
 
 

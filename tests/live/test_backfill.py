@@ -1,13 +1,16 @@
 """Past periods: every init time once, here or on a cluster."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.config import Dask
-from pipeline.live.archive import open_forecasts
+from pipeline.live import cycle
+from pipeline.live.archive import LEDGER, open_forecasts
 from pipeline.live.backfill import backfill
+from pipeline.live.ledger import Ledger
 from pipeline.live.outcomes import Result
 from pipeline.schema import InputError
 from pipeline.store import directory_digest
@@ -21,6 +24,18 @@ def test_every_init_time_of_a_period_once(tmp_path: Path) -> None:
     assert {one.result for one in backfill(it, START - minutes(1), START + minutes(16))} == {Result.ALREADY_DONE}
     times = open_forecasts(it.folder)["init_time"].values
     assert np.array_equal(np.diff(times), np.full(3, np.timedelta64(5, "m")))
+
+
+def test_an_old_period_is_verified_and_stays(tmp_path: Path) -> None:
+    """Its truth is known already, and its forecasts are young though their init times are not."""
+    it = station(tmp_path, START + timedelta(days=60))
+    backfill(it, START, START + minutes(15))
+    with Ledger(it.folder / LEDGER, read_only=True) as ledger:
+        verified = ledger.verifications()
+        assert len(verified) == 4
+        assert all(min(one.sums["rain_rate"]["forecast"]["n"]) == 256 for one in verified)
+    cycle.run(it)
+    assert open_forecasts(it.folder).sizes["init_time"] == 5
 
 
 def test_wrong_periods_are_refused(tmp_path: Path) -> None:

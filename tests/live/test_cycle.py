@@ -257,6 +257,8 @@ def test_a_lost_or_damaged_forecast_is_issued_anew_only_when_asked(tmp_path: Pat
         chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
         with pytest.raises(DamagedError, match=r"--supersede"):
             open_forecasts(it.folder)
+        with pytest.raises(DamagedError, match=r"--supersede"):
+            cycle.run(it, [START])
     outcome = cycle.run(it, [START], supersede=True)[0]
     assert outcome.result is Result.DONE
     assert outcome.path.endswith(".r1.zarr")
@@ -293,7 +295,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not it.folder.exists()
     cycle.run(it)
     digest = directory_digest(it.folder)
-    assert preview(it)[0].result is Result.ALREADY_DONE
+    assert preview(it) == []
+    assert preview(it, [START])[0].result is Result.ALREADY_DONE
     it.clock.sleep(300)
     assert preview(it)[0].result is Result.DONE
     assert directory_digest(it.folder) == digest

@@ -1,1 +1,0 @@
-from tests.real.conftest import archive  # noqa: F401
