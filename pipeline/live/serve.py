@@ -135,9 +135,8 @@ def describe(outcome: Outcome) -> str:
     words = [iso(outcome.init_time), str(outcome.result).replace("_", " ")]
     words += [f"by {outcome.model}"] if outcome.path and outcome.model else []
     words += [f"({outcome.reason})"] if outcome.reason else []
-    if outcome.path and outcome.timings:
-        words.append(", ".join(f"{name} {value:.2f} s" for name, value in outcome.timings.items()))
-    return " ".join(words)
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in outcome.timings.items())
+    return " ".join(words) + (f": {seconds}" if seconds else "")
 
 
 def announce(outcome: Outcome) -> str:
