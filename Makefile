@@ -35,7 +35,7 @@ repro: setup  ## the whole pipeline; a second time only what has changed
 	@echo "Report: data/comparison/report.html; make ui compares the runs in MLflow"
 
 test: setup  ## all tests; TESTS="tests -m 'not slow'" is the fast suite
-	@OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) $(TESTS)
+	@OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 check: setup  ## style, types, and that the lock file of packages is fresh
 	@ruff check .

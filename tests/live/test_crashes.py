@@ -253,13 +253,13 @@ def test_two_hundred_kills_while_somebody_reads(tmp_path: Path, seed: int) -> No
     reads, wrong = here.recv()
     assert ended(reader) == 0
     assert wrong == ""
-    assert reads > 20
+    assert reads > 5
     with writing(folder, attempts=10**6) as ledger:
         for cycle in ledger.cycles(states=OPEN):
             issue(folder, ledger, claim(ledger, cycle.init_time))
         shown = [row.init_time for row in ledger.cycles(states=VISIBLE)]
     done = {parse(line) for line in acknowledged.read_text().split()}
-    assert len(done) > 20
+    assert len(done) > 5
     assert shown == [at(number) for number in range(len(shown))]
     assert done <= set(shown)
     require_whole(folder)
