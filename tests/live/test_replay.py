@@ -18,6 +18,7 @@ from pipeline.live import cycle
 from pipeline.live.archive import CATALOGUE, FORECASTS, LEDGER, path_of
 from pipeline.live.clock import iso
 from pipeline.live.faults import OUTAGE, SHARES, Feed, alter, plan_feed
+from pipeline.live.ledger import Ledger, State
 from pipeline.live.rehearsal import Rehearsal, policy
 from pipeline.live.replay import Play, replay, set_up
 from pipeline.live.schedulers import FAILPOINTS, ShownClock
@@ -262,6 +263,19 @@ def test_a_change_by_a_rerun_is_found(copied: Play, monkeypatch: pytest.MonkeyPa
     lines = copied.rerun()
     assert f"{FORECASTS}/{path_of(Path(), late, 1).name}/manifest.json" in lines
     assert CATALOGUE in lines
+
+
+def test_schedulers_that_do_not_ask_the_ledger_fail(
+    played: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A naive pair makes every cycle again at each waking: the rehearsal must say so."""
+    monkeypatch.setattr("pipeline.live.station.OPEN", tuple(State))
+    monkeypatch.setattr(Ledger, "cycle", lambda *_: None)
+    rehearsal = replace(played.setting.rehearsal, into=tmp_path / "naive", cycles=2, feed_faults=False)
+    play = Play(set_up(rehearsal), tmp_path / "naive" / "live")
+    play.run()
+    assert "surprises" in faults(play)
+    assert "missed cycles" in faults(play)
 
 
 def test_the_command(radar: Path, tmp_path: Path) -> None:
