@@ -142,11 +142,19 @@ class Forecast(Section):
     overlap_cells: NonNegativeInt = 16
 
 
+class Region(Section):
+    """A part of the grid, from and to in its own coordinates (metres, degrees), both ends included."""
+
+    y: tuple[float, float]
+    x: tuple[float, float]
+
+
 class Verify(Section):
     """What is counted; thresholds are in the variable's own units, by variable."""
 
     thresholds: dict[str, list[float]] = {}
     neighbourhoods_km: list[PositiveFloat] = []
+    regions: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Region] = {}  # scored by themselves as well
 
     @field_validator("thresholds")
     @classmethod
@@ -162,6 +170,31 @@ class Verify(Section):
         if any(b <= a for a, b in pairwise(value)):
             raise ValueError(f"neighbourhoods are {value}, expected a rising list such as [2, 10, 20]")
         return value
+
+
+class Compare(Section):
+    """How sure a difference between two models has to be."""
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of intervals, and of the word "better"
+    resamples: Annotated[int, Field(ge=100)] = 1000  # of the init times, by blocks
+    seed: NonNegativeInt = 1
+
+
+class Guards(Section):
+    """What no champion may fall short of at the named leads; null: not looked at."""
+
+    max_mean_error: PositiveFloat | None = None  # absolute, in the first variable's units
+    min_spectrum_ratio: Share | None = None  # of the fine scales: less is a blurred forecast
+    min_coverage: Share | None = None  # of the 90 % interval, where a model gives one
+    max_coverage: Share | None = None
+
+
+class Promotion(Section):
+    """When a model becomes the champion: better in a paired test, and within the guards."""
+
+    score: Literal["rmse", "mae", "crps"] = "rmse"
+    leads_minutes: list[PositiveInt] | None = None  # pooled; default: all leads
+    guards: Guards = Guards()
 
 
 class Track(Section):
@@ -239,6 +272,8 @@ class Params(Section):
     train: Train
     forecast: Forecast = Forecast()
     verify: Verify = Verify()
+    compare: Compare = Compare()
+    promotion: Promotion = Promotion()
     track: Track
     dask: Dask = Dask()
     live: Live = Live()
