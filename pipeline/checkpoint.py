@@ -16,12 +16,13 @@ from safetensors.numpy import load_file, save
 
 import models
 from pipeline.contract import contract_digest
+from pipeline.costs import Costs
 from pipeline.schema import InputError
 
 if TYPE_CHECKING:
     from pipeline.network import Network
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 
 
@@ -29,7 +30,8 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 class Description:
     """What a checkpoint is and what it was made for."""
 
-    model: str
+    model: str  # its name in the comparison
+    kind: str  # which code in models/ it is
     options: dict[str, Any]
     history: int
     horizon: int
@@ -51,6 +53,15 @@ class Description:
     def contract_digest(self) -> str:
         """Return the digest of the training data's contract."""
         return contract_digest(self.contract)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gives: arrays, facts for the model card, and costs, which no two trainings have alike."""
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+    costs: Costs = field(default_factory=Costs)
 
 
 class Forecaster:
@@ -90,7 +101,7 @@ class Forecaster:
         return clipped
 
     def _reference(self, history: np.ndarray, init_times: np.ndarray) -> np.ndarray:
-        name, horizon = self.description.model, self.description.horizon
+        name, horizon = self.description.kind, self.description.horizon
         history = history[:, :, : self.description.targets]
         step = np.timedelta64(self.description.step_minutes, "m")
         valid_times = init_times[:, None] + step * np.arange(1, horizon + 1)
@@ -165,7 +176,7 @@ def load(folder: Path, device: str = "cpu") -> Forecaster:
     """Return the model in a checkpoint folder, ready to forecast; raise `InputError` where a tensor does not fit."""
     description = describe(folder)
     arrays = load_file(folder / WEIGHTS)
-    if description.model in models.REFERENCES:
+    if description.kind in models.REFERENCES:
         return Forecaster(description, arrays)
     network = build_network(description, arrays["normaliser.baseline"], arrays["normaliser.scale"])
     _fill(network, arrays, folder / WEIGHTS)
@@ -178,7 +189,7 @@ def load_cached(folder: Path, digest: str) -> Forecaster:
 
     `digest` is that of the folder, so that another checkpoint in its place is loaded anew.
     """
-    if describe(folder).model not in models.LEARNED:
+    if describe(folder).kind not in models.LEARNED:
         return load(folder)
     import torch  # seconds to import; references do without
 
@@ -191,8 +202,8 @@ def build_network(description: Description, baseline: np.ndarray, scale: np.ndar
     from pipeline.normalise import Normaliser
 
     model = models.build(
-        description.model,
-        models.OPTIONS[description.model].model_validate(description.options),
+        description.kind,
+        models.OPTIONS[description.kind].model_validate(description.options),
         channels_in=len(description.channels),
         channels_out=description.targets,
         history=description.history,

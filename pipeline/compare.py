@@ -58,7 +58,7 @@ def compare(sums: Mapping[str, xr.Dataset]) -> Metrics:
 def check_comparable(sums: Mapping[str, xr.Dataset]) -> None:
     """Raise `InputError` that names the first model whose init times, leads, thresholds or valid cells differ."""
     if not sums:
-        raise InputError("data/scores: no model to compare, expected the names in model_names")
+        raise InputError("data/scores: no model to compare, expected the names in kinds")
     (first, reference), *others = sums.items()
     advice = "forecast and verify all models again from one params.yaml"
     for name, own in others:
@@ -306,7 +306,7 @@ def main() -> None:
     from pipeline import config, tracking  # the tracker is slow to import and the functions above do without
 
     params = config.load()
-    sums = {name: read_sums(SCORES / f"{name}.nc") for name in params.model_names}
+    sums = {name: read_sums(SCORES / f"{name}.nc") for name in params.kinds}
     metrics = compare(sums)
     any_sums = next(iter(sums.values()))
     titles = key_scores(any_sums)

@@ -21,6 +21,7 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -277,31 +278,34 @@ class Params(Section):
     track: Track
     dask: Dask = Dask()
     live: Live = Live()
-    model_names: list[str]
+    kinds: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str]  # which code in models/ each name is
     models: dict[str, SerializeAsAny[BaseModel]]
+
+    @field_validator("kinds")
+    @classmethod
+    def _known_kinds(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, kind in value.items():
+            if kind not in models.OPTIONS:
+                raise ValueError(f"{name} is of the unknown kind {kind!r}, expected one of {', '.join(models.OPTIONS)}")
+        return value
 
     @field_validator("models", mode="before")
     @classmethod
-    def _known_models(cls, value: Any) -> dict[str, BaseModel]:
+    def _options_of_kinds(cls, value: Any, info: ValidationInfo) -> dict[str, BaseModel]:
         if not isinstance(value, dict):
             raise ValueError("expected a mapping of model names to their options")
-        unknown = [name for name in value if name not in models.OPTIONS]
-        if unknown:
-            raise ValueError(f"unknown model {unknown[0]!r}, expected one of {', '.join(models.OPTIONS)}")
-        return {name: _model_options(name, options or {}) for name, options in value.items()}
-
-    @model_validator(mode="after")
-    def _names_match(self) -> Params:
-        if sorted(self.model_names) != sorted(self.models):
-            raise ValueError(
-                f"model_names {sorted(self.model_names)} differ from the keys of models {sorted(self.models)}"
-            )
-        return self
+        if "kinds" not in info.data:  # refused for a reason of its own
+            return {}
+        kinds: dict[str, str] = info.data["kinds"]
+        if odd := sorted(set(kinds) ^ set(value)):
+            there, missing = ("models", "kinds") if odd[0] in value else ("kinds", "models")
+            raise ValueError(f"{odd[0]!r} stands under {there}, not under {missing}; expected the same names in both")
+        return {name: _model_options(name, kinds[name], options or {}) for name, options in value.items()}
 
 
-def _model_options(name: str, options: dict[str, Any]) -> BaseModel:
+def _model_options(name: str, kind: str, options: dict[str, Any]) -> BaseModel:
     try:
-        return models.OPTIONS[name].model_validate(options)
+        return models.OPTIONS[kind].model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([name, *(str(part) for part in first["loc"])])

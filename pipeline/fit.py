@@ -6,7 +6,6 @@ import logging
 import sys
 import warnings
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,16 @@ from lightning.pytorch.loggers.logger import Logger
 from torch.utils.data import DataLoader
 
 from pipeline import config
-from pipeline.checkpoint import Description, build_network
+from pipeline.checkpoint import Description, Fitted, build_network
+from pipeline.costs import Costs, count_macs, device_name, peak_memory_mb
 from pipeline.frames import FrameReader, read_init_times
 from pipeline.module import Budget, ForecastModule
+from pipeline.network import Network
 from pipeline.normalise import transform
 from pipeline.paths import OBSERVATIONS, PREPARED
 from pipeline.samples import Batch, SampleDataset, SampleShape, loader
+from pipeline.schema import X, Y
 from pipeline.tracking import Run
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The kept weights, statistics included, and facts for the model card."""
-
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
 
 
 class Samples(LightningDataModule):
@@ -143,7 +137,11 @@ def fit(params: config.Params, description: Description, climatology: xr.Dataset
     facts = training_facts(network, samples, trainer, keep)
     rate = trainer.global_step * options.batch_size / max(budget.seconds(), 1e-9)
     run.metrics({"train/seconds": budget.seconds(), "train/samples_per_second": rate}, 0)
-    return Fitted({key: value.float().numpy() for key, value in weights.items()}, facts)
+    return Fitted(
+        {key: value.float().numpy() for key, value in weights.items()},
+        facts,
+        training_costs(description, options, network, budget, len(samples.training)),
+    )
 
 
 def statistics(description: Description, climatology: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -181,6 +179,27 @@ def make_trainer(options: config.Train, callbacks: list[Callback], logger: Logge
         enable_progress_bar=any(isinstance(callback, TQDMProgressBar) for callback in callbacks),
         enable_model_summary=False,
         deterministic="warn" if torch.cuda.is_available() else True,
+    )
+
+
+def training_costs(
+    description: Description, options: config.Train, network: Network, budget: Budget, samples: int
+) -> Costs:
+    """Return what the training took, and the budget that it was given."""
+    side = description.crop_cells
+    cells = [min(side or size, size) for size in (description.contract[axis]["cells"] for axis in (Y, X))]
+    return Costs(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        macs=count_macs(network.model, (description.history, len(description.channels), *cells)),
+        training_seconds=round(budget.seconds(), 3),
+        peak_memory_mb=peak_memory_mb(),
+        budget={
+            "epochs": options.epochs,
+            "max_minutes": options.max_minutes,
+            "batch_size": options.batch_size,
+            "training_samples": samples,
+        },
+        device=device_name(learned=True),
     )
 
 

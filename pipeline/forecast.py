@@ -6,16 +6,17 @@ Blocks of init times are forecast and written one by one, so that memory does no
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from models import LEARNED
-from pipeline import checkpoint, config, store
+from pipeline import checkpoint, config, costs, store
 from pipeline.frames import FrameReader, read_init_times
 from pipeline.parallel import run_blocks
-from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
+from pipeline.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
 from pipeline.schema import lead_times
 from pipeline.tiles import forecast_fields
 
@@ -27,7 +28,7 @@ def main() -> None:
     model = parser.parse_args().model
     params = config.load()
     init_times = read_init_times(PREPARED / "init_times.csv", "test")
-    forecast(
+    spent = forecast(
         CHECKPOINTS / model,
         OBSERVATIONS,
         init_times,
@@ -35,6 +36,7 @@ def main() -> None:
         params.forecast,
         params.dask.scheduler,
     )
+    costs.write(spent, COSTS / "forecast" / f"{model}.json")
 
 
 def forecast(
@@ -44,11 +46,11 @@ def forecast(
     out: Path,
     options: config.Forecast,
     scheduler: str | None = None,
-) -> None:
-    """Write the forecasts of the checkpoint in `folder` for all `init_times` (datetime64[ns]) to the store `out`.
+) -> costs.Costs:
+    """Write the forecasts of the checkpoint in `folder` for all `init_times` (datetime64[ns]); return what they cost.
 
-    The store appears only when it is complete. Values are in physical units on the observations' grid; a cell without
-    any valid value in its history is NaN.
+    The store appears only when it is complete. Values are in physical units on the observations' grid; a cell
+    without any valid value in its history is NaN.
     """
     description = checkpoint.describe(folder)
     with store.open_observations(observations) as observed:
@@ -67,14 +69,19 @@ def forecast(
             (folder, digest, observations, init_times[start : start + options.batch_size], start, partial, options)
             for start in starts
         ]
-        alone = description.model in LEARNED and scheduler is None  # torch uses all cores by itself
-        run_blocks(
+        alone = description.kind in LEARNED and scheduler is None  # torch uses all cores by itself
+        seconds = run_blocks(
             forecast_block,
             jobs,
             scheduler="synchronous" if alone else scheduler,
             description=f"forecast {description.model}",
             unit="block",
         )
+    return costs.Costs(
+        forecast_milliseconds=round(1000 * sum(seconds) / len(init_times), 2),
+        peak_memory_mb=costs.peak_memory_mb(),
+        device=costs.device_name(learned=description.kind in LEARNED),
+    )
 
 
 def forecast_block(
@@ -85,17 +92,20 @@ def forecast_block(
     start: int,
     out: Path,
     options: config.Forecast,
-) -> None:
-    """Forecast some init times and write them from position `start` of the store `out`."""
+) -> float:
+    """Forecast some init times, write them from position `start` of the store `out`; return the model's seconds."""
     forecaster = checkpoint.load_cached(folder, digest)
     names = [channel["name"] for channel in forecaster.description.channels]
     reader = FrameReader(observations, names)
     steps = forecaster.description.history
     history = np.stack([reader.read(p + 1 - steps, p + 1) for p in reader.positions(init_times)])
+    started = time.perf_counter()
     fields = forecast_fields(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
+    seconds = time.perf_counter() - started
     dims = ("init_time", "lead_time", "y", "x")
     targets = {name: (dims, fields[:, :, i]) for i, name in enumerate(forecaster.description.target_names)}
     store.write_block(out, start, xr.Dataset(targets))
+    return seconds
 
 
 if __name__ == "__main__":

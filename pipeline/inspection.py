@@ -65,10 +65,11 @@ def check_names(params: config.Params, variables: list[str]) -> list[str]:
 def check_packages(params: config.Params) -> None:
     """Raise `InputError` where a model needs a package that is not installed."""
     missing = [package for package in ("pysteps", "cv2") if importlib.util.find_spec(package) is None]
-    if missing and "advection" in params.models:
+    users = [name for name, kind in params.kinds.items() if kind in models.NEEDS_PYSTEPS]
+    if missing and users:
         raise InputError(
-            f"params.yaml: models.advection needs {' and '.join(missing)}: pip install 'fieldcast[advection]'"
-            " (pysteps is built from source and needs a C compiler), or take advection out of models and model_names"
+            f"params.yaml: models.{users[0]} needs {' and '.join(missing)}: pip install 'fieldcast[advection]'"
+            f" (pysteps is built from source and needs a C compiler), or take {users[0]} out of models and kinds"
         )
 
 
@@ -101,7 +102,7 @@ def training_cost(params: config.Params, samples: int) -> str:
 def count_parameters(params: config.Params, name: str, channels: list[str], step: Any) -> str:
     """Return the number of weights of a learned model, built as the run would build it."""
     model = models.build(
-        name,
+        params.kinds[name],
         params.models[name],
         channels_in=len(channels),
         channels_out=len(params.prepare.targets or channels),
@@ -113,7 +114,7 @@ def count_parameters(params: config.Params, name: str, channels: list[str], step
 
 
 def _learned(params: config.Params) -> list[str]:
-    return [name for name in params.model_names if name in models.LEARNED]
+    return [name for name, kind in params.kinds.items() if kind in models.LEARNED]
 
 
 def _megabytes(size: float) -> str:

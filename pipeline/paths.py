@@ -7,5 +7,6 @@ PREPARED = Path("data/prepared")
 CHECKPOINTS = Path("data/checkpoints")
 FORECASTS = Path("data/forecasts")
 SCORES = Path("data/scores")
+COSTS = Path("data/costs")  # training/<model>.json and forecast/<model>.json: measured, so never twice the same
 COMPARISON = Path("data/comparison")
 RESUME = Path("data/resume")  # outside all DVC outputs: DVC empties those before a stage runs

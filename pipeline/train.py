@@ -22,10 +22,10 @@ import xarray as xr
 from tqdm import tqdm
 
 import models
-from pipeline import config, store, tracking
-from pipeline.checkpoint import Description, climatology_at, save_checkpoint
+from pipeline import config, costs, store, tracking
+from pipeline.checkpoint import Description, Fitted, climatology_at, save_checkpoint
 from pipeline.frames import FrameReader, read_init_times
-from pipeline.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from pipeline.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
 from pipeline.schema import InputError, X, Y
 
 CODE = Path(__file__).parents[1]
@@ -60,11 +60,13 @@ def train(params: config.Params, model: str) -> None:
         started = bool(list(resume.glob("*.ckpt")))
         if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
             log_identity(run, params, model, data_digest)
-        arrays, card = (fit_reference if model in models.REFERENCES else fit_learned)(params, description, resume, run)
+        fit = fit_reference if description.kind in models.REFERENCES else fit_learned
+        fitted = fit(params, description, resume, run)
     except BaseException:
         run.end("KILLED")
         raise
-    save_checkpoint(CHECKPOINTS / model, description, arrays, card)
+    save_checkpoint(CHECKPOINTS / model, description, fitted.arrays, card_of(description, fitted.facts))
+    costs.write(fitted.costs, COSTS / "training" / f"{model}.json")
     run.tags({tracking.CHECKPOINT_TAG: store.directory_digest(CHECKPOINTS / model)})
     run.register(CHECKPOINTS / model, len(description.channels), description.history)
     run.end()
@@ -76,6 +78,7 @@ def describe(params: config.Params, model: str, data_digest: str) -> Description
     statistics = json.loads((PREPARED / "statistics.json").read_text())
     return Description(
         model=model,
+        kind=params.kinds[model],
         options=params.models[model].model_dump(mode="json"),
         history=params.sample.history,
         horizon=params.sample.horizon,
@@ -93,10 +96,11 @@ def prepare_resume(folder: Path, params: config.Params, model: str, data_digest:
     """Return the fingerprint of this training; empty `folder` unless it holds an interrupted training with the same."""
     parts = {
         "model": params.models[model].model_dump(mode="json"),
+        "kind": params.kinds[model],
         "sample": params.sample.model_dump(mode="json"),
         "train": params.train.model_dump(mode="json"),
         "data": data_digest,
-        "code": code_digest(model),
+        "code": code_digest(params.kinds[model]),
     }
     fingerprint = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     record = folder / "fingerprint"
@@ -107,13 +111,13 @@ def prepare_resume(folder: Path, params: config.Params, model: str, data_digest:
     return fingerprint
 
 
-def code_digest(model: str) -> str:
-    """Return a digest of the code that a training of `model` runs through."""
+def code_digest(kind: str) -> str:
+    """Return a digest of the code that a training of a model of this kind runs through."""
     files = [
         CODE / "pipeline" / f"{name}.py"
         for name in ("train", "fit", "module", "network", "normalise", "losses", "samples", "frames", "checkpoint")
     ]
-    files += [*(CODE / "models").glob("*.py"), *(CODE / "models" / model).rglob("*.py")]
+    files += [*(CODE / "models").glob("*.py"), *(CODE / "models" / kind).rglob("*.py")]
     digest = sha256()
     for path in sorted(files):
         digest.update(path.relative_to(CODE).as_posix().encode() + path.read_bytes())
@@ -123,11 +127,12 @@ def code_digest(model: str) -> str:
 def log_identity(run: tracking.Run, params: config.Params, model: str, data_digest: str) -> None:
     """Log the parameters that tell runs apart, the whole configuration and the data that the run learns from."""
     options = {f"model.{key}": value for key, value in params.models[model].model_dump(mode="json").items()}
-    learned = model in models.LEARNED
+    learned = params.kinds[model] in models.LEARNED
     training = params.train.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "loss", "seed"})
     run.params(
         {
             "model.name": model,
+            "model.kind": params.kinds[model],
             **options,
             "sample.history": params.sample.history,
             "sample.horizon": params.sample.horizon,
@@ -142,30 +147,25 @@ def log_identity(run: tracking.Run, params: config.Params, model: str, data_dige
     run.artifact(PREPARED / "quality.png", "data")
 
 
-def fit_learned(
-    params: config.Params, description: Description, resume: Path, run: tracking.Run
-) -> tuple[dict[str, np.ndarray], str]:
-    """Return the weights of a learned model and its card."""
+def fit_learned(params: config.Params, description: Description, resume: Path, run: tracking.Run) -> Fitted:
+    """Return the weights of a learned model."""
     from pipeline.fit import fit  # Lightning takes seconds to import, and references do without
 
     with xr.open_dataset(PREPARED / "climatology.nc") as climatology:
-        result = fit(params, description, climatology.load(), resume, run)
-    return result.arrays, card_of(description, result.facts)
+        return fit(params, description, climatology.load(), resume, run)
 
 
-def fit_reference(
-    params: config.Params, description: Description, resume: Path, run: tracking.Run
-) -> tuple[dict[str, np.ndarray], str]:
+def fit_reference(params: config.Params, description: Description, resume: Path, run: tracking.Run) -> Fitted:
     """Return what a reference needs: nothing, the climatology, or the climatology and the damping of anomalies."""
-    if description.model not in ("climatology", "damped_persistence"):
-        return {}, card_of(description, {})
+    if description.kind not in ("climatology", "damped_persistence"):
+        return Fitted({}, {})
     with xr.open_dataset(PREPARED / "climatology.nc") as dataset:
         climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
-    if description.model == "climatology":
-        return {"climatology": climatology}, card_of(description, {"maps": climatology.shape[0]})
+    if description.kind == "climatology":
+        return Fitted({"climatology": climatology}, {"maps": climatology.shape[0]})
     damping = fit_damping(params, description, climatology)
     leads = [f"{description.step_minutes * (i + 1)} min {value:.3f}" for i, value in enumerate(damping[:, 0])]
-    return {"climatology": climatology, "damping": damping}, card_of(description, {"damping": ", ".join(leads)})
+    return Fitted({"climatology": climatology, "damping": damping}, {"damping": ", ".join(leads)})
 
 
 def complete(climatology: np.ndarray) -> np.ndarray:

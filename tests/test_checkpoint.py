@@ -37,7 +37,7 @@ TIMES = np.array(["2024-06-01T05:00", "2024-06-01T23:55"], dtype="datetime64[ns]
 
 def description(model: str, **changes: Any) -> Description:
     options = LEARNED.get(model, {"frames": 3} if model == "advection" else {})
-    base = Description(model, options, 3, 4, 5, [RAIN], 1, False, CONTRACT, None, "0" * 32 + ".dir")
+    base = Description(model, model, options, 3, 4, 5, [RAIN], 1, False, CONTRACT, None, "0" * 32 + ".dir")
     return replace(base, **changes)
 
 
@@ -132,7 +132,7 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
     trained("convlstm", tmp_path / "c")
     path = tmp_path / "c" / "config.json"
     content = json.loads(path.read_text())
-    for change, expected in (({"format": 1}, "format is 1, expected 2"), ({"colour": 1}, "colour")):
+    for change, expected in (({"format": 1}, "format is 1, expected 3"), ({"colour": 1}, "colour")):
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(InputError, match=expected):
             checkpoint.load(tmp_path / "c")

@@ -8,7 +8,9 @@ import yaml
 import models
 from tests.imports import ROOT, closure, modules
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = {
+    name: stage.get("do", stage) for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
+}
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 FOLDERS = {"pipeline.sources": "pipeline/sources", "pipeline.scores": "pipeline/scores"}
 PER_MODEL = {"train", "forecast"}
@@ -17,7 +19,7 @@ TRACKED_ONLY = {"track"}  # where it is recorded neither
 
 
 def code_of(stage: str) -> set[str]:
-    """Return the files and folders that the stage's module imports; a model's own folder is left to the matrix."""
+    """Return the files and folders that the stage's module imports; a model's own folder is left to its kind."""
     files = set()
     for name in closure(f"pipeline.{stage}"):
         if any(name == f"models.{model}" or name.startswith(f"models.{model}.") for model in models.OPTIONS):
@@ -25,9 +27,7 @@ def code_of(stage: str) -> set[str]:
         folder = next((path for start, path in FOLDERS.items() if name == start or name.startswith(start + ".")), None)
         files.add(folder or modules()[name].relative_to(ROOT).as_posix())
     if stage in PER_MODEL:  # a model is imported by its name, with what all models share
-        files |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "models").glob("*.py")} | {
-            "models/${item.model}"
-        }
+        files |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "models").glob("*.py")} | {"models/${item}"}
     if stage == "train":
         files.add("pipeline/served.py")  # MLflow runs it
     if stage == "compare":
@@ -54,11 +54,12 @@ def test_params_are_what_the_stage_reads(stage: str) -> None:
     assert read - RESULTLESS - TRACKED_ONLY == sections - TRACKED_ONLY
 
 
-def test_matrix_names_are_the_models() -> None:
-    assert PARAMS["model_names"] == list(PARAMS["models"])
+def test_stages_are_made_of_the_models() -> None:
+    assert list(PARAMS["kinds"]) == list(PARAMS["models"])
+    written = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in ("train", "forecast", "verify"):
-        assert STAGES[stage]["matrix"] == {"model": "${model_names}"}
-        assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage} --model ${{item.model}}"
+        assert written[stage]["foreach"] == "${kinds}"
+        assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage} --model ${{key}}"
 
 
 def test_every_stage_is_a_module_of_its_name() -> None:

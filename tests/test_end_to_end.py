@@ -81,10 +81,10 @@ def changed(folder: Path) -> set[str]:
 
 def test_six_models_are_compared(done: tuple[Path, str], params: dict[str, Any]) -> None:
     folder, said = done
-    for model in params["model_names"]:
+    for model in params["kinds"]:
         assert model in said
     metrics = json.loads((folder / SCORES).read_text())
-    assert sorted(metrics) == sorted(params["model_names"])
+    assert sorted(metrics) == sorted(params["kinds"])
     for scores in metrics.values():
         assert set(scores["rmse"]) == {"5", "10", "15", "20"}
         assert {"csi_0.5_mm_h", "csi_2_mm_h", "fss_0.5_mm_h_10_km", "far_2_mm_h", "mean_error"} <= set(scores)

@@ -53,7 +53,7 @@ class Chosen:
         own = self.description
         seen = history[: len(history) - lag]
         options = self.fallback_options if name == "advection" else {}
-        description = replace(own, model=name, options=options, horizon=own.horizon + lag, history=len(seen))
+        description = replace(own, model=name, kind=name, options=options, horizon=own.horizon + lag, history=len(seen))
         start = np.array([init_time - np.timedelta64(lag * own.step_minutes, "m")])
         made: np.ndarray = Forecaster(description, {})(seen[None], start)[0, lag:]
         return made

@@ -216,7 +216,7 @@ def params_of(rehearsal: Rehearsal, archive: Archive, feed: Path, folder: Path) 
         "train": {"epochs": 1},
         "track": {"experiment": EXPERIMENT},
         "live": live,
-        "model_names": [rehearsal.model],
+        "kinds": {rehearsal.model: rehearsal.model},
         "models": {rehearsal.model: {}},
     }
     return Params.model_validate(content)
@@ -229,6 +229,7 @@ def write_checkpoint(folder: Path, rehearsal: Rehearsal, archive: Archive) -> No
     contract = contract_of(grid, archive.names, np.timedelta64(step), to_numpy(first))
     description = Description(
         model=rehearsal.model,
+        kind=rehearsal.model,
         options=models.OPTIONS[rehearsal.model]().model_dump(mode="json"),
         history=rehearsal.history,
         horizon=rehearsal.horizon,

@@ -39,7 +39,7 @@ PARAMS: dict[str, Any] = {
     "verify": {"thresholds": {"rain_rate": [0.5, 2]}},
     "track": {"experiment": "small"},
     "live": {"model": "checkpoint", "reserve_megabytes": 1, "lock_wait_seconds": 5},
-    "model_names": ["persistence"],
+    "kinds": {"persistence": "persistence"},
     "models": {"persistence": {}},
 }
 
@@ -70,6 +70,7 @@ def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> Des
     }
     facts: dict[str, Any] = {
         "model": model,
+        "kind": model,
         "options": {},
         "history": 3,
         "horizon": 4,

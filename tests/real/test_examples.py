@@ -46,7 +46,7 @@ def run(
     prepare(observations, params.prepare, params.sample.history, params.sample.horizon, PREPARED)
     init_times = read_init_times(PREPARED / "init_times.csv", "test")
     scores = {}
-    for model in params.model_names:
+    for model in params.kinds:
         train(params, model)
         forecast(CHECKPOINTS / model, OBSERVATIONS, init_times, FORECASTS / f"{model}.zarr", params.forecast)
         made = store.open_forecasts(FORECASTS / f"{model}.zarr")

@@ -1,0 +1,82 @@
+"""What a model costs: weights, multiply-adds, seconds and memory, as the stages that spend them measured it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of one model; None where there is none, or where nobody measured it."""
+
+    parameters: int | None = None
+    macs: int | None = None  # multiply-adds of one forecast on the training crop or the whole field
+    training_seconds: float | None = None
+    forecast_milliseconds: float | None = None  # of one init time, reading and writing not counted
+    peak_memory_mb: float | None = None  # of the process that forecast, libraries included
+    budget: Mapping[str, Any] | None = None  # of a training: what makes two of them equal in effort
+    device: str = ""
+
+
+def write(costs: Costs, path: Path) -> None:
+    """Write what is known to `path` as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {key: value for key, value in asdict(costs).items() if value is not None}
+    path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def read(*paths: Path) -> Costs:
+    """Return the costs in all of `paths` together, of which later ones win; files that are not there add nothing."""
+    known: dict[str, Any] = {}
+    for path in paths:
+        known |= json.loads(path.read_text()) if path.exists() else {}
+    return Costs(**known)
+
+
+def peak_memory_mb() -> float:
+    """Return the largest memory that this process has held so far: on its GPU if it used one, else resident."""
+    torch = sys.modules.get("torch")  # not imported for this: it would be the larger part of the result
+    if torch is not None and torch.cuda.is_available():
+        return round(int(torch.cuda.max_memory_allocated()) / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+def device_name(*, learned: bool) -> str:
+    """Return the GPU, or the processor and the number of threads, that a model runs on here."""
+    processor = platform.processor() or platform.machine()
+    if not learned:
+        return processor
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{processor}, {torch.get_num_threads()} threads"
+
+
+def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return the multiply-adds of `model` on one history of `shape` (t, c, h, w): half of what torch counts as FLOPs.
+
+    Matrix products, convolutions and attention are counted, pointwise operations are not, as papers do.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    training = model.training
+    plain = sdpa_kernel(SDPBackend.MATH)  # the counter does not see into the CPU's fused attention
+    with FlopCounterMode(display=False) as counter, torch.inference_mode(), plain:
+        model.eval()(torch.zeros(1, *shape, device=device))
+    model.train(training)
+    return int(counter.get_total_flops()) // 2
