@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline import config, store
+import models
+from pipeline import config, costs, store
 from pipeline.colours import COLOURS
-from pipeline.paths import CHECKPOINTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,11 +39,12 @@ Result = TypeVar("Result")
 
 DATABASE = "mlflow.db"
 CHECKPOINT_TAG = "fieldcast.checkpoint"
-MODEL_TAG = "model"
+MODEL_TAG, KIND_TAG = "model", "kind"
+SCORES_FOLDER, COSTS_FILE = "scores", "costs.json"  # artefacts from which runs are compared again
 LEAD_SCORES = ("rmse", "mae", "mean_error", "csi")  # looked at first; the others have a section of their own
 SERVED = Path(__file__).with_name("served.py")
 REQUIREMENTS = ["torch", "numpy", "xarray", "einops", "jaxtyping", "safetensors", "pydantic", "mlflow"]
-ADVECTION_REQUIREMENTS = ["pysteps", "opencv-python-headless"]
+PYSTEPS_REQUIREMENTS = ["pysteps", "opencv-python-headless"]
 
 
 def tracking_uri(root: Path) -> str:
@@ -114,9 +116,18 @@ class Run:
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         self._try(lambda client, run_id: client.log_inputs(run_id, datasets=inputs))
 
-    def register(self, checkpoint: Path, channels_in: int, history: int) -> None:
+    def register(self, checkpoint: Path, kind: str, channels_in: int, history: int) -> None:
         """Log the checkpoint as a model that loads without pickle: a new version under the experiment's name."""
-        self._try(lambda client, run_id: self._register(run_id, checkpoint, channels_in, history))
+        self._try(lambda client, run_id: self._register(run_id, checkpoint, kind, channels_in, history))
+
+    def url(self, base: str) -> str | None:
+        """Return the address of this run's page in the tracker, at `base` where that is a local database."""
+        if self.client is None or self.run_id is None:
+            return None
+        uri = str(self.client.tracking_uri)
+        place = uri.rstrip("/") if uri.startswith("http") else base
+        identity = self._try(lambda client, run_id: client.get_run(run_id).info.experiment_id)
+        return None if identity is None else f"{place}/#/experiments/{identity}/runs/{self.run_id}"
 
     def end(self, status: str = "FINISHED") -> None:
         """Close the run."""
@@ -132,7 +143,7 @@ class Run:
             self.client = None
             return None
 
-    def _register(self, run_id: str, checkpoint: Path, channels_in: int, history: int) -> None:
+    def _register(self, run_id: str, checkpoint: Path, kind: str, channels_in: int, history: int) -> None:
         import mlflow
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
@@ -154,7 +165,7 @@ class Run:
                 artifacts={"checkpoint": str(checkpoint)},
                 signature=ModelSignature(Schema(inputs), Schema(outputs)),  # type: ignore[arg-type]
                 code_paths=[str(package), str(package.parent / "models")],
-                pip_requirements=REQUIREMENTS + (ADVECTION_REQUIREMENTS if checkpoint.name == "advection" else []),
+                pip_requirements=REQUIREMENTS + (PYSTEPS_REQUIREMENTS if kind in models.NEEDS_PYSTEPS else []),
                 registered_model_name=self.experiment,
                 tags={MODEL_TAG: checkpoint.name},
             )
@@ -179,30 +190,53 @@ def open_run(
     return run
 
 
-def log_scores(*, checkpoint: Path, model: str, scores: Mapping[str, Mapping[int, float]]) -> Run:
-    """Add a model's scores to the run that trained it (or a new run where the tracker does not know it)."""
+def log_scores(
+    *, checkpoint: Path, model: str, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path
+) -> Run:
+    """Add a model's scores to the run that trained it (or a new run where the tracker does not know it).
+
+    The file `sums` goes with them, so that any two runs can be compared later.
+    """
     experiment = config.load().track.experiment
     run = open_run(experiment, model, store.directory_digest(checkpoint), f"verify@{model}")
     first = {score: curve for score, curve in scores.items() if score.startswith(LEAD_SCORES)}
     run.curves("lead", first)  # MLflow makes a section of charts of each prefix, in alphabetical order
     run.curves("lead_more", {score: curve for score, curve in scores.items() if score not in first})
     run.metrics({f"test/{score}": _mean(curve) for score, curve in first.items()}, step=0)
+    run.artifact(sums, SCORES_FOLDER)
+    run.tags({KIND_TAG: kind})
     run.end()
     return run
 
 
-def log_comparison(folder: Path, case_images: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Add the comparison's files to every model's run, and one image a case under the same key in all of them.
+def log_comparison(
+    runs: Mapping[str, Run],
+    folder: Path,
+    case_images: Mapping[str, Mapping[str, np.ndarray]],
+    spent: Mapping[str, costs.Costs],
+) -> None:
+    """Add the comparison's files to every model's run, its costs, and one image a case under the same key in all.
 
     `case_images` holds (h, w, 3) uint8 arrays by case, then model.
     """
-    experiment = config.load().track.experiment
-    for model in sorted({model for images in case_images.values() for model in images}):
-        run = open_run(experiment, model, store.directory_digest(CHECKPOINTS / model), "compare")
+    for model, run in runs.items():
         run.artifact(folder, "comparison")
         for key, images in case_images.items():
             run.image(key, images[model], step=0)
+        known = spent.get(model, costs.Costs())
+        names = ("parameters", "macs", "training_seconds", "forecast_milliseconds", "peak_memory_mb")
+        values = {f"cost/{name}": getattr(known, name) for name in names}
+        run.metrics({name: float(value) for name, value in values.items() if value is not None}, step=0)
+        with tempfile.TemporaryDirectory() as scratch:
+            costs.write(known, Path(scratch) / COSTS_FILE)
+            run.artifact(Path(scratch) / COSTS_FILE, SCORES_FOLDER)
         run.end()
+
+
+def runs_of(models: Mapping[str, str]) -> dict[str, Run]:
+    """Return the run of each model, by name, from the digests of their checkpoint folders."""
+    experiment = config.load().track.experiment
+    return {model: open_run(experiment, model, digest, "compare") for model, digest in models.items()}
 
 
 def experiment_url(base: str, experiment: str, root: Path = Path()) -> str:

@@ -10,9 +10,9 @@ STAGES = {f"pipeline.{name}" for name in ("ingest", "prepare", "train", "forecas
 OWNERS = {
     "yaml": {"pipeline.config"},
     "zarr": {"pipeline.store"},
-    "mlflow": {"pipeline.tracking", "pipeline.served", "pipeline.live.tracker"},  # served runs inside MLflow
+    "mlflow": {"pipeline.tracking", "pipeline.registry", "pipeline.served", "pipeline.live.tracker"},  # served runs inside MLflow
     "lightning": {"pipeline.fit", "pipeline.module"},
-    "pysteps": {"models.advection.forecast"},
+    "pysteps": {"models.advection.forecast", "models.steps.forecast"},
     "rioxarray": {"pipeline.live.copies"},
     "typer": {"pipeline.cli"},
 }

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import store, tracking
+from pipeline.costs import Costs
 from pipeline.frames import read_init_times
 from pipeline.paths import CHECKPOINTS, OBSERVATIONS, PREPARED
 from pipeline.train import train
@@ -65,10 +66,13 @@ def test_registered_version_loads_without_pickle_and_without_this_project(
         loaded.predict({"history": history.astype(np.float64), "init_time": seconds})
 
 
-def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowClient) -> None:
+def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "sums.nc").write_bytes(b"sums")
     run = tracking.log_scores(
         checkpoint=CHECKPOINTS / "damped_persistence",
         model="damped_persistence",
+        kind="damped_persistence",
+        sums=tmp_path / "sums.nc",
         scores={"rmse": {5: 1.0, 10: 2.0}, "csi_1_mm_h": {5: 0.5, 10: float("nan")}, "far_1_mm_h": {5: 0.1}},
     )
     assert run.run_id == trained.run_id
@@ -79,6 +83,7 @@ def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowC
     assert [entry.value for entry in client.get_metric_history(run.run_id, "lead_more/far_1_mm_h")] == [0.1]
     assert client.get_run(run.run_id).data.metrics["test/rmse"] == 1.5
     assert client.get_run(run.run_id).data.tags["mlflow.runColor"] == "#56b4e9"
+    assert [file.path for file in client.list_artifacts(run.run_id, "scores")] == ["scores/sums.nc"]
 
 
 def test_scores_of_an_unknown_checkpoint_open_a_run(trained: tracking.Run, client: MlflowClient) -> None:
@@ -86,7 +91,11 @@ def test_scores_of_an_unknown_checkpoint_open_a_run(trained: tracking.Run, clien
     assert trained.run_id is not None
     client.delete_run(trained.run_id)
     run = tracking.log_scores(
-        checkpoint=CHECKPOINTS / "damped_persistence", model="damped_persistence", scores={"rmse": {5: 1.0}}
+        checkpoint=CHECKPOINTS / "damped_persistence",
+        model="damped_persistence",
+        kind="damped_persistence",
+        scores={"rmse": {5: 1.0}},
+        sums=Path("none"),
     )
     assert run.run_id not in (None, trained.run_id)
 
@@ -100,11 +109,16 @@ def test_images_share_a_key_across_models(project: Path, client: MlflowClient) -
     folder = project / "comparison"
     folder.mkdir()
     (folder / "report.html").write_text("<p>report</p>")
-    tracking.log_comparison(folder, {"case_1": images})
+    runs = tracking.runs_of({name: store.directory_digest(CHECKPOINTS / name) for name in images})
+    spent = {name: Costs(forecast_milliseconds=1.5) for name in images}
+    tracking.log_comparison(runs, folder, {"case_1": images}, spent)
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     for run in client.search_runs([experiment.experiment_id]):
         names = [Path(file.path).name for file in client.list_artifacts(run.info.run_id, "images")]
+        assert run.data.metrics["cost/forecast_milliseconds"] == 1.5
+        url = runs[run.data.tags["model"]].url("http://127.0.0.1:5000")
+        assert url == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
         assert any(name.startswith("case_1") for name in names)
         assert [file.path for file in client.list_artifacts(run.info.run_id, "comparison")] == [
             "comparison/report.html"

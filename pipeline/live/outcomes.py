@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.live.clock import iso
 from pipeline.live.files import BusyError, CannotWriteError, DamagedError, is_full
+from pipeline.registry import TrackerError
 from pipeline.schema import InputError
 
 
@@ -86,7 +87,7 @@ def code_of(error: BaseException) -> ExitCode:
         return ExitCode.DAMAGED
     if isinstance(error, CannotWriteError) or (isinstance(error, OSError) and is_full(error)):
         return ExitCode.CANNOT_WRITE
-    if isinstance(error, BusyError):
+    if isinstance(error, (BusyError, TrackerError)):
         return ExitCode.TRY_AGAIN
     return ExitCode.BUG
 
