@@ -68,7 +68,7 @@ def train(params: config.Params, model: str) -> None:
     save_checkpoint(CHECKPOINTS / model, description, fitted.arrays, card_of(description, fitted.facts))
     costs.write(fitted.costs, COSTS / "training" / f"{model}.json")
     run.tags({tracking.CHECKPOINT_TAG: store.directory_digest(CHECKPOINTS / model)})
-    run.register(CHECKPOINTS / model, len(description.channels), description.history)
+    run.register(CHECKPOINTS / model, description.kind, len(description.channels), description.history)
     run.end()
     shutil.rmtree(resume)
 
