@@ -1,9 +1,10 @@
-"""Forecast models by name: four references in numpy, two that learn in torch.
+"""Forecast models by name: five references in numpy, two that learn in torch.
 
 Tensor letters, everywhere in this package: b batch, t time, c channel, h height, w width, d feature, n token (or cell).
 
-A learned model maps `history (b, t, c_in, h, w)` to `(b, horizon, c_out, h, w)` in normalised values; NaN marks a
-missing cell; its targets are the first `c_out` input channels. A reference works in physical units, on numpy arrays.
+A learned model maps `history (b, t, c_in, h, w)` to `(b, horizon, c_out, h, w)`, or to m members of that, `(b, m,
+horizon, c_out, h, w)`, in normalised values; NaN marks a missing cell; its targets are the first `c_out` input
+channels. A reference works in physical units, on numpy arrays.
 Importing this package loads neither torch nor pysteps.
 """
 
@@ -20,19 +21,23 @@ from models.convlstm.options import ConvLSTMOptions
 from models.damped_persistence.options import DampedPersistenceOptions
 from models.persistence.options import PersistenceOptions
 from models.sizes import Sizes
+from models.steps.options import StepsOptions
 from models.video_transformer.options import VideoTransformerOptions
 
 if TYPE_CHECKING:
     from torch import nn
 
-REFERENCES: tuple[str, ...] = ("persistence", "climatology", "damped_persistence", "advection")
+REFERENCES: tuple[str, ...] = ("persistence", "climatology", "damped_persistence", "advection", "steps")
 LEARNED: tuple[str, ...] = ("convlstm", "video_transformer")
+
+NEEDS_PYSTEPS: tuple[str, ...] = ("advection", "steps")
 
 OPTIONS: dict[str, type[BaseModel]] = {
     "persistence": PersistenceOptions,
     "climatology": ClimatologyOptions,
     "damped_persistence": DampedPersistenceOptions,
     "advection": AdvectionOptions,
+    "steps": StepsOptions,
     "convlstm": ConvLSTMOptions,
     "video_transformer": VideoTransformerOptions,
 }

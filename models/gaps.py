@@ -46,10 +46,14 @@ class HistoryBase(nn.Module):
         self.register_buffer("start", start[:, None], persistent=False)
 
     def forward(
-        self, increment: Float[Tensor, "b f c_out h w"], history: Float[Tensor, "b t c_in h w"]
-    ) -> Float[Tensor, "b f c_out h w"]:
-        """Increments added to the mixture of the first c_out channels, in the history's precision."""
-        frames = carried_forward(history[:, :, : increment.shape[2]])
+        self, increment: Float[Tensor, "b *m f c_out h w"], history: Float[Tensor, "b t c_in h w"]
+    ) -> Float[Tensor, "b *m f c_out h w"]:
+        """Increments added to the mixture of the first c_out channels, in the history's precision.
+
+        All members of a sample, where there are any, share its mixture.
+        """
+        frames = carried_forward(history[:, :, : increment.shape[-3]])
         weights = (self.start + self.PACE * self.change).to(frames.dtype)
         with torch.autocast(frames.device.type, enabled=False):  # the base keeps its precision
-            return torch.einsum("ftc,btchw->bfchw", weights, frames) + increment.to(frames.dtype)
+            mixture = torch.einsum("ftc,btchw->bfchw", weights, frames)
+            return (mixture if increment.ndim == 5 else mixture[:, None]) + increment.to(frames.dtype)

@@ -15,7 +15,9 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 import models
-from pipeline.contract import contract_digest
+from models.outputs import OutputOptions
+from pipeline.calibration import PREFIX, Calibration
+from pipeline.contract import cell_km, contract_digest
 from pipeline.costs import Costs
 from pipeline.schema import InputError
 
@@ -50,6 +52,16 @@ class Description:
         return [channel["name"] for channel in self.channels[: self.targets]]
 
     @property
+    def members(self) -> int | None:
+        """Return how many members its forecasts have; None for one forecast."""
+        return self.options.get("members")
+
+    @property
+    def members_are(self) -> str | None:
+        """Return what its members are: 'quantiles' of each cell, fields of an 'ensemble', or None."""
+        return None if self.members is None else self.options.get("output", "ensemble")
+
+    @property
     def contract_digest(self) -> str:
         """Return the digest of the training data's contract."""
         return contract_digest(self.contract)
@@ -71,21 +83,31 @@ class Forecaster:
         self, description: Description, arrays: Mapping[str, np.ndarray], network: Network | None = None
     ) -> None:
         self.description, self.arrays, self.network = description, arrays, network
+        self.calibration = Calibration.from_arrays(arrays)
 
     def __call__(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """Return forecasts (b, horizon, c_target, h, w) of a history (b, t, c, h, w) with NaN at missing cells.
+        """Return the mean over the members of `members`, (b, horizon, c_target, h, w)."""
+        return mean_of_members(self.members(history, init_times, origin))
 
-        Physical units; `init_times` (b,) datetime64; `origin` is the first row and column of the tile in the grid.
-        Cells without any valid value in the history are NaN, values lie inside the variables' valid range.
+    def members(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """Return forecasts (b, m, horizon, c_target, h, w) of a history (b, t, c, h, w) with NaN at missing cells.
+
+        Physical units; m is 1 for one forecast; `init_times` (b,) datetime64; `origin` is the first row and column of
+        the tile in the grid. Cells without any valid value in the history are NaN, values lie inside the variables'
+        valid range.
         """
-        seen = np.isfinite(history[:, :, : self.description.targets]).any(axis=1, keepdims=True)
-        if self.network is None:
-            forecast = self._reference(history, init_times)
-        else:
+        seen = np.isfinite(history[:, :, : self.description.targets]).any(axis=1)[:, None, None]
+        seconds = init_times.astype("datetime64[s]").astype(np.int64)
+        if self.network is not None:
             from pipeline.network import forecast_batch
 
-            seconds = init_times.astype("datetime64[s]").astype(np.int64)
             forecast = forecast_batch(self.network, history, seconds, origin)
+        elif self.description.kind == "steps":
+            forecast = self._steps(history, seconds)
+        else:
+            forecast = self._reference(history, init_times)[:, None]
+        if self.calibration is not None:
+            forecast = self.calibration(forecast)
         return np.where(seen, self._inside_range(forecast), np.float32(np.nan))
 
     def _inside_range(self, forecast: np.ndarray) -> np.ndarray:
@@ -99,6 +121,19 @@ class Forecaster:
         low, high = np.asarray(bounds, dtype=np.float32)[:, : self.description.targets, None, None]
         clipped: np.ndarray = np.clip(forecast, low, high)
         return clipped
+
+    def _steps(self, history: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        from models.steps.forecast import forecast as steps
+        from models.steps.options import StepsOptions
+
+        return steps(
+            history[:, :, : self.description.targets],
+            self.description.horizon,
+            seconds=seconds,
+            spacing_km=cell_km(self.description.contract),
+            step_minutes=self.description.step_minutes,
+            options=StepsOptions.model_validate(self.description.options),
+        )
 
     def _reference(self, history: np.ndarray, init_times: np.ndarray) -> np.ndarray:
         name, horizon = self.description.kind, self.description.horizon
@@ -126,6 +161,12 @@ class Forecaster:
         from models.persistence.forecast import forecast as persistence
 
         return persistence(history, horizon)
+
+
+def mean_of_members(members: np.ndarray) -> np.ndarray:
+    """Return the mean of members (b, m, ...), (b, ...): the forecast where one is asked for; of one member, itself."""
+    mean: np.ndarray = members[:, 0] if members.shape[1] == 1 else members.mean(axis=1)
+    return mean
 
 
 def climatology_at(climatology: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -174,13 +215,20 @@ def describe(folder: Path) -> Description:
 
 def load(folder: Path, device: str = "cpu") -> Forecaster:
     """Return the model in a checkpoint folder, ready to forecast; raise `InputError` where a tensor does not fit."""
-    description = describe(folder)
-    arrays = load_file(folder / WEIGHTS)
+    return forecaster_of(describe(folder), load_file(folder / WEIGHTS), device, folder / WEIGHTS)
+
+
+def forecaster_of(
+    description: Description, arrays: Mapping[str, np.ndarray], device: str = "cpu", source: Path = Path(WEIGHTS)
+) -> Forecaster:
+    """Return the model of a checkpoint's description and arrays; `source` is what an `InputError` names."""
     if description.kind in models.REFERENCES:
         return Forecaster(description, arrays)
-    network = build_network(description, arrays["normaliser.baseline"], arrays["normaliser.scale"])
-    _fill(network, arrays, folder / WEIGHTS)
-    return Forecaster(description, {}, network.eval().to(device))
+    calibration = {name: array for name, array in arrays.items() if name.startswith(PREFIX)}
+    weights = {name: array for name, array in arrays.items() if name not in calibration}
+    network = build_network(description, weights["normaliser.baseline"], weights["normaliser.scale"])
+    _fill(network, weights, source)
+    return Forecaster(description, calibration, network.eval().to(device))
 
 
 @lru_cache(maxsize=1)
@@ -189,11 +237,16 @@ def load_cached(folder: Path, digest: str) -> Forecaster:
 
     `digest` is that of the folder, so that another checkpoint in its place is loaded anew.
     """
-    if describe(folder).kind not in models.LEARNED:
-        return load(folder)
+    return load(folder, best_device(describe(folder).kind))
+
+
+def best_device(kind: str) -> str:
+    """Return the GPU for a learned model where there is one, else 'cpu'."""
+    if kind not in models.LEARNED:
+        return "cpu"
     import torch  # seconds to import; references do without
 
-    return load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build_network(description: Description, baseline: np.ndarray, scale: np.ndarray) -> Network:
@@ -201,16 +254,19 @@ def build_network(description: Description, baseline: np.ndarray, scale: np.ndar
     from pipeline.network import Network
     from pipeline.normalise import Normaliser
 
+    options = models.OPTIONS[description.kind].model_validate(description.options)
     model = models.build(
         description.kind,
-        models.OPTIONS[description.kind].model_validate(description.options),
+        options,
         channels_in=len(description.channels),
         channels_out=description.targets,
         history=description.history,
         horizon=description.horizon,
         step_minutes=description.step_minutes,
     )
-    return Network(model, Normaliser(baseline, scale, description.channels), 60 * description.step_minutes)
+    assert isinstance(options, OutputOptions)  # build takes no other
+    normaliser = Normaliser(baseline, scale, description.channels)
+    return Network(model, normaliser, 60 * description.step_minutes, options)
 
 
 def _fill(network: Network, arrays: Mapping[str, np.ndarray], path: Path) -> None:

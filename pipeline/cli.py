@@ -77,6 +77,66 @@ def ui(
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port), "--workers", "1"])
 
 
+@app.command(epilog="Example: `fieldcast compare convlstm video_transformer champion`")
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Runs in MLflow: ids, names (the newest of that name) or aliases.")],
+    params: ParamsFile = Path("params.yaml"),
+    out: Annotated[Path, typer.Option(help="A folder for report, pictures and metrics.json.")] = Path("data/compared"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
+) -> None:
+    """Compare any verified runs of the experiment that learned from the same data, with a report of their own.
+
+    Exit codes: 2 wrong input, 75 MLflow does not answer.
+    """
+    from pipeline import config, presentation
+    from pipeline import runs as chosen_runs
+    from pipeline.registry import Registry
+    from pipeline.summary import WIDTH, terminal_table
+
+    settings = config.read(params)
+    comparison = chosen_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
+    presentation.write(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
+    if as_json:
+        sys.stdout.write((out / "metrics.json").read_text())
+        return
+    console = Console(width=WIDTH)
+    console.print(terminal_table(comparison))
+    console.print("\n".join(comparison.verdict), highlight=False)
+    console.print(f"Report: {out / 'report.html'}", highlight=False)
+
+
+@app.command(epilog="Example: `fieldcast promote convlstm --dry-run`")
+def promote(
+    run: Annotated[str, typer.Argument(help="A run in MLflow: id, name or alias.")] = "challenger",
+    params: ParamsFile = Path("params.yaml"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the evidence and change nothing.")] = False,
+) -> None:
+    """Make a registered model the champion by hand, after a look at its comparison with the one in office.
+
+    Exit codes: 1 not confirmed, 2 wrong input, 75 MLflow does not answer.
+    """
+    from pipeline import config
+    from pipeline.champion import propose
+    from pipeline.registry import CHAMPION, Registry
+    from pipeline.summary import WIDTH, terminal_table
+
+    settings = config.read(params)
+    registry = Registry(settings.track.experiment)
+    proposal = propose(run, settings, registry)
+    console = Console(width=WIDTH)
+    console.print(terminal_table(proposal.comparison))
+    if proposal.decision is not None:
+        console.print("\n".join(proposal.comparison.verdict), highlight=False)
+    console.print(f"The rule says: {proposal.reason}.", highlight=False)
+    if dry_run:
+        return
+    if not yes:
+        typer.confirm(f"Make version {proposal.version.number} ({proposal.version.model}) the champion?", abort=True)
+    registry.appoint(proposal.version, CHAMPION, f"by hand; {proposal.reason}")
+    console.print(f"champion: {proposal.version.model}, version {proposal.version.number}.", highlight=False)
+
+
 LiveFolder = Annotated[Path, typer.Option("--folder", help="Where scheduled forecasts live: one local disk.")]
 LIVE_FOLDER = Path("data/live")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -117,7 +117,7 @@ class Train(Section):
     """How both learned models are trained: one loss, one optimiser, one budget."""
 
     seed: NonNegativeInt = 1
-    loss: Literal["mse", "mae", "huber"] = "mse"
+    loss: Literal["mse", "mae", "huber"] = "mse"  # of one forecast a cell; members have the CRPS, by their kind
     epochs: PositiveInt
     max_minutes: PositiveFloat | None = None  # the schedule finishes inside it; null: no limit, and repeatable
     batch_size: PositiveInt = 16

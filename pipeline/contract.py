@@ -18,6 +18,7 @@ from pyproj.exceptions import CRSError
 from pipeline.schema import GRID_MAPPING, X, Y
 
 DIGITS = 6  # of coordinates
+KM_PER_DEGREE, KM_PER_UNIT = 111.195, {"m": 1e-3, "km": 1.0}
 JITTER = 1e-3  # of a cell: coordinates closer than that are the same
 
 
@@ -37,6 +38,14 @@ def contract_of(grid: xr.Dataset, names: Sequence[str], step: np.timedelta64, fi
         "step_minutes": int(step / np.timedelta64(1, "m")),
         "phase_seconds": int(first.astype("datetime64[s]").astype(np.int64) % int(step / second)),
     }
+
+
+def cell_km(contract: dict[str, Any]) -> float:
+    """Return the height of a cell in km; 1 where the grid's units are no lengths and no degrees."""
+    axis = contract[Y]
+    units = str(axis["units"])
+    km = KM_PER_DEGREE if units.startswith("degree") else KM_PER_UNIT.get(units, 0.0)
+    return km * abs(axis["last"] - axis["first"]) / max(axis["cells"] - 1, 1) or 1.0
 
 
 def contract_digest(contract: dict[str, Any]) -> str:

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from einops import rearrange
 
 from models import LEARNED
 from pipeline import checkpoint, config, costs, store
 from pipeline.frames import FrameReader, read_init_times
 from pipeline.parallel import run_blocks
 from pipeline.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
-from pipeline.schema import lead_times
-from pipeline.tiles import forecast_fields
+from pipeline.schema import INIT_TIME, LEAD_TIME, MEMBER, X, Y, lead_times
+from pipeline.tiles import forecast_members
 
 
 def main() -> None:
@@ -60,11 +61,14 @@ def forecast(
         "model": description.model,
         "checkpoint_digest": digest,  # its MLflow run carries the same
         "data_digest": description.data_digest,
+        **({"members": description.members_are} if description.members_are else {}),
     }
     leads = lead_times(description.horizon, np.timedelta64(description.step_minutes, "m"))
     starts = range(0, len(init_times), options.batch_size)
     with store.replacing(out) as partial:
-        store.create_forecasts(partial, grid, init_times, leads, options.batch_size, attributes)
+        store.create_forecasts(
+            partial, grid, init_times, leads, options.batch_size, attributes, members=description.members
+        )
         jobs = [
             (folder, digest, observations, init_times[start : start + options.batch_size], start, partial, options)
             for start in starts
@@ -100,11 +104,12 @@ def forecast_block(
     steps = forecaster.description.history
     history = np.stack([reader.read(p + 1 - steps, p + 1) for p in reader.positions(init_times)])
     started = time.perf_counter()
-    fields = forecast_fields(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
+    fields = forecast_members(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
     seconds = time.perf_counter() - started
-    dims = ("init_time", "lead_time", "y", "x")
-    targets = {name: (dims, fields[:, :, i]) for i, name in enumerate(forecaster.description.target_names)}
-    store.write_block(out, start, xr.Dataset(targets))
+    fields = rearrange(fields, "b m f c y x -> c b f m y x")
+    dims = (INIT_TIME, LEAD_TIME, MEMBER, Y, X)
+    block = xr.Dataset({name: (dims, fields[i]) for i, name in enumerate(forecaster.description.target_names)})
+    store.write_block(out, start, block.squeeze(MEMBER) if forecaster.description.members is None else block)
     return seconds
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Train
-from pipeline.losses import LOSSES
+from pipeline.losses import LOSSES, OF_MEMBERS
 from pipeline.network import Network
 from pipeline.samples import Batch
 
@@ -56,7 +56,7 @@ class ForecastModule(lightning.LightningModule):
     def __init__(self, network: Network, options: Train, budget: Budget) -> None:
         super().__init__()
         self.network, self.options, self.budget = network, options, budget
-        self.loss = LOSSES[options.loss]
+        self.loss = OF_MEMBERS.get(network.output) or LOSSES[options.loss]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch in normalised units."""
@@ -86,7 +86,7 @@ class ForecastModule(lightning.LightningModule):
         self.budget.start()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make dropout depend on seed, step and rank alone, so that a resumed training repeats an undisturbed one."""
+        """Make dropout and noise follow from seed, step and rank: a resumed training repeats an undisturbed one."""
         torch.manual_seed((self.options.seed * 1_000_003 + self.global_step) * 1_000 + self.global_rank)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 TIME, INIT_TIME, LEAD_TIME, VALID_TIME, Y, X = "time", "init_time", "lead_time", "valid_time", "y", "x"
+MEMBER = "member"
 FRAME_PRESENT = "frame_present"
 GRID_MAPPING = "spatial_ref"
 CONVENTIONS = "CF-1.11"
@@ -48,10 +49,11 @@ def check_observations(observations: xr.Dataset) -> xr.Dataset:
 def check_forecasts(forecasts: xr.Dataset) -> xr.Dataset:
     """Return `forecasts` unchanged when they keep the contract, else raise `SchemaError`.
 
-    The contract: float32 variables `(init_time, lead_time, y, x)` with `units`; `lead_time` a positive timedelta;
-    `valid_time (init_time, lead_time)` equal to `init_time + lead_time`.
+    The contract: float32 variables `(init_time, lead_time, y, x)` with `units`, or all of them `(init_time, lead_time,
+    member, y, x)` with members 1 … m; `lead_time` a positive timedelta; `valid_time (init_time, lead_time)` equal to
+    `init_time + lead_time`.
     """
-    dims = (INIT_TIME, LEAD_TIME, Y, X)
+    dims = (INIT_TIME, LEAD_TIME, *([MEMBER] if MEMBER in forecasts.dims else []), Y, X)
     _require_dims(forecasts, dims, "forecasts")
     _require_fields(forecasts, dims, "forecasts")
     if not np.issubdtype(forecasts[LEAD_TIME].dtype, np.timedelta64):
@@ -62,6 +64,9 @@ def check_forecasts(forecasts: xr.Dataset) -> xr.Dataset:
         raise SchemaError(f"forecasts: no coordinate '{VALID_TIME}'")
     if not (forecasts[VALID_TIME] == forecasts[INIT_TIME] + forecasts[LEAD_TIME]).all():
         raise SchemaError(f"forecasts: '{VALID_TIME}' is not '{INIT_TIME}' + '{LEAD_TIME}'")
+    members = forecasts.sizes.get(MEMBER, 0)
+    if members and not np.array_equal(forecasts.get(MEMBER, []), np.arange(1, members + 1)):
+        raise SchemaError(f"forecasts: '{MEMBER}' is not 1 to {members}")
     return forecasts
 
 

@@ -1,9 +1,9 @@
 """The only module that knows Zarr chunks and shards: stores of observations and of forecasts on the local disk.
 
 A store is created empty and correctly shaped, then filled block by block, each block whole shards, so that blocks
-may be written side by side. A chunk is one field (y, x), a shard a block of times (or init times): few files, each
-rewritten whole. Bytes depend on the content alone: no clock, host or random order. Missing is NaN, also where nothing
-was written. Variables come back in the order of their names.
+may be written side by side. A chunk is one field (y, x), or all members of one, a shard a block of times (or init
+times): few files, each rewritten whole. Bytes depend on the content alone: no clock, host or random order. Missing is
+NaN, also where nothing was written. Variables come back in the order of their names.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pipeline.schema import (
     GRID_MAPPING,
     INIT_TIME,
     LEAD_TIME,
+    MEMBER,
     TIME,
     TIME_UNITS,
     VALID_TIME,
@@ -47,6 +48,7 @@ TIME_ATTRS: dict[str, dict[str, str]] = {
     TIME: {"standard_name": "time", "axis": "T"},
     INIT_TIME: {"standard_name": "forecast_reference_time"},
     LEAD_TIME: {"standard_name": "forecast_period"},
+    MEMBER: {"standard_name": "realization"},
     VALID_TIME: {"standard_name": "time"},
 }
 
@@ -110,18 +112,21 @@ def create_forecasts(
     shard_inits: int,
     attributes: Mapping[str, Any],
     values: Mapping[str, np.ndarray] | None = None,
+    members: int | None = None,
 ) -> None:
-    """Create a store of forecasts `(init_time, lead_time, y, x)` with the variables and grid of `grid`.
+    """Create a store of forecasts `(init_time, lead_time, [member,] y, x)` with the variables and grid of `grid`.
 
     `init_times` are datetime64[ns], `lead_times` whole minutes as timedelta64[ns]; `attributes` join the grid's own.
     The forecasts are `values`, all of them, or missing until `write_block` fills them.
     """
-    sizes = {INIT_TIME: init_times.size, LEAD_TIME: lead_times.size, Y: grid.sizes[Y], X: grid.sizes[X]}
+    ensemble = {} if members is None else {MEMBER: members}
+    sizes = {INIT_TIME: init_times.size, LEAD_TIME: lead_times.size, **ensemble, Y: grid.sizes[Y], X: grid.sizes[X]}
     valid_times = init_times[:, None] + lead_times[None, :]
     coords = {
         INIT_TIME: _moments(INIT_TIME, init_times),
         LEAD_TIME: xr.Variable(LEAD_TIME, lead_times, TIME_ATTRS[LEAD_TIME]),
         VALID_TIME: ((INIT_TIME, LEAD_TIME), valid_times, TIME_ATTRS[VALID_TIME]),
+        **({MEMBER: xr.Variable(MEMBER, np.arange(1, members + 1), TIME_ATTRS[MEMBER])} if members else {}),
         **_horizontal(grid),
     }
     attrs = {"Conventions": CONVENTIONS, **grid.attrs, **attributes}
@@ -224,7 +229,7 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
     for name in field_names(template):
         array = template[name]
         encoding[name] = {
-            "chunks": (*(1 for _ in array.dims[:-2]), *array.shape[-2:]),
+            "chunks": tuple(size if dim in (MEMBER, Y, X) else 1 for dim, size in array.sizes.items()),
             "shards": (shard, *array.shape[1:]),
             "compressors": (ZstdCodec(level=ZSTD_LEVEL),),
             "_FillValue": np.float32("nan"),
@@ -234,6 +239,8 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
             encoding[name] = {"units": TIME_UNITS, "dtype": "int64", "chunks": template[name].shape}
     if LEAD_TIME in template.coords:
         encoding[LEAD_TIME] = {"units": LEAD_UNITS, "dtype": "int32", "chunks": template[LEAD_TIME].shape}
+    if MEMBER in template.coords:
+        encoding[MEMBER] = {"dtype": "int32", "chunks": template[MEMBER].shape}
     if FRAME_PRESENT in template:
         encoding[FRAME_PRESENT] = {"chunks": template[FRAME_PRESENT].shape}
     bare = template.drop_encoding()

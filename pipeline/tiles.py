@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.checkpoint import Forecaster
+from pipeline.checkpoint import Forecaster, mean_of_members
 
 
 def forecast_fields(
     forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile_cells: int | None, overlap_cells: int
 ) -> np.ndarray:
-    """Return forecasts (b, horizon, c, y, x) of whole fields (b, t, c, y, x), by tiles where a network needs them.
+    """Return the mean over the members of `forecast_members`, (b, horizon, c, y, x)."""
+    return mean_of_members(forecast_members(forecaster, history, init_times, tile_cells, overlap_cells))
+
+
+def forecast_members(
+    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile_cells: int | None, overlap_cells: int
+) -> np.ndarray:
+    """Return forecasts (b, m, horizon, c, y, x) of whole fields (b, t, c, y, x), by tiles where a network needs them.
 
     Each init time is forecast on its own: networks round differently in batches of another size, and a forecast that is
     issued alone should be the hindcast's bit for bit. Tiles are of `tile_cells`, or of the training crop's size.
@@ -21,7 +28,7 @@ def forecast_fields(
     for i in range(len(init_times)):
         alone = np.ascontiguousarray(history[i : i + 1]), init_times[i : i + 1]
         if tile >= whole:
-            forecasts.append(forecaster(*alone))
+            forecasts.append(forecaster.members(*alone))
         else:
             forecasts.append(forecast_by_tiles(forecaster, *alone, tile, min(overlap_cells, tile - 1)))
     return np.concatenate(forecasts)
@@ -44,9 +51,10 @@ def ramp(tile: int, overlap: int) -> np.ndarray:
 def forecast_by_tiles(
     forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile: int, overlap: int
 ) -> np.ndarray:
-    """Return forecasts (b, horizon, c, h, w) put together from tiles of `tile` cells, blended where they overlap.
+    """Return forecasts (b, m, horizon, c, h, w) put together from tiles of `tile` cells, blended where they overlap.
 
-    A cell that only some tiles can forecast takes those; one that none can is NaN.
+    An ensemble's noise is the same in every tile, so that a member is one field. A cell that only some tiles can
+    forecast takes those; one that none can is NaN.
     """
     h, w = history.shape[-2:]
     tile_y, tile_x = min(tile, h), min(tile, w)
@@ -54,9 +62,9 @@ def forecast_by_tiles(
     total: np.ndarray | None = None
     for y in tile_starts(h, tile_y, overlap):
         for x in tile_starts(w, tile_x, overlap):
-            part = forecaster(history[..., y : y + tile_y, x : x + tile_x], init_times, (y, x))
+            part = forecaster.members(history[..., y : y + tile_y, x : x + tile_x], init_times, (y, x))
             if total is None:
-                total = np.zeros((*part.shape[:3], h, w), dtype=np.float32)
+                total = np.zeros((*part.shape[:4], h, w), dtype=np.float32)
                 weights = np.zeros_like(total)
             known = np.isfinite(part)
             total[..., y : y + tile_y, x : x + tile_x] += np.where(known, part, 0) * weight

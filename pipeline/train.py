@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,24 @@ import xarray as xr
 from tqdm import tqdm
 
 import models
-from pipeline import config, costs, store, tracking
-from pipeline.checkpoint import Description, Fitted, climatology_at, save_checkpoint
+from pipeline import calibration, config, costs, store, tracking
+from pipeline.checkpoint import (
+    Description,
+    Fitted,
+    Forecaster,
+    best_device,
+    climatology_at,
+    forecaster_of,
+    save_checkpoint,
+)
 from pipeline.frames import FrameReader, read_init_times
 from pipeline.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
 from pipeline.schema import InputError, X, Y
+from pipeline.tiles import forecast_members
 
 CODE = Path(__file__).parents[1]
 FIT_BLOCK = 32  # init times read at once
+CALIBRATION_TIMES = 200  # at most, of the validation period
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +73,8 @@ def train(params: config.Params, model: str) -> None:
             log_identity(run, params, model, data_digest)
         fit = fit_reference if description.kind in models.REFERENCES else fit_learned
         fitted = fit(params, description, resume, run)
+        if description.members is not None:
+            fitted = with_calibration(params, description, fitted)
     except BaseException:
         run.end("KILLED")
         raise
@@ -115,7 +128,19 @@ def code_digest(kind: str) -> str:
     """Return a digest of the code that a training of a model of this kind runs through."""
     files = [
         CODE / "pipeline" / f"{name}.py"
-        for name in ("train", "fit", "module", "network", "normalise", "losses", "samples", "frames", "checkpoint")
+        for name in (
+            "train",
+            "fit",
+            "module",
+            "network",
+            "normalise",
+            "losses",
+            "samples",
+            "frames",
+            "checkpoint",
+            "calibration",
+            "tiles",
+        )
     ]
     files += [*(CODE / "models").glob("*.py"), *(CODE / "models" / kind).rglob("*.py")]
     digest = sha256()
@@ -166,6 +191,33 @@ def fit_reference(params: config.Params, description: Description, resume: Path,
     damping = fit_damping(params, description, climatology)
     leads = [f"{description.step_minutes * (i + 1)} min {value:.3f}" for i, value in enumerate(damping[:, 0])]
     return Fitted({"climatology": climatology, "damping": damping}, {"damping": ", ".join(leads)})
+
+
+def with_calibration(params: config.Params, description: Description, fitted: Fitted) -> Fitted:
+    """Return a model with members and its calibration: on forecasts of the validation period, evenly thinned."""
+    forecaster = forecaster_of(description, fitted.arrays, best_device(description.kind))
+    init_times = read_init_times(PREPARED / "init_times.csv", "validation")
+    init_times = init_times[:: -(-len(init_times) // CALIBRATION_TIMES)]
+    found = calibration.fit(_validation_forecasts(params, forecaster, init_times), len(init_times))
+    facts = {**fitted.facts, "calibrated on": f"{len(init_times)} init times of the validation period"}
+    return replace(fitted, arrays={**fitted.arrays, **found.arrays()}, facts=facts)
+
+
+def _validation_forecasts(
+    params: config.Params, forecaster: Forecaster, init_times: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of each init time."""
+    description = forecaster.description
+    reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in description.channels], params.sample.cache)
+    history, horizon = description.history, description.horizon
+    positions = tqdm(reader.positions(init_times), desc="calibrate", disable=not sys.stderr.isatty())
+    for position, init_time in zip(positions, init_times, strict=True):
+        frames = reader.read(position + 1 - history, position + 1 + horizon)[None]
+        tiles = config.Forecast()  # as large as the training crop
+        members = forecast_members(
+            forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
+        )
+        yield members, frames[:, history:, : description.targets]
 
 
 def complete(climatology: np.ndarray) -> np.ndarray:

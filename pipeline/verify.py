@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from tqdm import tqdm
 
-from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, SCORES
+from pipeline.config import Verify
+from pipeline.parallel import run_blocks
+from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
 from pipeline.schema import (
     INIT_TIME,
     LEAD_TIME,
@@ -24,43 +27,141 @@ from pipeline.schema import (
     check_scores,
     field_names,
 )
+from pipeline.scores import spectral
+from pipeline.scores.continuous import row_weights
+from pipeline.scores.groups import REGION, region_cuts
 from pipeline.scores.spatial import MINIMUM_VALID, spacing_km, window_cells
-from pipeline.scores.sums import frame_sums, label_sums, scores_of, write_sums
+from pipeline.scores.sums import Extras, frame_sums, label_sums, scores_of, write_sums
 
 BLOCK_BYTES = 64 * 2**20  # of forecasts held at once; the observed frames and masks of a block are of the same size
+MEMBER = "member"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is counted of one field."""
+
+    thresholds: Sequence[float]  # in the field's units
+    windows: Sequence[tuple[int, int]]  # in cells (y, x)
+    extras: Extras
 
 
 def verify(
     forecasts: xr.Dataset,
     observed: xr.Dataset,
-    thresholds: Mapping[str, Sequence[float]],
-    neighbourhoods_km: Sequence[float],
+    options: Verify,
+    climatology: xr.Dataset | None = None,
+    data_range: Mapping[str, float] | None = None,
+    scheduler: str | None = "synchronous",
 ) -> xr.Dataset:
     """Return the sums of one model per init time and lead, laid out as `pipeline.scores.sums` describes.
 
-    A cell counts where both the observation at the valid time and the forecast are finite. `thresholds` are keyed by
-    field name, in the field's units; fields without any get no event scores. Blocks of init times bound the memory.
-    Raises `InputError` when a threshold names an unknown field, and `SchemaError` when grids or times do not match or
-    a forecast is missing in a cell that was observed at init time.
+    A cell counts where both the observation at the valid time and the forecast, all its members, are finite; for
+    scores of one value the forecast is the mean over members. `climatology` holds fields `(hour, y, x)`, 24 or one, and
+    `data_range` the highest less the lowest value of the training period by field; without them anomaly correlation, or
+    PSNR and SSIM, are left out, and without units of length spectra are. Blocks of init times and leads bound the
+    memory; `scheduler` says where they run, as in `pipeline.parallel.run_blocks`.
+
+    Raises `InputError` when a threshold names an unknown field or a region holds no cell, and `SchemaError` when grids
+    or times do not match or a forecast is missing in a cell that was observed at init time.
     """
     names = field_names(forecasts)
-    _check_inputs(forecasts, observed, names, thresholds)
-    spacing = spacing_km(forecasts) if any(thresholds.values()) and neighbourhoods_km else (1.0, 1.0)
-    windows = [window_cells(scale, spacing) for scale in neighbourhoods_km]
+    _check_inputs(forecasts, observed, names, options.thresholds)
     coords = {name: forecasts[name].reset_coords(drop=True) for name in (INIT_TIME, LEAD_TIME)}
+    labels = {REGION: np.asarray(list(options.regions), str)}
     parts = []
     for field in names:
-        levels = [float(level) for level in thresholds.get(field, ())]
-        blocks = [
-            frame_sums(forecast, actual, np.isfinite(actual) & np.isfinite(forecast), levels, windows)
-            for forecast, actual in _blocks(forecasts[field], forecasts[VALID_TIME], observed[field])
-        ]
-        sums = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        units = str(forecasts[field].attrs["units"])
-        parts.append(label_sums(sums, field, units, coords, levels, neighbourhoods_km))
+        plan = _plan(forecasts, field, options, climatology, data_range or {})
+        jobs = _blocks(forecasts[field])
+        count = partial(block_sums, forecasts[field], observed[field], plan)
+        blocks = run_blocks(count, jobs, scheduler=scheduler, description=f"verify {field}", unit="block")
+        if plan.extras.spacing:
+            shape = (forecasts.sizes[Y], forecasts.sizes[X])
+            labels[spectral.WAVELENGTH] = spectral.wavelengths_km(shape, plan.extras.spacing)
+        units, scales = str(forecasts[field].attrs["units"]), options.neighbourhoods_km
+        parts.append(label_sums(_joined(jobs, blocks), field, units, coords, plan.thresholds, scales, labels))
     merged = xr.merge(parts, compat="equals", join="exact").drop_vars(VALID_TIME, errors="ignore")
-    merged.attrs = {"model": str(forecasts.attrs.get("model", "")), "minimum_valid": MINIMUM_VALID}
+    merged.attrs = {
+        "model": str(forecasts.attrs.get("model", "")),
+        "minimum_valid": MINIMUM_VALID,
+        "members": str(forecasts.attrs.get("members", "ensemble" if MEMBER in forecasts.dims else "none")),
+    }
     return check_scores(merged)
+
+
+def block_sums(
+    forecast: xr.DataArray, observed: xr.DataArray, plan: Plan, start: int, stop: int, first: int, last: int
+) -> dict[str, np.ndarray]:
+    """Return the sums of the init times `start` to `stop` and the leads `first` to `last`, both ends excluded."""
+    block = forecast[start:stop, first:last]
+    valid_time = block[VALID_TIME].values
+    frames = _frames(observed, np.column_stack([block[INIT_TIME].values, valid_time]))  # column 0 is the init time's
+    values = block.values
+    known = np.isfinite(values)
+    if MEMBER in block.dims:
+        known = known.all(axis=2)
+    _check_complete(known, frames[:, 0], block)
+    actual = frames[:, 1:]
+    hours = pd.DatetimeIndex(valid_time.ravel()).hour.to_numpy().reshape(valid_time.shape)
+    return frame_sums(values, actual, np.isfinite(actual) & known, plan.thresholds, plan.windows, plan.extras, hours)
+
+
+def _plan(
+    forecasts: xr.Dataset,
+    field: str,
+    options: Verify,
+    climatology: xr.Dataset | None,
+    data_range: Mapping[str, float],
+) -> Plan:
+    levels = [float(level) for level in options.thresholds.get(field, ())]
+    spacing = _spacing(forecasts, needed=bool(any(options.thresholds.values()) and options.neighbourhoods_km))
+    extras = Extras(
+        rows=row_weights(forecasts),
+        climatology=climatology[field].values if climatology is not None and field in climatology else None,
+        data_range=data_range.get(field),
+        spacing=spacing,
+        regions=region_cuts(forecasts, options.regions),
+        quantiles=forecasts.attrs.get("members") == "quantiles",
+    )
+    windows = [window_cells(scale, spacing) for scale in options.neighbourhoods_km] if levels and spacing else []
+    return Plan(levels, windows, extras)
+
+
+def _spacing(forecasts: xr.Dataset, needed: bool) -> tuple[float, float] | None:
+    """Return the grid spacing in km; where its units do not tell, None, or `InputError` when it is needed."""
+    try:
+        return spacing_km(forecasts)
+    except InputError:
+        if needed:
+            raise
+        return None
+
+
+def _blocks(forecast: xr.DataArray) -> list[tuple[int, int, int, int]]:
+    """Return (start, stop, first, last) of blocks of init times and leads, of at most `BLOCK_BYTES` or one field.
+
+    Leads are divided where one init time alone is more, as large fields with many members are.
+    """
+    inits, leads = forecast.sizes[INIT_TIME], forecast.sizes[LEAD_TIME]
+    fields = max(1, BLOCK_BYTES // (forecast[0, 0].size * forecast.dtype.itemsize))
+    high, wide = max(1, fields // leads), min(leads, fields)
+    return [
+        (start, min(start + high, inits), first, min(first + wide, leads))
+        for start in range(0, inits, high)
+        for first in range(0, leads, wide)
+    ]
+
+
+def _joined(
+    jobs: Sequence[tuple[int, int, int, int]], blocks: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return the sums `(init, lead, …)` of all blocks, which come in order of init times, then leads."""
+    starts = sorted({job[0] for job in jobs})
+    rows = [[block for job, block in zip(jobs, blocks, strict=True) if job[0] == start] for start in starts]
+    return {
+        name: np.concatenate([np.concatenate([block[name] for block in row], axis=1) for row in rows])
+        for name in blocks[0]
+    }
 
 
 def _check_inputs(
@@ -80,23 +181,6 @@ def _check_inputs(
             raise SchemaError(f"'{name}' is forecast in {units[0]!r} and observed in {units[1]!r}")
 
 
-def _blocks(
-    forecast: xr.DataArray, valid_time: xr.DataArray, observed: xr.DataArray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the forecast and the observation at its valid time, both `(init, lead, y, x)`, by blocks of init times."""
-    inits = forecast.sizes[INIT_TIME]
-    size = max(1, BLOCK_BYTES // (forecast[0].size * forecast.dtype.itemsize))
-    with tqdm(total=inits, unit="init", desc=f"verify {forecast.name}", disable=not sys.stderr.isatty()) as bar:
-        for start in range(0, inits, size):
-            block = forecast[start : start + size]
-            times = np.column_stack([block[INIT_TIME].values, valid_time[start : start + size].values])
-            frames = _frames(observed, times)  # column 0 is the frame at init time
-            values = block.values
-            _check_complete(values, frames[:, 0], block)
-            yield values, frames[:, 1:]
-            bar.update(len(block))
-
-
 def _frames(observed: xr.DataArray, times: np.ndarray) -> np.ndarray:
     """Return the observed frames at `times`, each read once, as `(*times.shape, y, x)`."""
     unique, inverse = np.unique(times, return_inverse=True)
@@ -106,9 +190,9 @@ def _frames(observed: xr.DataArray, times: np.ndarray) -> np.ndarray:
     return np.asarray(observed.isel({TIME: index}).values[inverse.reshape(times.shape)])
 
 
-def _check_complete(values: np.ndarray, at_init: np.ndarray, block: xr.DataArray) -> None:
+def _check_complete(known: np.ndarray, at_init: np.ndarray, block: xr.DataArray) -> None:
     """Raise `SchemaError` where a forecast is missing in a cell that was observed at its init time."""
-    missing = ~np.isfinite(values) & np.isfinite(at_init)[:, None]
+    missing = ~known & np.isfinite(at_init)[:, None]
     if missing.any():
         init, lead = np.argwhere(missing.any(axis=(2, 3)))[0]
         raise SchemaError(
@@ -125,12 +209,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     model = parser.parse_args().model
-    options = config.load().verify
+    params = config.load()
     forecasts = store.open_forecasts(FORECASTS / f"{model}.zarr")
     observed = store.open_observations(OBSERVATIONS)
-    sums = verify(forecasts, observed, options.thresholds, options.neighbourhoods_km)
-    write_sums(sums, SCORES / f"{model}.nc")
-    tracking.log_scores(checkpoint=CHECKPOINTS / model, model=model, scores=scores_of(sums))
+    channels = json.loads((PREPARED / "statistics.json").read_text())["channels"]
+    data_range = {channel["name"]: channel["max"] - channel["min"] for channel in channels}
+    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
+        sums = verify(forecasts, observed, params.verify, climatology, data_range, params.dask.scheduler)
+    path = SCORES / f"{model}.nc"
+    write_sums(sums, path)
+    tracking.log_scores(
+        checkpoint=CHECKPOINTS / model, model=model, kind=params.kinds[model], scores=scores_of(sums), sums=path
+    )
 
 
 if __name__ == "__main__":

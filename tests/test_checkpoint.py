@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import models
 from pipeline import checkpoint
+from pipeline.calibration import Calibration
 from pipeline.checkpoint import Description, Forecaster, climatology_at
 from pipeline.contract import contract_digest
 from pipeline.schema import InputError
@@ -160,3 +162,80 @@ def test_a_fresh_process_forecasts_from_the_folder_alone(tmp_path: Path) -> None
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
     np.testing.assert_allclose(np.load(tmp_path / "forecast.npy"), forecaster(history(), TIMES), rtol=1e-5, atol=1e-6)
+
+
+WITH_MEMBERS = {
+    "convlstm_quantiles": ("convlstm", {"hidden": [5], "patch": 2, "output": "quantiles", "members": 4}),
+    "convlstm_ensemble": ("convlstm", {"hidden": [5], "patch": 2, "output": "ensemble", "members": 4}),
+    "transformer_ensemble": ("video_transformer", {**LEARNED["video_transformer"], "output": "ensemble", "members": 4}),
+    "transformer_quantiles": ("video_transformer", {**LEARNED["video_transformer"], "output": "quantiles"}),
+    "steps": ("steps", {"members": 4}),
+}
+
+
+def with_members(case: str, folder: Path) -> Forecaster:
+    """Return a model with members and an offset of its ranks, loaded from its folder."""
+    kind, options = WITH_MEMBERS[case]
+    described = description(kind, options=models.OPTIONS[kind].model_validate(options).model_dump())
+    _, arrays = (None, {}) if kind == "steps" else trained(kind, folder, options=described.options)
+    offsets = np.zeros((4, 1, 2, described.members), np.float32)
+    offsets[..., -1] = [[0.0, 3.0]]  # the highest member, where it rains
+    found = Calibration(offsets, np.tile(np.array([0, 0.5], np.float32), (4, 1, 1)))
+    checkpoint.save_checkpoint(folder, described, {**arrays, **found.arrays()}, "# card\n")
+    return checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("case", WITH_MEMBERS)
+def test_members_are_complete_and_their_mean_is_the_forecast(case: str, tmp_path: Path) -> None:
+    forecaster = with_members(case, tmp_path / case)
+    members = forecaster.members(history(), TIMES)
+    assert forecaster.description.members == members.shape[1]
+    assert members.shape[:1] + members.shape[2:] == (2, 4, 1, 11, 13)
+    assert members.dtype == np.float32
+    assert np.isnan(members[..., 0]).all()
+    assert np.isfinite(members[..., 1:]).all()
+    assert members[..., 1:].min() >= 0
+    np.testing.assert_array_equal(forecaster(history(), TIMES), members.mean(axis=1))
+    np.testing.assert_array_equal(members, with_members(case, tmp_path / case).members(history(), TIMES))
+    if "quantiles" in case:
+        assert (np.diff(members[..., 1:], axis=1) >= 0).all()  # the offset moves the highest one alone
+
+
+@pytest.mark.parametrize("case", WITH_MEMBERS)
+def test_members_follow_from_the_init_time_whatever_the_batch_and_tile(case: str, tmp_path: Path) -> None:
+    forecaster = with_members(case, tmp_path / case)
+    both = forecaster.members(history(), TIMES)
+    alone = np.concatenate([forecaster.members(history()[i : i + 1], TIMES[i : i + 1]) for i in range(2)])
+    np.testing.assert_allclose(alone, both, rtol=1e-4, atol=1e-5)
+    at_another_time = forecaster.members(history(), TIMES[::-1])
+    assert np.array_equal(at_another_time, both, equal_nan=True) == ("quantiles" in case)
+    if forecaster.network is not None:
+        elsewhere = forecaster.members(history(), TIMES, origin=(5, 2))
+        np.testing.assert_array_equal(elsewhere, both)
+
+
+def test_calibration_moves_members_and_is_no_weight(tmp_path: Path) -> None:
+    calibrated = with_members("convlstm_ensemble", tmp_path / "c")
+    raw = Forecaster(calibrated.description, {}, calibrated.network)
+    moved = calibrated.members(history(), TIMES) - raw.members(history(), TIMES)
+    assert np.nanmax(moved) == pytest.approx(3, abs=1e-3)
+    assert np.nanmin(moved) == 0
+    assert (np.nan_to_num(moved) > 0).sum(axis=1).max() == 1  # one rank
+
+
+def test_what_members_are() -> None:
+    assert [
+        (described.members, described.members_are)
+        for described in (
+            description("convlstm", options=models.OPTIONS["convlstm"]().model_dump()),
+            description("persistence"),
+            description("steps", options=models.OPTIONS["steps"]().model_dump()),
+            description("convlstm", options=models.OPTIONS["convlstm"](output="quantiles").model_dump()),
+            description("convlstm", options=models.OPTIONS["convlstm"](output="ensemble", members=3).model_dump()),
+        )
+    ] == [(None, None), (None, None), (10, "ensemble"), (10, "quantiles"), (3, "ensemble")]
+
+
+def test_one_forecast_is_its_own_mean_bit_for_bit() -> None:
+    values = np.array([[[0.0, -0.0, 1e-40, np.nan]]], np.float32)
+    assert checkpoint.mean_of_members(values).tobytes() == values.tobytes()

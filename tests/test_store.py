@@ -7,7 +7,7 @@ import xarray as xr
 import zarr
 
 from pipeline import store
-from pipeline.schema import InputError, SchemaError
+from pipeline.schema import InputError, SchemaError, check_forecasts
 
 FRAMES, HEIGHT, WIDTH, SHARD = 11, 5, 7, 3
 TIMES = np.datetime64("2020-01-01", "ns") + np.arange(FRAMES) * np.timedelta64(5, "m")
@@ -189,3 +189,31 @@ def test_directory_digest_is_dvcs(tmp_path, grid, rain):
         with Repo.init(str(tmp_path), no_scm=True) as repo:
             repo.add(str(tmp_path / "a.zarr"))
     assert f"md5: {store.directory_digest(tmp_path / 'a.zarr')}\n" in (tmp_path / "a.zarr.dvc").read_text()
+
+
+def test_forecasts_with_members_round_trip(tmp_path, grid):
+    inits = TIMES[:3]
+    draws = np.random.default_rng(0)
+    values = draws.normal(size=(3, len(LEADS), 2, HEIGHT, WIDTH)).astype(np.float32)
+    path = tmp_path / "f.zarr"
+    store.create_forecasts(path, grid, inits, LEADS, 2, {"members": "ensemble"}, members=2)
+    for start in (0, 2):
+        store.write_block(path, start, block(values[start : start + 2], "init_time", "lead_time", "member"))
+    back = store.open_forecasts(path)
+    np.testing.assert_array_equal(back.rain_rate.values, values)
+    assert back.rain_rate.dims == ("init_time", "lead_time", "member", "y", "x")
+    assert back.member.values.tolist() == [1, 2]
+    assert back.attrs["members"] == "ensemble"
+    array = zarr.open_array(path / "rain_rate", mode="r")
+    assert array.chunks == (1, 1, 2, HEIGHT, WIDTH)  # all members of a lead
+    assert array.shards == (2, len(LEADS), 2, HEIGHT, WIDTH)
+
+
+def test_members_count_from_one_in_all_fields(tmp_path, grid):
+    path = tmp_path / "f.zarr"
+    store.create_forecasts(path, grid, TIMES[:3], LEADS, 2, {}, members=2)
+    forecasts = store.open_forecasts(path)
+    with pytest.raises(SchemaError, match="'member' is not 1 to 2"):
+        check_forecasts(forecasts.assign_coords(member=[0, 1]))
+    with pytest.raises(SchemaError, match="'wind' has dimensions"):
+        check_forecasts(forecasts.assign(wind=forecasts["rain_rate"].isel(member=0, drop=True)))

@@ -6,7 +6,7 @@ import pytest
 
 import models
 from pipeline.checkpoint import Forecaster
-from pipeline.tiles import forecast_by_tiles, forecast_fields, ramp, tile_starts
+from pipeline.tiles import forecast_by_tiles, forecast_fields, forecast_members, ramp, tile_starts
 from tests.test_checkpoint import description, trained
 
 FIVE = np.datetime64("2024-06-01T22:40", "ns") + np.arange(5) * np.timedelta64(35, "m")
@@ -20,9 +20,9 @@ class Echo:
     def __init__(self) -> None:
         self.origins: list[tuple[int, int]] = []
 
-    def __call__(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
+    def members(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
         self.origins.append(origin)
-        return np.repeat(history[:, -1:], 2, axis=1)
+        return np.repeat(history[:, None, -1:], 2, axis=2)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,16 @@ def test_blending_leaves_agreeing_tiles_as_they_are() -> None:
     history = np.random.default_rng(1).normal(size=(2, 3, 1, 41, 53)).astype(np.float32)
     echo = Echo()
     result = forecast_by_tiles(echo, history, np.zeros(2), 16, 5)  # type: ignore[arg-type]
-    np.testing.assert_allclose(result, np.repeat(history[:, -1:], 2, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(result, np.repeat(history[:, None, -1:], 2, axis=2), rtol=1e-6)
     assert len(echo.origins) > 9
 
 
 def test_seams_are_smooth() -> None:
     class Constant:
-        def __call__(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
-            return np.full((1, 1, 1, *history.shape[-2:]), float(origin[1] > 0), dtype=np.float32)
+        def members(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
+            return np.full((1, 1, 1, 1, *history.shape[-2:]), float(origin[1] > 0), dtype=np.float32)
 
-    row = forecast_by_tiles(Constant(), np.zeros((1, 1, 1, 8, 24)), np.zeros(1), 16, 8)[0, 0, 0, 0]  # type: ignore[arg-type]
+    row = forecast_by_tiles(Constant(), np.zeros((1, 1, 1, 8, 24)), np.zeros(1), 16, 8)[0, 0, 0, 0, 0]  # type: ignore[arg-type]
     assert row[0] == 0
     assert row[-1] == 1
     assert (np.diff(row) >= -1e-6).all()
@@ -111,3 +111,18 @@ def test_tiles_are_for_networks_whose_training_crop_is_smaller(tmp_path: Path) -
     whole = by_crop(history, FIVE[:1])
     np.testing.assert_array_equal(forecast_fields(by_crop, history, FIVE[:1], 35, 5), whole)
     assert not np.array_equal(whole, by_option, equal_nan=True)
+
+
+def test_members_are_the_same_fields_in_tiles_and_whole(tmp_path: Path) -> None:
+    options = {"hidden": [6], "kernel": 1, "patch": 1, "output": "ensemble", "members": 3}  # sees one cell alone
+    forecaster, _ = trained("convlstm", tmp_path / "c", options=options)
+    history = five_histories()[:2]
+    tiled, whole = (forecast_members(forecaster, history, FIVE[:2], tile, 5) for tile in (14, None))
+    assert tiled.shape == (2, 3, 4, 1, *SHAPE)
+    np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-5)
+    assert (
+        np.nanmin(np.abs(np.diff(whole, axis=1)).max(axis=(2, 3, 4, 5), where=np.isfinite(whole[:, :-1]), initial=0))
+        > 0.01
+    )
+    mean = forecast_fields(forecaster, history, FIVE[:2], 14, 5)
+    np.testing.assert_array_equal(mean, tiled.mean(axis=1))

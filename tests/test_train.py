@@ -14,9 +14,11 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from pipeline import checkpoint, fit, store
+from pipeline import checkpoint, config, fit, store
+from pipeline.forecast import forecast
+from pipeline.frames import read_init_times
 from pipeline.module import Budget, ForecastModule, learning_rate_scale
-from pipeline.paths import CHECKPOINTS, PREPARED, RESUME
+from pipeline.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
 from pipeline.train import code_digest, complete, describe, fit_damping, prepare_resume, train
 from tests.conftest import ROOT, rewrite
 
@@ -217,3 +219,66 @@ def test_two_processes_train_one_model(project: Path) -> None:
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])  # one training, one run
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [
+        ("convlstm", "quantiles"),
+        ("convlstm", "ensemble"),
+        ("video_transformer", "quantiles"),
+        ("video_transformer", "ensemble"),
+    ],
+)
+def test_members_are_trained_calibrated_and_forecast(project: Path, kind: str, output: str) -> None:
+    name = f"{kind}_members"
+    options = {"output": output, "members": 3, "patch": 4}
+    params = rewrite(project, {"kinds": {name: kind}, "models": {name: options}, "train": {"epochs": 1}})
+    train(params, name)
+    loaded = checkpoint.load(CHECKPOINTS / name)
+    assert loaded.description.members == 3
+    assert loaded.calibration is not None
+    assert loaded.calibration.offsets.shape == (4, 1, 4, 3)
+    assert np.isfinite(loaded.calibration.offsets).all()
+    assert "calibrated on | " in (CHECKPOINTS / name / "card.md").read_text()
+    check_forecasts_with_members(params, name, loaded, output)
+
+
+@pytest.mark.slow
+def test_steps_is_calibrated_and_forecast(project: Path) -> None:
+    params = rewrite(project, {"kinds": {"steps": "steps"}, "models": {"steps": {"members": 3, "frames": 3}}})
+    train(params, "steps")
+    check_forecasts_with_members(params, "steps", checkpoint.load(CHECKPOINTS / "steps"), "ensemble")
+
+
+def check_forecasts_with_members(
+    params: config.Params, name: str, forecaster: checkpoint.Forecaster, members_are: str
+) -> None:
+    init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
+    forecast(CHECKPOINTS / name, OBSERVATIONS, init_times, Path("members.zarr"), params.forecast)
+    written = store.open_forecasts(Path("members.zarr"))
+    assert written.attrs["members"] == members_are
+    assert written.sizes["member"] == 3
+    fields = written["rain_rate"].values
+    assert np.isfinite(fields).all()
+    assert (fields >= 0).all()
+    assert (fields.std(axis=2) > 0).any()
+    if members_are == "quantiles":
+        assert (np.diff(fields, axis=2) >= 0).all()
+    observed = store.open_observations(OBSERVATIONS)["rain_rate"]
+    steps = np.array([-10, -5, 0], dtype="timedelta64[m]")
+    history = np.stack([observed.sel(time=time + steps).values for time in init_times[1:2]])[:, :, None]
+    issued = forecaster(history, init_times[1:2])
+    np.testing.assert_array_equal(issued[0, :, 0], fields[1].mean(axis=1))
+
+
+@pytest.mark.slow
+def test_a_training_with_noise_repeats(project: Path) -> None:
+    options = {"output": "ensemble", "members": 3}
+    params = rewrite(project, {"models": {"convlstm": options}, "train": {"epochs": 1}})
+    digests = set()
+    for _ in range(2):
+        train(params, "convlstm")
+        digests.add(store.directory_digest(CHECKPOINTS / "convlstm"))
+    assert len(digests) == 1

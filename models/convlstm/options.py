@@ -1,12 +1,12 @@
 """Options of the ConvLSTM."""
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
+
+from models.outputs import OutputOptions
 
 
-class ConvLSTMOptions(BaseModel):
+class ConvLSTMOptions(OutputOptions):
     """Size of the encoder-forecaster."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden: tuple[PositiveInt, ...] = Field(
         default=(48, 48), min_length=1, description="channels of each level of the encoder; the forecaster mirrors them"

@@ -2,13 +2,13 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from models.outputs import OutputOptions
 
 
-class VideoTransformerOptions(BaseModel):
+class VideoTransformerOptions(OutputOptions):
     """Size of the transformer and the kind of its attention."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     attention: Literal["factorised", "joint", "divided"] = Field(
         default="factorised",

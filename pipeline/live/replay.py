@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from models.advection.forecast import load_pysteps
+from models.motion import load_pysteps
 from pipeline.live import afterwards, archive, cycle, status
 from pipeline.live.clock import iso
 from pipeline.live.faults import Feed, plan_feed

@@ -1,31 +1,84 @@
-"""Scores of values: errors averaged over cells, lead by lead."""
+"""Scores of values: errors averaged over cells, lead by lead, and what varies together.
+
+Cells are weighted by the area they stand for: `rows` holds the weight of each row of the grid, mean 1; without it
+every cell weighs 1. A mean is a weighted sum divided by the sum of weights.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import xarray as xr
 
-from pipeline.schema import INIT_TIME
+from pipeline.schema import INIT_TIME, Y
 
 SUMS = ("n", "error", "absolute_error", "squared_error", "observed", "observed_squared")
+MOMENTS = ("forecast", "forecast_squared", "product")
+ANOMALIES = ("anomaly_product", "anomaly_forecast_squared", "anomaly_observed_squared")
 
 
-def error_sums(forecast: np.ndarray, observed: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+def row_weights(dataset: xr.Dataset) -> np.ndarray | None:
+    """Return the area weight of each row `(y,)`: cos latitude over its mean on grids in degrees, else None.
+
+    None means that all cells weigh 1. On a latitude-longitude grid the area of a cell goes with cos latitude.
+    """
+    if not str(dataset[Y].attrs.get("units", "")).startswith("degree"):
+        return None
+    cosine = np.cos(np.deg2rad(dataset[Y].values.astype(np.float64)))
+    return np.asarray(cosine / cosine.mean())
+
+
+def error_sums(
+    forecast: np.ndarray, observed: np.ndarray, valid: np.ndarray, rows: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Return the sums over valid cells of each frame, by the names in `SUMS`.
 
     All three arrays are `(frame, y, x)`, `valid` boolean, the fields in physical units; cells that are not valid may
-    hold anything, NaN included. Each sum is float64 `(frame,)`; a frame without a valid cell has zeros.
+    hold anything, NaN included. Each sum is float64 `(frame,)`; a frame without a valid cell has zeros. All are
+    weighted by `rows` but `n`, which is the plain number of valid cells.
     """
-    kept = np.where(valid, observed, 0.0).astype(np.float64)
-    error = np.where(valid, forecast, 0.0).astype(np.float64) - kept
+    kept = _kept(observed, valid)
+    error = _kept(forecast, valid) - kept
     return {
-        "n": valid.sum(axis=(1, 2), dtype=np.float64),
-        "error": error.sum(axis=(1, 2)),
-        "absolute_error": np.abs(error).sum(axis=(1, 2)),
-        "squared_error": np.einsum("fyx,fyx->f", error, error),
-        "observed": kept.sum(axis=(1, 2)),
-        "observed_squared": np.einsum("fyx,fyx->f", kept, kept),
+        "n": np.count_nonzero(valid, axis=(1, 2)).astype(np.float64),
+        "error": _total(error, rows),
+        "squared_error": _product(error, error, rows),
+        "absolute_error": _total(np.abs(error, out=error), rows),
+        "observed": _total(kept, rows),
+        "observed_squared": _product(kept, kept, rows),
     }
+
+
+def weight_sums(valid: np.ndarray, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Return `weight`, the sum of weights of each frame's valid cells, and `frames`, 1 where it has any, else 0."""
+    count = np.count_nonzero(valid, axis=2)
+    weight = count.sum(axis=1).astype(np.float64) if rows is None else count @ rows
+    return {"weight": weight, "frames": count.any(axis=1).astype(np.float64)}
+
+
+def moment_sums(
+    forecast: np.ndarray, observed: np.ndarray, valid: np.ndarray, rows: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return Σf, Σf² and Σfo over the valid cells of each frame, by the names in `MOMENTS`; arguments as above."""
+    f, o = _kept(forecast, valid), _kept(observed, valid)
+    return dict(zip(MOMENTS, (_total(f, rows), _product(f, f, rows), _product(f, o, rows)), strict=True))
+
+
+def anomaly_sums(
+    forecast: np.ndarray,
+    observed: np.ndarray,
+    valid: np.ndarray,
+    climatology: np.ndarray,
+    rows: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Return Σf'o', Σf'² and Σo'² of the departures f' = f − c and o' = o − c, by the names in `ANOMALIES`.
+
+    `climatology` c is `(frame, y, x)`; cells where it is NaN are left out, beside those that are not valid.
+    """
+    known = valid & np.isfinite(climatology)
+    normal = _kept(climatology, known)
+    f, o = _kept(forecast, known) - normal, _kept(observed, known) - normal
+    pairs = ((f, o), (f, f), (o, o))
+    return {name: _product(*pair, rows) for name, pair in zip(ANOMALIES, pairs, strict=True)}
 
 
 def rmse(sums: xr.Dataset) -> xr.DataArray:
@@ -60,8 +113,37 @@ def mse_frame(sums: xr.Dataset) -> xr.DataArray:
     out; in a frame with missing cells the sum runs over the valid ones. NaN where no frame has a valid cell.
     Srivastava et al. (2015), arXiv:1502.04681, and the Moving MNIST benchmark since.
     """
-    frames = (sums["n"] > 0).sum(INIT_TIME)
-    return sums["squared_error"].sum(INIT_TIME) / frames.where(frames > 0)
+    return _ratio(sums["squared_error"].sum(INIT_TIME), sums["frames"].sum(INIT_TIME))
+
+
+def correlation(sums: xr.Dataset) -> xr.DataArray:
+    """Return Pearson's correlation of forecast and observed values, −1 to 1; 1 is perfect up to scale and bias.
+
+    All valid cells of all init times are one sample, so differences between init times count as skill. NaN where either
+    side does not vary. Wilks (2019), ch. 3.
+    """
+    covariance, forecast, observed = _central(sums)
+    return _ratio(covariance, (forecast * observed) ** 0.5)
+
+
+def variance_ratio(sums: xr.Dataset) -> xr.DataArray:
+    """Return the variance of the forecast over that of the observed values: 1 is perfect, below 1 too smooth.
+
+    Both are pooled over all valid cells of all init times; NaN where the observed values do not vary.
+    """
+    _, forecast, observed = _central(sums)
+    return _ratio(forecast, observed)
+
+
+def anomaly_correlation(sums: xr.Dataset) -> xr.DataArray:
+    """Return the uncentred anomaly correlation, Σf'o' / sqrt(Σf'² Σo'²): −1 to 1, 1 is perfect.
+
+    f' and o' are departures from the climatology of the training period at the valid time's UTC hour, or from one mean
+    where the data are too short for 24; sums are pooled over init times. NaN where either side has no departure, for
+    instance for the climatology itself. Wilks (2019), ch. 9, after Miyakoda et al. (1972).
+    """
+    product, forecast, observed = (sums[name].sum(INIT_TIME) for name in ANOMALIES)
+    return _ratio(product, (forecast * observed) ** 0.5)
 
 
 def mse_skill(mse: np.ndarray, reference_mse: np.ndarray) -> np.ndarray:
@@ -74,6 +156,40 @@ def mse_skill(mse: np.ndarray, reference_mse: np.ndarray) -> np.ndarray:
     return np.asarray(1.0 - mse / reference)
 
 
+def _kept(field: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return np.where(valid, field, field.dtype.type(0)).astype(np.float64)
+
+
+def _total(cells: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    if rows is None:
+        return np.asarray(cells.reshape(len(cells), -1).sum(axis=1))
+    return np.asarray(cells.sum(axis=2) @ rows)
+
+
+def _product(a: np.ndarray, b: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    if rows is None:
+        return np.asarray(np.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1)))
+    return np.asarray(np.vecdot(a, b) @ rows)
+
+
+def _central(sums: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Return the pooled covariance and the variances of forecast and observed, in sums of weights."""
+    weight = sums["weight"].sum(INIT_TIME)
+    f, o = (_ratio(sums[name].sum(INIT_TIME), weight) for name in ("forecast", "observed"))
+    covariance = _ratio(sums["product"].sum(INIT_TIME), weight) - f * o
+    forecast = _ratio(sums["forecast_squared"].sum(INIT_TIME), weight) - f**2
+    observed = _ratio(sums["observed_squared"].sum(INIT_TIME), weight) - o**2
+    return covariance, _beyond_rounding(forecast, f), _beyond_rounding(observed, o)
+
+
+def _beyond_rounding(variance: xr.DataArray, mean: xr.DataArray) -> xr.DataArray:
+    """Return a variance, 0 where it is no more than the rounding of the squares that it is a difference of."""
+    return variance.where(~(variance <= 1e-12 * mean**2), 0.0)
+
+
 def _mean(sums: xr.Dataset, name: str) -> xr.DataArray:
-    n = sums["n"].sum(INIT_TIME)
-    return sums[name].sum(INIT_TIME) / n.where(n > 0)
+    return _ratio(sums[name].sum(INIT_TIME), sums["weight"].sum(INIT_TIME))
+
+
+def _ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
+    return part / whole.where(whole > 0)

@@ -8,8 +8,12 @@ from itertools import groupby
 
 from pipeline.scores.sums import Scores
 
-HIGHER_IS_BETTER = ("csi", "pod", "fss")
-BEST_IS_ZERO, BEST_IS_ONE = ("mean_error",), ("frequency_bias",)
+HIGHER_IS_BETTER = (
+    "csi", "pod", "fss", "ets", "hss", "sedi", "correlation", "anomaly_correlation", "psnr", "ssim",
+)  # fmt: skip
+BEST_IS_ZERO = ("mean_error",)
+BEST_IS_ONE = ("frequency_bias", "variance_ratio", "spectrum_ratio", "spread_skill")
+BEST_COVERAGE = {"coverage_90": 0.9}
 
 
 def badness(score: str, value: float) -> float:
@@ -23,6 +27,8 @@ def badness(score: str, value: float) -> float:
         return abs(value)
     if name.startswith(BEST_IS_ONE):
         return abs(math.log(value)) if value > 0 else math.inf
+    if name in BEST_COVERAGE:
+        return abs(value - BEST_COVERAGE[name])
     return value
 
 

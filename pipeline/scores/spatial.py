@@ -23,23 +23,27 @@ def fraction_sums(
     thresholds: Sequence[float],
     windows: Sequence[tuple[int, int]],
     minimum_valid: float = MINIMUM_VALID,
+    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return Σ(pf − po)² and Σ(pf² + po²) over the windows of each frame, by the names in `SUMS`.
 
     The arrays are `(frame, y, x)`; `windows` are odd sizes `(y, x)` in cells; the sums are float64
     `(frame, threshold, window)`. A window stands at every cell. Its fraction p is events / valid cells: a missing cell
     is neither an event nor a dry cell, and cells beyond the grid's edge are missing cells like any other. A window
-    counts where at least the share `minimum_valid` of its cells is valid; with 1.0 only complete windows count.
+    counts where at least the share `minimum_valid` of its cells is valid; with 1.0 only complete windows count. `rows`
+    `(y,)` weights windows by the row of their centre.
     """
     shape = (len(valid), len(thresholds), len(windows))
     numerator, denominator = np.zeros(shape), np.zeros(shape)
     if not windows:
         return dict(zip(SUMS, (numerator, denominator), strict=True))
-    weights = [_window_weight(count, window, minimum_valid) for window, count in _counts(valid, windows)]
+    weights = [_window_weight(count, window, minimum_valid) for window, count in window_counts(valid, windows)]
+    if rows is not None:
+        weights = [weight * rows[:, None] for weight in weights]
     for k, threshold in enumerate(thresholds):
         pairs = zip(
-            _counts((forecast >= threshold) & valid, windows),
-            _counts((observed >= threshold) & valid, windows),
+            window_counts((forecast >= threshold) & valid, windows),
+            window_counts((observed >= threshold) & valid, windows),
             strict=True,
         )
         for s, ((_, forecast_count), (_, observed_count)) in enumerate(pairs):
@@ -85,14 +89,11 @@ def window_cells(neighbourhood_km: float, spacing: tuple[float, float]) -> tuple
     return y, x
 
 
-def _step(axis: xr.DataArray) -> float:
-    if axis.size < 2:
-        raise InputError(f"coordinate '{axis.name}' has {axis.size} cell(s), expected at least 2")
-    return float(abs(axis.values[-1] - axis.values[0])) / (axis.size - 1)
+def window_counts(cells: np.ndarray, windows: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """Return each window with its number of true `cells` around every cell `(frame, y, x)`.
 
-
-def _counts(cells: np.ndarray, windows: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], np.ndarray]]:
-    """Return each window with its number of true cells around every cell, by one summed-area table for all."""
+    Windows are odd sizes `(y, x)` in cells; beyond the grid's edge cells are false. One summed-area table serves all.
+    """
     margin_y, margin_x = max(y for y, _ in windows) // 2, max(x for _, x in windows) // 2
     frames, ny, nx = cells.shape
     table = np.zeros((frames, ny + 2 * margin_y + 1, nx + 2 * margin_x + 1), np.int32)
@@ -105,6 +106,12 @@ def _counts(cells: np.ndarray, windows: Sequence[tuple[int, int]]) -> list[tuple
         rows = table[:, low_y + y : low_y + y + ny] - table[:, low_y : low_y + ny]
         counts.append(((y, x), rows[:, :, low_x + x : low_x + x + nx] - rows[:, :, low_x : low_x + nx]))
     return counts
+
+
+def _step(axis: xr.DataArray) -> float:
+    if axis.size < 2:
+        raise InputError(f"coordinate '{axis.name}' has {axis.size} cell(s), expected at least 2")
+    return float(abs(axis.values[-1] - axis.values[0])) / (axis.size - 1)
 
 
 def _window_weight(valid_count: np.ndarray, window: tuple[int, int], minimum_valid: float) -> np.ndarray:

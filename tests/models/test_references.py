@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from models.advection import forecast as advection_module
+from models import motion as motion_module
 from models.advection.forecast import forecast as advection
 from models.climatology.forecast import forecast as climatology
 from models.damped_persistence.forecast import fit, sums
@@ -104,7 +104,7 @@ def test_advection_against_the_motion_is_worse():
 
 
 def test_advection_motion_in_cells_a_step():
-    flow = advection_module.motion(blobs(64, 64, 4)[0, :, 0], "db", 0.1)
+    flow = motion_module.motion(blobs(64, 64, 4)[0, :, 0], "db", 0.1)
     np.testing.assert_allclose(np.median(flow, axis=(1, 2)), [2, 1], atol=0.2)
 
 
@@ -168,11 +168,11 @@ def test_advection_without_pysteps_names_the_fix(monkeypatch):
             raise ImportError(name)
         return real_import(name, *args, **kwargs)
 
-    advection_module.load_pysteps.cache_clear()
+    motion_module.load_pysteps.cache_clear()
     for name in [n for n in sys.modules if n.startswith("pysteps")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", no_pysteps)
     with pytest.raises(ValueError, match=r"pip install fieldcast\[advection\]"):
         advection(np.zeros((1, 2, 1, 3, 5), dtype=np.float32), 1)
     monkeypatch.undo()
-    advection_module.load_pysteps.cache_clear()
+    motion_module.load_pysteps.cache_clear()

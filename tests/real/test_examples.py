@@ -51,7 +51,7 @@ def run(
         forecast(CHECKPOINTS / model, OBSERVATIONS, init_times, FORECASTS / f"{model}.zarr", params.forecast)
         made = store.open_forecasts(FORECASTS / f"{model}.zarr")
         observed = store.open_observations(OBSERVATIONS)
-        sums = verify(made, observed, params.verify.thresholds, params.verify.neighbourhoods_km)
+        sums = verify(made, observed, params.verify)
         scores[model] = scores_of(sums)
     return scores
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from pipeline.scores import spectral
 from pipeline.scores.sums import field_sums, frame_sums, label_sums
 
 INITS, LEADS, NY, NX = 5, 3, 23, 19
@@ -21,7 +22,7 @@ def fields():
 def labelled():
     """Return a function that makes the plain-named sums of one field out of arrays."""
 
-    def make(forecast, observed, valid=None, thresholds=THRESHOLDS, windows=WINDOWS, scales_km=SCALES_KM):
+    def make(forecast, observed, valid=None, thresholds=THRESHOLDS, windows=WINDOWS, scales_km=SCALES_KM, extras=None):
         valid = np.ones(forecast.shape, bool) if valid is None else valid
         inits = np.datetime64("2020-01-01", "ns") + np.arange(len(valid)) * np.timedelta64(1, "h")
         leads = np.arange(1, valid.shape[1] + 1) * np.timedelta64(5, "m").astype("timedelta64[ns]")
@@ -29,7 +30,13 @@ def labelled():
             "init_time": xr.DataArray(inits, dims="init_time"),
             "lead_time": xr.DataArray(leads, dims="lead_time"),
         }
-        sums = frame_sums(forecast, observed, valid, thresholds, windows)
-        return field_sums(label_sums(sums, "rain", "mm h-1", coords, thresholds, scales_km), "rain")
+        hours = np.zeros(valid.shape[:2], int)
+        sums = frame_sums(forecast, observed, valid, thresholds, windows, extras, hours)
+        labels = {}
+        if extras and extras.spacing:
+            labels["wavelength"] = spectral.wavelengths_km(valid.shape[2:], extras.spacing)
+        if extras:
+            labels["region"] = np.array([f"r{i}" for i in range(len(extras.regions))])
+        return field_sums(label_sums(sums, "rain", "mm h-1", coords, thresholds, scales_km, labels), "rain")
 
     return make

@@ -1,0 +1,41 @@
+"""What a learned model gives for each cell: one value, quantiles, or the members of an ensemble."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MEMBERS = 10
+
+
+class OutputOptions(BaseModel):
+    """The options that all learned models share; `members` is None where there is one value a cell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Literal["point", "quantiles", "ensemble"] = Field(
+        default="point",
+        description="point: one value; quantiles: of each cell by itself; ensemble: fields drawn with noise",
+    )
+    members: int | None = Field(
+        default=None,
+        ge=2,
+        description="quantiles or ensemble only: how many; by default 10, levels (i - 1/2) / members",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_members(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("output", "point") != "point" and values.get("members") is None:
+            return {**values, "members": MEMBERS}
+        return values
+
+    @model_validator(mode="after")
+    def _members_of_something(self) -> Self:
+        if self.output == "point" and self.members is not None:
+            raise ValueError(f"members applies to output: quantiles or ensemble, got {self.members} with point")
+        return self
+
+    @property
+    def values(self) -> int:
+        """How many values the readout gives a cell and channel: the quantiles, or 1 for each member's own decoding."""
+        return self.members or 1 if self.output == "quantiles" else 1

@@ -1,0 +1,1 @@
+"""STEPS: an ensemble of extrapolations, perturbed scale by scale."""

@@ -1,0 +1,120 @@
+"""STEPS: each member extrapolates the latest field along a perturbed motion and replaces its fine scales by noise.
+
+Bowler et al. (2006) and Seed et al. (2013), as pysteps does them (Pulkkinen et al. 2019): a cascade of scales in dB, an
+autoregression of order 2 a scale, noise with the field's own spectrum, and the field's own distribution of values.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from threading import Lock
+
+import dask.config
+import numpy as np
+from numpy.typing import NDArray
+
+from models.latest import latest_valid
+from models.motion import MISSING, filled, motion
+from models.steps.options import MIN_LEVELS, StepsOptions
+
+Array32 = NDArray[np.float32]
+Array64 = NDArray[np.float64]
+
+ORDER = 2  # of the autoregression, which needs one frame more
+BELOW_DRY_DB = 5.0  # how far below the threshold dry cells lie
+MIN_WET_CELLS = 10  # in each frame: fewer give no spectrum
+
+ONE_AT_A_TIME = Lock()  # pysteps seeds numpy's global generator, and its prints go through the process's own stream
+
+
+@cache
+def load_steps() -> Callable[..., Array64]:
+    """pysteps' STEPS; ValueError that names the fix if it is not installed. What it prints while loading is dropped."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pysteps.nowcasts.steps import forecast as steps
+    except ImportError as error:
+        raise ValueError(f"{MISSING}: {error}") from error
+    return steps  # type: ignore[no-any-return]
+
+
+def forecast(
+    history: Array32,
+    horizon: int,
+    *,
+    seconds: NDArray[np.int64],
+    spacing_km: float,
+    step_minutes: float,
+    options: StepsOptions,
+) -> Array32:
+    """An ensemble (b, m, horizon, c, h, w) of a history (b, t, c, h, w), in its units; the same for the same `seconds`.
+
+    `seconds` (b,) since 1970 of the init times seed the noise. A field that is dry, fewer than 8 cells wide or without
+    motion to be seen is persistence in all members. A cell that the motion brings nothing to keeps its latest value;
+    NaN where no frame of the history is valid. Raises ValueError when pysteps is not installed.
+    """
+    load_steps()  # fails on the first call, not on the first rain
+    latest = latest_valid(history)
+    out = np.empty((len(history), options.members, horizon, *latest.shape[1:]), dtype=np.float32)
+    for sample, channel in np.ndindex(*latest.shape[:2]):
+        drawn = _field(history[sample, :, channel], horizon, int(seconds[sample]), spacing_km, step_minutes, options)
+        known = np.isfinite(drawn) & np.isfinite(latest[sample, channel])
+        out[sample, :, :, channel] = np.where(known, drawn, latest[sample, channel])
+    return out
+
+
+def _field(
+    history: Array32, horizon: int, seconds: int, spacing_km: float, step_minutes: float, options: StepsOptions
+) -> Array64:
+    """The members of one field, (m, horizon, h, w); NaN where there is nothing but persistence."""
+    nothing = np.full((options.members, horizon, *history.shape[1:]), np.nan)
+    frames = filled(history)[-ORDER - 1 :]
+    levels = min(options.cascade_levels, int(np.log2(min(history.shape[1:]))))
+    if (
+        levels < MIN_LEVELS
+        or len(frames) <= ORDER
+        or (frames >= options.dry_below).sum(axis=(1, 2)).min() < MIN_WET_CELLS
+    ):
+        return nothing
+    flow = motion(history[-options.frames :], "db", options.dry_below)
+    if flow is None:
+        return nothing
+    with ONE_AT_A_TIME, _undisturbed(), dask.config.set(scheduler="synchronous"):
+        drawn = load_steps()(
+            decibels(frames, options.dry_below),
+            flow,
+            horizon,
+            n_ens_members=options.members,
+            n_cascade_levels=levels,
+            precip_thr=10 * np.log10(options.dry_below),
+            kmperpixel=spacing_km,
+            timestep=step_minutes,
+            seed=seconds % 2**32,
+        )
+    return amounts(drawn, options.dry_below)
+
+
+def decibels(amount: Array64, dry_below: float) -> Array64:
+    """10 log10 of amounts; what is dry lies `BELOW_DRY_DB` under the threshold."""
+    wet = 10 * np.log10(np.maximum(amount, dry_below))
+    return np.where(amount >= dry_below, wet, 10 * np.log10(dry_below) - BELOW_DRY_DB)
+
+
+def amounts(values: Array64, dry_below: float) -> Array64:
+    """The inverse of `decibels`: 0 where dry, NaN where NaN."""
+    return np.where(values < 10 * np.log10(dry_below), 0.0, 10 ** (values / 10))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Drops prints and warnings of pysteps, and puts numpy's global generator back."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

@@ -1,0 +1,137 @@
+"""The STEPS ensemble: what it promises on rain, and on fields that are hardly any."""
+
+import numpy as np
+import pytest
+
+from models.motion import load_pysteps
+from models.persistence.forecast import forecast as persistence
+from models.steps.forecast import amounts, decibels
+from models.steps.forecast import forecast as steps_forecast
+from models.steps.options import StepsOptions
+
+NAN = np.nan
+load_pysteps()  # prints and threads of its import are not these tests' business
+
+
+def rain(height, width, frames, seed=0, velocity=(2, 1)):
+    """Smooth showers, half of the cells dry, that move by `velocity` (x, y) cells a frame: (1, t, 1, h, w)."""
+    draws = np.random.default_rng(seed)
+    wide = height + width + 40
+    spectrum = np.fft.rfft2(draws.normal(size=(wide, wide)))
+    k = np.hypot(np.fft.fftfreq(wide)[:, None], np.fft.rfftfreq(wide)[None])
+    field = np.fft.irfft2(spectrum * np.exp(-((k * 12) ** 2)), s=(wide, wide))
+    field = np.maximum(6 * field / field.std(), 0)
+    shifted = [
+        np.roll(field, (velocity[1] * t, velocity[0] * t), axis=(0, 1))[20 : 20 + height, 20 : 20 + width]
+        for t in range(frames)
+    ]
+    return np.stack(shifted)[None, :, None].astype(np.float32)
+
+
+def steps(history, horizon=3, seconds=600, members=4, **options):
+    return steps_forecast(
+        history,
+        horizon,
+        seconds=np.resize(np.asarray(seconds), len(history)),
+        spacing_km=2.0,
+        step_minutes=5,
+        options=StepsOptions(members=members, **options),
+    )
+
+
+def test_members_differ_and_their_mean_beats_persistence():
+    truth = rain(64, 64, 7)
+    result = steps(truth[:, :4], members=10)
+    assert result.shape == (1, 10, 3, 1, 64, 64)
+    assert result.dtype == np.float32
+    assert np.isfinite(result).all()
+    assert result.min() == 0
+    assert len({member.tobytes() for member in result[0]}) == 10
+    inner = (..., slice(8, -8), slice(8, -8))
+    error, still = (
+        np.abs(forecast[inner] - truth[:, 4:][inner]).mean()
+        for forecast in (result.mean(axis=1), persistence(truth[:, :4], 3))
+    )
+    assert error < 0.8 * still
+
+
+def test_spread_grows_with_lead_time():
+    spread = steps(rain(64, 64, 4), horizon=6, members=10).std(axis=1).mean(axis=(0, 2, 3, 4))
+    assert spread[0] < spread[2] < spread[5]
+
+
+def test_the_init_time_alone_seeds_it_and_numpy_draws_on_undisturbed():
+    history = np.concatenate([rain(33, 49, 4), rain(33, 49, 4, seed=1)])
+    np.random.seed(5)  # noqa: NPY002
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    both = steps(history, seconds=[600, 900])
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    np.testing.assert_array_equal(steps(history[1:], seconds=900), both[1:])
+    assert not np.array_equal(steps(history[:1], seconds=900), both[:1])
+    assert np.isfinite(steps(history[:1], seconds=-900)).all()  # before 1970
+
+
+ODD = {
+    "dry": np.zeros((1, 4, 1, 33, 49)),
+    "drizzle_below_the_threshold": np.random.default_rng(0).random((1, 4, 1, 33, 49)) * 0.09,
+    "constant": np.full((1, 4, 1, 33, 49), 7.0),
+    "missing": np.full((1, 4, 1, 33, 49), NAN),
+    "one_frame": rain(33, 49, 1),
+    "two_frames": rain(33, 49, 2),
+    "one_wet_cell": np.pad(np.ones((1, 4, 1, 1, 1)), [(0, 0)] * 3 + [(16, 16), (24, 24)]),
+    "one_cell": np.random.default_rng(0).random((1, 4, 1, 1, 1)),
+    "tiny": np.random.default_rng(0).random((1, 4, 1, 5, 7)),
+    "flat": rain(5, 64, 4),
+    "dry_until_now": np.concatenate([np.zeros((1, 3, 1, 33, 49)), rain(33, 49, 1)], axis=1),
+}
+WET = {
+    "noise": np.random.default_rng(0).gamma(1, 2, (1, 4, 1, 33, 49)),
+    "few_wet_cells": rain(33, 49, 4) * (rain(33, 49, 4).cumsum(axis=-1).cumsum(axis=-2) < 60),
+    "first_frame_missing": np.concatenate([np.full((1, 1, 1, 33, 49), NAN), rain(33, 49, 3)], axis=1),
+    "last_frame_missing": np.concatenate([rain(33, 49, 3), np.full((1, 1, 1, 33, 49), NAN)], axis=1),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_without_rain_or_motion_all_members_are_persistence(case, capfd):
+    history = ODD[case].astype(np.float32)
+    result = steps(history)
+    np.testing.assert_array_equal(result, np.repeat(persistence(history, 3)[:, None], 4, axis=1))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("case", WET)
+def test_odd_rain_is_complete_and_quiet(case, capfd):
+    history = WET[case].astype(np.float32)
+    result = steps(history)
+    assert np.isfinite(result).all()
+    assert result.min() >= 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_missing_cell_stays_missing_where_it_was_never_seen():
+    history = rain(33, 49, 4)
+    history[:, :, :, 3, 4] = NAN
+    history[:, -1, :, 20, 20] = NAN  # seen before
+    result = steps(history)
+    np.testing.assert_array_equal(np.isnan(result[0, 1]), np.isnan(persistence(history, 3)[0]))
+
+
+def test_where_nothing_flows_in_the_latest_value_stays():
+    history = rain(48, 48, 4, velocity=(9, 0))
+    result = steps(history, horizon=2, members=3)
+    for member in result[0]:
+        np.testing.assert_array_equal(member[1, 0, :, :4], history[0, -1, 0, :, :4])
+
+
+def test_channels_are_apart():
+    one, two = rain(33, 49, 4), rain(33, 49, 4, seed=1, velocity=(-1, 1))
+    both = steps(np.concatenate([one, two], axis=2))
+    np.testing.assert_array_equal(both, np.concatenate([steps(one), steps(two)], axis=3))
+
+
+def test_decibels_and_back():
+    amount = np.array([0.0, 0.05, 0.1, 1, 100])
+    assert decibels(amount, 0.1).tolist() == [-15, -15, -10, 0, 20]
+    np.testing.assert_allclose(amounts(decibels(amount, 0.1), 0.1), [0, 0, 0.1, 1, 100])
+    assert np.isnan(amounts(np.array([NAN]), 0.1)).all()
