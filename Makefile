@@ -15,7 +15,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock ui bench replay clean
+.PHONY: setup repro test check lock ui bench replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -55,5 +55,10 @@ bench: setup  ## ratios against peers, measured in one run
 replay: setup  ## scheduled forecasts over a day of radar files that arrive with faults, under a simulated clock
 	@fieldcast replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection
 
+pictures: setup  ## the pictures of README from the last run of the default project; needs Debian's chromium
+	@cp data/comparison/figures/skill.png docs/skill.png
+	@chromium --headless --no-sandbox --hide-scrollbars --window-size=1200,1500 --screenshot=docs/report.png \
+	  "file://$(CURDIR)/data/comparison/report.html" 2>/dev/null
+
 clean:  ## remove what the pipeline made; the environment and MLflow's records stay
-	@rm -rf data/observations.zarr data/prepared data/checkpoints data/forecasts data/scores data/comparison data/resume
+	@rm -rf data/observations.zarr data/prepared data/checkpoints data/forecasts data/scores data/costs data/comparison data/compared data/resume

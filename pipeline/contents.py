@@ -15,7 +15,7 @@ from pipeline.schema import INIT_TIME, LEAD_TIME, lead_minutes, score_key
 from pipeline.scores import groups
 from pipeline.scores.sums import SCALE, THRESHOLD, field_sums, fields_of, units_of
 
-MATRIX_LEADS = 3
+MATRIX_LEADS = 2
 SPECTRA_LEADS = 2
 MOST_EVENTS = 12  # groups that a table has room for
 Curves = Mapping[str, Mapping[int, float]]

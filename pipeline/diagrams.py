@@ -15,6 +15,7 @@ from pipeline.figures import FAINT, INK, LINES, SOFT, Styles, lead_unit, readabl
 
 DPI = 160
 GUIDE = "#999999"  # lines of a perfect forecast
+ROOM = 0.25  # above and below the curves, of their range
 BAND, BANDS = 0.15, 0.5  # opacity of an interval, and of all intervals of a panel together
 WAVELENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 BIASES = (0.5, 0.8, 1.0, 1.25, 2.0)  # frequency biases with a line in a performance diagram
@@ -269,9 +270,13 @@ def _draw_panel(axis: Axes, panel: Panel, styles: Styles) -> None:
         axis.axhline(panel.perfect, color=GUIDE, linewidth=0.8, zorder=0)
     axis.set_xticks([leads[k] for k in spread_out(4, len(leads))])
     axis.set_xlim(leads[0] - 0.03 * leads[-1], leads[-1] * 1.03)
+    known = [value for by_lead in panel.values.values() for value in by_lead.values() if np.isfinite(value)]
     if panel.limits is not None:
         axis.set_ylim(*panel.limits)
-    if not any(np.isfinite(value) for by_lead in panel.values.values() for value in by_lead.values()):
+    elif known and max(known) > min(known):  # by the curves: wide intervals would press them together
+        room = ROOM * (max(known) - min(known))
+        axis.set_ylim(min(known) - room, max(known) + room)
+    if not known:
         axis.text(0.5, 0.5, "undefined: no such event", transform=axis.transAxes, ha="center", fontsize=8)
     _dress(axis, panel.title, panel.unit)
 

@@ -13,6 +13,9 @@ from pipeline.scores.sums import Scores
 BLURRED = 0.5  # of the observed variance at fine scales: a forecast with less has lost the small features
 RARE = 0.5  # of the best CSI at the highest threshold: a forecast with less misses the heavy events
 
+FEW = 3  # models that a sentence names
+MANY = ("",)  # stands for more than a sentence names
+
 Metrics = Mapping[str, Scores]
 
 
@@ -40,13 +43,19 @@ def verdict(
 
 
 def best_where(evidence: Evidence, score: str, title: str) -> str:
-    """Return which models are best at which leads: alone, or with those from which no difference is certain."""
+    """Return which models are best at which leads: alone, or with those from which no difference is certain.
+
+    More than `FEW` of those are not named, so that a reader finds the leads where something is sure.
+    """
     leads = _leads(evidence, score)
-    best = {lead: leaders(evidence, score, lead) for lead in leads}
+    level = {lead: leaders(evidence, score, lead) for lead in leads}
+    best = {lead: MANY if FEW < len(names) < len(evidence.models) else names for lead, names in level.items()}
 
     def said(names: tuple[str, ...]) -> str:
         if not names:
             return "undefined"
+        if names == MANY:
+            return f"no certain best, with more than {FEW} models within chance of it,"
         if len(evidence.models) == 1:
             return f"{readable(names[0])} stands alone"
         if len(names) == 1:

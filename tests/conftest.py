@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
     "models": {
         "convlstm": {"hidden": [8], "patch": 4},
         "video_transformer": {"dim": 16, "heads": 2, "layers": 1, "patch": 8},
+        "convlstm_quantiles": {"hidden": [8], "patch": 4},
     },
 }
 

@@ -48,6 +48,15 @@ def test_best_alone_or_with_those_that_are_not_certainly_worse(shown):
     )
 
 
+def test_more_than_a_few_are_not_named():
+    names = ("a", "b", "c", "d", "e")
+    shown = made({name: (1, 1, 1, 1 + k) for k, name in enumerate(names)} | {"f": (9, 9, 9, 9)})
+    assert best_where(shown, "rmse", "RMSE") == (
+        "RMSE: no certain best, with more than 3 models within chance of it, from 15 to 45 minutes; a is better than "
+        "every other model at 60 minutes."
+    )
+
+
 def test_higher_values_are_better_for_csi():
     shown = made({"a": (0.5, 0.5, 0.5, 0.5), "b": (0.9, 0.9, 0.9, 0.9)}, score="csi_1_mm_h")
     assert best_where(shown, "csi_1_mm_h", "CSI") == "CSI: b is better than every other model at every lead."
