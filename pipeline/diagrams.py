@@ -16,7 +16,7 @@ from pipeline.figures import FAINT, INK, LINES, SOFT, Styles, lead_unit, readabl
 DPI = 160
 GUIDE = "#999999"  # lines of a perfect forecast
 ROOM = 0.25  # above and below the curves, of their range
-BAND, BANDS = 0.15, 0.5  # opacity of an interval, and of all intervals of a panel together
+ASIDE = 0.013  # between the intervals of two models at one lead, of the range of leads
 WAVELENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 BIASES = (0.5, 0.8, 1.0, 1.25, 2.0)  # frequency biases with a line in a performance diagram
 PARTS = 5  # of a cost picture's height that two names need between them, in per cent
@@ -250,32 +250,28 @@ def _draw_panel(axis: Axes, panel: Panel, styles: Styles) -> None:
     minutes = list(next(iter(panel.values.values())))
     divisor, _ = lead_unit(minutes)
     leads = [lead / divisor for lead in minutes]
-    for name, by_lead in panel.values.items():
+    ticks = spread_out(4, len(leads))
+    for k, (name, by_lead) in enumerate(panel.values.items()):
         marker = "o" if len(by_lead) < 3 else None
         axis.plot(
             [lead / divisor for lead in by_lead], list(by_lead.values()), marker=marker, markersize=4, **styles[name]
         )
-        if panel.low is not None and panel.high is not None:
-            low, high = ([end[name][lead] for lead in minutes] for end in (panel.low, panel.high))
-            axis.fill_between(
-                leads,
-                low,
-                high,
-                color=styles[name]["color"],
-                alpha=min(BAND, BANDS / len(panel.values)),
-                linewidth=0,
-                zorder=1,
-            )
+        if panel.low is not None and panel.high is not None:  # bars side by side: shades of eight models are one grey
+            low, high = ([end[name][minutes[tick]] for tick in ticks] for end in (panel.low, panel.high))
+            aside = (k - (len(panel.values) - 1) / 2) * ASIDE * (leads[-1] - leads[0])
+            places = [leads[tick] + aside for tick in ticks]
+            axis.vlines(places, low, high, color=styles[name]["color"], linewidth=1.1, alpha=0.75, zorder=1)
     if panel.perfect is not None:
         axis.axhline(panel.perfect, color=GUIDE, linewidth=0.8, zorder=0)
-    axis.set_xticks([leads[k] for k in spread_out(4, len(leads))])
-    axis.set_xlim(leads[0] - 0.03 * leads[-1], leads[-1] * 1.03)
+    axis.set_xticks([leads[tick] for tick in ticks])
+    axis.set_xlim(leads[0] - 0.03 * leads[-1], leads[-1] * 1.06)
     known = [value for by_lead in panel.values.values() for value in by_lead.values() if np.isfinite(value)]
     if panel.limits is not None:
         axis.set_ylim(*panel.limits)
     elif known and max(known) > min(known):  # by the curves: wide intervals would press them together
         room = ROOM * (max(known) - min(known))
-        axis.set_ylim(min(known) - room, max(known) + room)
+        least = min(known) - room
+        axis.set_ylim(max(least, 0) if min(known) >= 0 else least, max(known) + room)
     if not known:
         axis.text(0.5, 0.5, "undefined: no such event", transform=axis.transAxes, ha="center", fontsize=8)
     _dress(axis, panel.title, panel.unit)

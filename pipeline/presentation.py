@@ -65,7 +65,7 @@ def _curves(contents: Contents, comparison: Comparison, folder: Path) -> Iterato
     panels, styles = contents.panels(), _styles(comparison)
     confidence = f"{comparison.evidence.confidence * 100:g} % intervals"
     count = comparison.sums.sizes[INIT_TIME]
-    note = f"{count} init times, same cells for all models; bands: {confidence}; dashed: reference forecasts"
+    note = f"{count} init times, same cells for all models; bars: {confidence}; dashed: reference forecasts"
     write_png(diagrams.skill_figure(panels, styles, note), folder / "skill.png")
     for panel in panels:
         path = folder / f"skill_{_slug(panel.title)}.png"

@@ -225,7 +225,7 @@ def log_comparison(
             run.image(key, images[model], step=0)
         known = spent.get(model, costs.Costs())
         names = ("parameters", "macs", "training_seconds", "forecast_milliseconds", "peak_memory_mb")
-        values = {f"cost/{name}": getattr(known, name) for name in names}
+        values = {f"spent/{name}": getattr(known, name) for name in names}
         run.metrics({name: float(value) for name, value in values.items() if value is not None}, step=0)
         with tempfile.TemporaryDirectory() as scratch:
             costs.write(known, Path(scratch) / COSTS_FILE)

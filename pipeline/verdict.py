@@ -123,7 +123,7 @@ def hidden_faults(evidence: Evidence, metrics: Metrics, score: str, title: str) 
         if ratio < BLURRED:
             sentences.append(
                 f"{readable(model)} has the best {title} {_at(last, leads)} with a blurred field: "
-                f"{100 * ratio:.0f} % of the observed variance at fine scales."
+                f"{100 * ratio:.2g} % of the observed variance at fine scales."
             )
         most = max((scores[rarest][last] for scores in metrics.values() if rarest in scores), default=math.nan)
         if rarest and own[rarest][last] < RARE * most:

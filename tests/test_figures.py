@@ -31,9 +31,9 @@ def test_a_panel_shows_its_values_and_intervals(panels):
     (axis,) = diagrams.panel_figure(panels[0], STYLES).axes
     drawn = {line.get_color(): line.get_ydata() for line in axis.lines}
     assert drawn[STYLES["mine"]["color"]] == pytest.approx([0.7, 0.8])
-    bands = axis.collections
-    assert len(bands) == 3
-    assert bands[0].get_datalim(axis.transData).bounds[1::2] == pytest.approx((0.4, 2.1))
+    bars = axis.collections
+    assert len(bars) == 3
+    assert bars[0].get_datalim(axis.transData).bounds[1::2] == pytest.approx((0.4, 2.1))
     (empty,) = diagrams.panel_figure(panels[1], STYLES).axes
     assert [text.get_text() for text in empty.texts] == ["undefined: no such event"]
     assert empty.lines[-1].get_ydata() == [1.0, 1.0]
