@@ -30,6 +30,7 @@ SMALL: dict[str, Any] = {
     "train": {"epochs": 2, "batch_size": 8},
     "forecast": {"batch_size": 2},
     "verify": {"thresholds": {"rain_rate": [0.5, 2]}, "neighbourhoods_km": [2, 10]},
+    "promotion": {"leads_minutes": [10, 20]},
     "track": {"experiment": "small"},
     "models": {
         "convlstm": {"hidden": [8], "patch": 4},

@@ -56,7 +56,7 @@ def register(root: Path, seed: str = "first") -> Path:
     (checkpoint / "model.safetensors").write_bytes(seed.encode() * 50_000)
     (checkpoint / "more" / "card.md").write_text(seed)
     run = tracking.open_run("storms", "convlstm", store.directory_digest(checkpoint), "train", root)
-    run.register(checkpoint, 1, 3)
+    run.register(checkpoint, "persistence", 1, 3)
     run.end()
     client = tracking.open_client(root)
     newest = max(int(version.version) for version in client.search_model_versions("name='storms'"))
