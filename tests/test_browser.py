@@ -1,13 +1,7 @@
-"""The report, and the page of all runs, in a real browser: phone and screen, dark and light, by keyboard, in print."""
+"""The report in a real browser: phone and screen, dark and light, by keyboard, in print."""
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +10,7 @@ import pytest
 import xarray as xr
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from pipeline import diagrams, figures, maps, report, tracking
+from pipeline import diagrams, figures, maps, report
 from pipeline.costs import Costs
 from pipeline.diagrams import Bins, Panel, Performance, Reliability, Spectrum
 from pipeline.report import Cell, Groups, Matrix, Picture
@@ -220,52 +214,3 @@ def test_it_can_be_printed(page: Page, page_file: Path, tmp_path: Path) -> None:
 
 def test_the_page_is_light_enough_to_send(page_file: Path) -> None:
     assert 100_000 < page_file.stat().st_size < 6_000_000
-
-
-@pytest.fixture
-def server(project: Path) -> Iterator[str]:
-    """Return the address of MLflow's own pages over a database with two scored runs."""
-    for model, error in (("persistence", 1.0), ("convlstm", 0.5)):
-        run = tracking.open_run("small", model, f"digest of {model}", "x")
-        run.curves("lead", {"rmse": {5: error, 10: 2 * error}})
-        run.end()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", tracking.tracking_uri(project)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *store, *options],
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{address}/health", process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
-    raise TimeoutError(f"{address} did not answer in {seconds:g} s; exit code {process.poll()}")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_the_page_of_all_runs_has_names_and_charts(browser: Browser, server: str) -> None:
-    page = browser.new_page(viewport={"width": 1500, "height": 1000})
-    page.goto(tracking.experiment_url(server, "small"))
-    for model in ("persistence", "convlstm"):
-        page.get_by_text(model, exact=True).first.wait_for(timeout=60_000)
-    page.get_by_text("lead/rmse").first.wait_for(timeout=60_000)
-    page.locator(".js-plotly-plot").first.wait_for(timeout=60_000)
-    page.close()

@@ -158,7 +158,9 @@ def test_contents_are_what_the_sums_say(compared):
     matrix = contents.matrices()[0]
     cell, back = matrix.cells["convlstm", "persistence"], matrix.cells["persistence", "convlstm"]
     assert (cell.word, back.word) == ("better", "worse")
-    assert cell.value == pytest.approx(rmse.values["convlstm"][matrix.lead] - rmse.values["persistence"][matrix.lead], rel=1e-4)
+    assert cell.value == pytest.approx(
+        rmse.values["convlstm"][matrix.lead] - rmse.values["persistence"][matrix.lead], rel=1e-4
+    )
     (milliseconds, skills, label) = contents.skill_by_cost()
     assert milliseconds == {"persistence": 10.0, "advection": 20.0, "convlstm": 30.0}
     assert skills["persistence"] == 0
