@@ -107,7 +107,7 @@ def test_runs_hold_scores_and_images(done: tuple[Path, str]) -> None:
     assert len(runs) == len(metrics)
     versions = client.search_model_versions("name='small'")
     assert len(versions) == len(metrics)
-    (champion,) = (version for version in versions if "champion" in version.aliases)
+    champion = client.get_model_version_by_alias("small", "champion")
     assert champion.description.startswith("champion: ")
     for found in runs:
         curve = client.get_metric_history(found.info.run_id, "lead/rmse")
