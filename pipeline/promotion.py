@@ -72,15 +72,18 @@ def decide(
     differences = [difference for model in others for difference in shown.between(model, incumbent, score).values()]
     if not others:
         return Decision(None, incumbent, False, f"{readable(incumbent)} is the only fair model", [])
-    first, where = differences[0], _where(sums[incumbent], promotion)
-    fault = guard_fault(sums[first.model], promotion) if first.word == "better" else None
-    if first.word != "better":
-        reason = f"not promoted: {_said(first, values[incumbent], where, compare.confidence)}"
-    elif fault is not None:
-        reason = f"not promoted: {fault}"
-    else:
-        reason = f"{_said(first, values[incumbent], where, compare.confidence)}, guards hold"
-    return Decision(first.model, incumbent, first.word == "better" and fault is None, reason, differences)
+    where, faults = _where(sums[incumbent], promotion), []
+    for difference in differences:
+        if difference.word != "better":
+            continue
+        fault = guard_fault(sums[difference.model], promotion)
+        if fault is None:
+            reason = f"{_said(difference, values[incumbent], where, compare.confidence)}, guards hold"
+            return Decision(difference.model, incumbent, True, "; ".join([reason, *faults]), differences)
+        faults.append(f"{readable(difference.model)} is kept out: {fault}")
+    first = differences[0]
+    unsure = [] if first.word == "better" else [_said(first, values[incumbent], where, compare.confidence)]
+    return Decision(first.model, incumbent, False, f"not promoted: {'; '.join([*unsure, *faults])}", differences)
 
 
 def guard_fault(sums: xr.Dataset, promotion: Promotion) -> str | None:

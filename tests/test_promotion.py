@@ -87,13 +87,21 @@ def test_leads_that_no_forecast_has_are_named():
 
 def test_a_guard_that_falls_is_named():
     promotion = Promotion.model_validate({"guards": {"max_mean_error": 0.5}})
-    sums = made(SIZES) | made({"convlstm": 0.5}, offset=0.7)
+    sums = made(SIZES | {"video_transformer": 3.0}) | made({"convlstm": 0.5}, offset=0.7)
     found = decide(sums, promotion, FEW, REFERENCES)
     assert (found.promote, found.champion) == (False, "advection")
-    assert found.reason.startswith("not promoted: mean error 0.")
+    assert found.reason.startswith("not promoted: convlstm is kept out: mean error 0.")
     assert found.reason.endswith(" minutes is above 0.5 (promotion.guards.max_mean_error)")
     held = Promotion.model_validate({"guards": {"max_mean_error": 0.9}})
     assert decide(sums, held, FEW, REFERENCES).champion == "convlstm"
+
+
+def test_the_next_best_is_promoted_where_a_guard_keeps_the_best_out():
+    sums = made(SIZES)
+    biased = made({"convlstm": 0.3}, offset=0.9)
+    found = decide(sums | biased, Promotion(guards={"max_mean_error": 0.5}), FEW, REFERENCES)
+    assert (found.champion, found.promote) == ("video_transformer", True)
+    assert "guards hold; convlstm is kept out: mean error 0.9" in found.reason
 
 
 def test_mean_errors_of_opposite_sign_do_not_cancel():
