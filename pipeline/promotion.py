@@ -72,7 +72,8 @@ def decide(
     differences = [difference for model in others for difference in shown.between(model, incumbent, score).values()]
     if not others:
         return Decision(None, incumbent, False, f"{readable(incumbent)} is the only fair model", [])
-    where, faults = _where(sums[incumbent], promotion), []
+    where = _where(sums[incumbent], promotion)
+    faults: list[str] = []
     for difference in differences:
         if difference.word != "better":
             continue
