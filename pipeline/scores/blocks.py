@@ -67,10 +67,7 @@ def too_narrow(series: np.ndarray, steps: np.ndarray, block: int) -> np.ndarray:
     apart = np.nan_to_num(series - series.mean(0))
     square = (apart**2).sum(0)
     rho = _correlation_of_neighbours(apart, steps)
-    distances = np.abs(steps[:, None] - steps)
-    counts = np.bincount(np.minimum(distances, REACH).ravel(), minlength=REACH + 1)
-    counts[REACH] = 0
-    mean = (counts[:, None] * rho ** np.arange(REACH + 1)[:, None]).sum(0) / n**2
+    mean = (_pairs_apart(steps)[:, None] * rho ** np.arange(REACH)[:, None]).sum(0) / n**2
     inside = np.zeros_like(rho)  # mean variance of the sum of a block
     for lag in range(block):
         reached = np.bincount(np.minimum(np.abs(np.roll(steps, -lag) - steps), REACH), minlength=REACH + 1)
@@ -78,6 +75,13 @@ def too_narrow(series: np.ndarray, steps: np.ndarray, block: int) -> np.ndarray:
         inside += (2 if lag else 1) * (block - lag) * powers.sum(0) / n
     bootstrap = (inside - block**2 * mean) / (n * block)
     return np.where(square > 0, mean / bootstrap, 1.0)
+
+
+def _pairs_apart(steps: np.ndarray) -> np.ndarray:
+    """Return how many pairs of ascending `steps`, in both orders, lie 0, 1, … `REACH` − 1 apart."""
+    ends = steps[:, None] + np.arange(REACH)
+    pairs = (np.searchsorted(steps, ends, side="right") - np.searchsorted(steps, ends)).sum(axis=0)
+    return np.asarray(pairs * np.where(np.arange(REACH) > 0, 2, 1))
 
 
 def _correlation_of_neighbours(apart: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ models. Every score is a function of sums over init times: a resampled score is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Literal
 
@@ -156,13 +157,7 @@ def resample(sums: xr.Dataset, weights: np.ndarray) -> xr.Dataset:
     `weights` `(replicate, init_time)` says how often each init time counts. The CRC of valid cells is no sum, so it is
     left out; the init time that remains is the first.
     """
-    resampled = {}
-    for name, array in sums.data_vars.items():
-        if str(name).rsplit(".", 1)[-1] != VALID_CRC:
-            rest = tuple(dim for dim in array.dims if dim != INIT_TIME)
-            values = np.tensordot(weights, array.transpose(INIT_TIME, *rest).values, axes=1)
-            resampled[name] = ((REPLICATE, INIT_TIME, *rest), values[:, None], array.attrs)
-    return xr.Dataset(resampled, coords=sums.isel({INIT_TIME: [0]}).coords)
+    return _replicates(sums, lambda values: np.tensordot(weights, values, axes=1))
 
 
 def resampled_scores(sums: xr.Dataset, scores: Sequence[str], weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -170,10 +165,21 @@ def resampled_scores(sums: xr.Dataset, scores: Sequence[str], weights: np.ndarra
 
     Raises ValueError for a score that the sums do not give.
     """
-    size = sum(array.size // array.sizes[INIT_TIME] for array in sums.data_vars.values())
-    rows = max(1, VALUES_AT_ONCE // size)
+    rows = _rows_at_once(sums)
     parts = [_chosen(resample(sums, weights[k : k + rows]), scores) for k in range(0, len(weights), rows)]
     return {score: np.concatenate([part[score] for part in parts]) for score in scores}
+
+
+def single_scores(sums: xr.Dataset, scores: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return each score of every init time by itself, and of all the others without it, `(init_time, lead)` both."""
+    rows = _rows_at_once(sums)
+    cuts = [slice(start, start + rows) for start in range(0, sums.sizes[INIT_TIME], rows)]
+    alone = [_chosen(_replicates(sums, partial(_only, cut)), scores) for cut in cuts]
+    others = [_chosen(_replicates(sums, partial(_all_but, cut)), scores) for cut in cuts]
+    return {
+        score: (np.concatenate([part[score] for part in alone]), np.concatenate([part[score] for part in others]))
+        for score in scores
+    }
 
 
 def pool_leads(sums: xr.Dataset, minutes: Sequence[int] | None = None) -> xr.Dataset:
@@ -235,9 +241,9 @@ class _Values:
     @classmethod
     def of(cls, sums: xr.Dataset, scores: Sequence[str], weights: np.ndarray) -> _Values:
         n = weights.shape[1]
-        each = np.eye(n)
-        rows = resampled_scores(sums, scores, np.concatenate([np.ones((1, n)), weights, each, 1 - each]))
-        return cls(rows, len(weights), n)
+        drawn = resampled_scores(sums, scores, np.concatenate([np.ones((1, n)), weights]))
+        alone = single_scores(sums, scores)
+        return cls({score: np.concatenate([drawn[score], *alone[score]]) for score in scores}, len(weights), n)
 
     def of_score(self, score: str) -> Rows:
         ends = np.cumsum([1, self.resamples, self.init_times])
@@ -295,6 +301,30 @@ def _word(low: float, high: float, sign: int) -> Word:
     if not (low > 0 or high < 0):
         return "no difference"
     return "better" if (low > 0) == (sign > 0) else "worse"
+
+
+def _replicates(sums: xr.Dataset, rows_of: Callable[[np.ndarray], np.ndarray]) -> xr.Dataset:
+    """Return what `rows_of` makes of each sum `(init_time, …)` as `(replicate, init_time = 1, …)`."""
+    made = {}
+    for name, array in sums.data_vars.items():
+        if str(name).rsplit(".", 1)[-1] != VALID_CRC:
+            rest = tuple(dim for dim in array.dims if dim != INIT_TIME)
+            values = rows_of(array.transpose(INIT_TIME, *rest).values)
+            made[name] = ((REPLICATE, INIT_TIME, *rest), values[:, None], array.attrs)
+    return xr.Dataset(made, coords=sums.isel({INIT_TIME: [0]}).coords)
+
+
+def _only(cut: slice, values: np.ndarray) -> np.ndarray:
+    return np.asarray(values[cut])
+
+
+def _all_but(cut: slice, values: np.ndarray) -> np.ndarray:
+    return np.asarray(values.sum(0) - values[cut])
+
+
+def _rows_at_once(sums: xr.Dataset) -> int:
+    size = sum(array.size // array.sizes[INIT_TIME] for array in sums.data_vars.values())
+    return max(1, VALUES_AT_ONCE // size)
 
 
 def _chosen(sums: xr.Dataset, scores: Sequence[str]) -> dict[str, np.ndarray]:
