@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from rich.console import Console
@@ -12,7 +13,7 @@ from pipeline import config, costs, presentation, store, tracking
 from pipeline.champion import promote_by_rule
 from pipeline.coast import coastlines
 from pipeline.comparison import Comparison, Entry, compare, eventful, extremes, minute
-from pipeline.maps import Case, case_of, case_strip
+from pipeline.maps import case_of, case_strip
 from pipeline.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, SCORES
 from pipeline.presentation import ShownCase
 from pipeline.registry import Registry, TrackerError
@@ -28,7 +29,7 @@ def main() -> None:
     """Compare all models in `params.yaml` and write `data/comparison/`."""
     params = config.load()
     digests = {name: store.directory_digest(CHECKPOINTS / name) for name in params.kinds}
-    runs = tracking.runs_of(digests)
+    runs = tracking.runs_of(params.track.experiment, digests)
     comparison = compare({name: _entry(name, kind, runs[name]) for name, kind in params.kinds.items()}, params.compare)
     cases = _cases(comparison)
     presentation.write(comparison, COMPARISON, params.model_dump(mode="json"), cases)
@@ -48,21 +49,18 @@ def _entry(name: str, kind: str, run: tracking.Run) -> Entry:
 
 def _cases(comparison: Comparison) -> list[ShownCase]:
     """Return the most eventful init times, with maps of all leads, then the best and the worst forecast."""
+    field = fields_of(comparison.sums)[0]
+    observed = store.open_observations(OBSERVATIONS)[field]
+    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.fair}
+    maps_of = partial(case_of, observed, forecasts, coast=coastlines(observed))
     shown = []
     for k, init in enumerate(eventful(comparison.sums)):
         rank = "The most eventful init time" if k == 0 else f"Number {k + 1} in observed activity"
         caption = f"{rank}: {minute(init)} UTC, chosen by what was observed."
-        shown.append(ShownCase(_case(comparison, init), caption, "case" if k == 0 else f"case_{k + 1}", slider=True))
+        shown.append(ShownCase(maps_of(init), caption, "case" if k == 0 else f"case_{k + 1}", slider=True))
     for stem, (caption, init) in zip(("best", "worst"), extremes(comparison).items(), strict=False):
-        shown.append(ShownCase(_case(comparison, init), f"{caption}, {minute(init)} UTC.", stem))
+        shown.append(ShownCase(maps_of(init), f"{caption}, {minute(init)} UTC.", stem))
     return shown
-
-
-def _case(comparison: Comparison, init_time: np.datetime64) -> Case:
-    field = fields_of(comparison.sums)[0]
-    observed = store.open_observations(OBSERVATIONS)[field]
-    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.fair}
-    return case_of(observed, forecasts, init_time, coastlines(observed))
 
 
 def _tiles(cases: Sequence[ShownCase], names: Mapping[str, object]) -> dict[str, dict[str, np.ndarray]]:

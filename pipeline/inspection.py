@@ -15,6 +15,7 @@ from pipeline.live import schedule
 from pipeline.live.axis import Axis
 from pipeline.live.copies import check_kinds
 from pipeline.schema import InputError
+from pipeline.scores.groups import region_cuts
 from pipeline.sources import Summary, look
 from pipeline.splits import channel_order, select_init_times
 
@@ -28,6 +29,8 @@ def inspect(path: Path) -> dict[str, Any]:
     check_packages(params)
     step = pd.Timedelta(found.step).to_pytimedelta()
     check_live(params, int(step.total_seconds() // 60))
+    check_leads(params, int(step.total_seconds() // 60))
+    check_regions(params, found)
     config.check_gaps(params.prepare.splits, params.sample.history, params.sample.horizon, step)
     times, present = found.plan.times, found.plan.present
     init_times = select_init_times(times, present, params.prepare, params.sample.history, params.sample.horizon)
@@ -42,8 +45,9 @@ def inspect(path: Path) -> dict[str, Any]:
         "training": training_cost(params, int(counts["train"])),
         **{f"parameters of {name}": count_parameters(params, name, channels, step) for name in _learned(params)},
         "observations": _megabytes(4 * len(channels) * times.size * math.prod(found.grid_shape)),
-        "forecasts of one model": _megabytes(
+        "forecasts of the largest model": _megabytes(
             4
+            * most_members(params)
             * len(params.prepare.targets or channels)
             * counts["test"]
             * params.sample.horizon
@@ -90,6 +94,30 @@ def check_sizes(params: config.Params, found: Summary) -> None:
             raise InputError(
                 f"params.yaml: {key} is {size}, larger than the grid of {found.grid_shape[0]} x {found.grid_shape[1]}"
             )
+
+
+def check_leads(params: config.Params, step_minutes: int) -> None:
+    """Raise `InputError` where the rule of promotion looks at a lead that no forecast has."""
+    leads = [step_minutes * (i + 1) for i in range(params.sample.horizon)]
+    for lead in params.promotion.leads_minutes or []:
+        if lead not in leads:
+            raise InputError(
+                f"params.yaml: promotion.leads_minutes names {lead}, forecasts are for {leads[0]} to {leads[-1]} minutes,"
+                f" every {step_minutes}"
+            )
+
+
+def check_regions(params: config.Params, found: Summary) -> None:
+    """Raise `InputError` where a region of `verify` holds no cell of the grid."""
+    try:
+        region_cuts(found.grid, params.verify.regions)
+    except InputError as error:
+        raise InputError(f"params.yaml: {error}") from None
+
+
+def most_members(params: config.Params) -> int:
+    """Return the members of the model that has most of them."""
+    return max(getattr(options, "members", None) or 1 for options in params.models.values())
 
 
 def training_cost(params: config.Params, samples: int) -> str:

@@ -17,7 +17,7 @@ from pipeline.contents import Contents
 from pipeline.figures import Styles, model_styles, write_gif, write_png
 from pipeline.maps import Case
 from pipeline.report import Picture, Report
-from pipeline.schema import INIT_TIME
+from pipeline.schema import INIT_TIME, InputError
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,28 @@ class ShownCase:
     slider: bool = False
 
 
+REPORT, METRICS, FIGURES = "report.html", "metrics.json", "figures"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `InputError` where `folder` holds anything but an earlier comparison, which `write` would replace."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder for the comparison: choose another")
+    others = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    others = [name for name in others if name not in (REPORT, METRICS, FIGURES)]
+    if others:
+        raise InputError(f"{folder} holds {others[0]}, expected a new folder or an earlier comparison: choose another")
+
+
 def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cases: Sequence[ShownCase] = ()) -> None:
-    """Write `metrics.json`, `report.html` and `figures/` into `folder`, whatever was in `figures/` before is gone.
+    """Write `metrics.json`, `report.html` and `figures/` into `folder`, in place of earlier ones.
 
     Without `cases` (no fields at hand) the report has no maps.
     """
-    pictures = folder / "figures"
+    pictures = folder / FIGURES
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
-    write_metrics(comparison.metrics, folder / "metrics.json")
+    write_metrics(comparison.metrics, folder / METRICS)
     contents = Contents(comparison)
     drawn = [*_curves(contents, comparison, pictures), *_diagrams(contents, comparison, pictures)]
     drawn += list(_cases(cases, pictures))
@@ -58,7 +71,7 @@ def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cas
         costs={name: entry.costs for name, entry in comparison.entries.items()},
         runs={name: entry.run for name, entry in comparison.entries.items() if entry.run},
     )
-    (folder / "report.html").write_text(report.render(content), encoding="utf-8")
+    (folder / REPORT).write_text(report.render(content), encoding="utf-8")
 
 
 def _curves(contents: Contents, comparison: Comparison, folder: Path) -> Iterator[Picture]:

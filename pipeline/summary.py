@@ -34,9 +34,8 @@ def terminal_table(comparison: Comparison) -> Table:
         table.add_column(f"vs B\n{lead / divisor:g}", justify="right", no_wrap=True)
     fair = {name: metrics[name] for name in comparison.fair}
     for model, scores in metrics.items():
-        best = [lead for lead in leads if model in fair]
         cells = [
-            _cell(scores.get(score, {}).get(lead, math.nan), bool(best) and model in best_at(fair, score, lead))
+            _cell(scores.get(score, {}).get(lead, math.nan), model in fair and model in best_at(fair, score, lead))
             for score, _, lead in columns
         ]
         against = skill(metrics, model, comparison.references, rmse)

@@ -13,13 +13,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 import models
-from pipeline import config, costs, store
+from pipeline import costs, store
 from pipeline.colours import COLOURS
 
 if TYPE_CHECKING:
@@ -191,13 +192,12 @@ def open_run(
 
 
 def log_scores(
-    *, checkpoint: Path, model: str, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path
+    *, experiment: str, checkpoint: Path, model: str, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path
 ) -> Run:
     """Add a model's scores to the run that trained it (or a new run where the tracker does not know it).
 
     The file `sums` goes with them, so that any two runs can be compared later.
     """
-    experiment = config.load().track.experiment
     run = open_run(experiment, model, store.directory_digest(checkpoint), f"verify@{model}")
     first = {score: curve for score, curve in scores.items() if score.startswith(LEAD_SCORES)}
     run.curves("lead", first)  # MLflow makes a section of charts of each prefix, in alphabetical order
@@ -224,18 +224,18 @@ def log_comparison(
         for key, images in case_images.items():
             run.image(key, images[model], step=0)
         known = spent.get(model, costs.Costs())
-        names = ("parameters", "macs", "training_seconds", "forecast_milliseconds", "peak_memory_mb")
-        values = {f"spent/{name}": getattr(known, name) for name in names}
-        run.metrics({name: float(value) for name, value in values.items() if value is not None}, step=0)
+        spent_by_name = {f"spent/{name}": value for name, value in asdict(known).items()}
+        run.metrics(
+            {name: float(value) for name, value in spent_by_name.items() if isinstance(value, int | float)}, step=0
+        )
         with tempfile.TemporaryDirectory() as scratch:
             costs.write(known, Path(scratch) / COSTS_FILE)
             run.artifact(Path(scratch) / COSTS_FILE, SCORES_FOLDER)
         run.end()
 
 
-def runs_of(models: Mapping[str, str]) -> dict[str, Run]:
+def runs_of(experiment: str, models: Mapping[str, str]) -> dict[str, Run]:
     """Return the run of each model, by name, from the digests of their checkpoint folders."""
-    experiment = config.load().track.experiment
     return {model: open_run(experiment, model, digest, "compare") for model, digest in models.items()}
 
 

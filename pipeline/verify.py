@@ -219,7 +219,12 @@ def main() -> None:
     path = SCORES / f"{model}.nc"
     write_sums(sums, path)
     tracking.log_scores(
-        checkpoint=CHECKPOINTS / model, model=model, kind=params.kinds[model], scores=scores_of(sums), sums=path
+        experiment=params.track.experiment,
+        checkpoint=CHECKPOINTS / model,
+        model=model,
+        kind=params.kinds[model],
+        scores=scores_of(sums),
+        sums=path,
     )
 
 

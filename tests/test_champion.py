@@ -56,9 +56,10 @@ class Office:
         """Return the comparison of models with these errors, which their runs know as well."""
         entries = {}
         for name, error in errors.items():
-            entries[name] = Entry(sums(error), "convlstm" if name == "climatology" else name)
+            entries[name] = Entry(sums(error), "recurrent" if name == "climatology" else name)
             write_sums(entries[name].sums, SCORES / f"{name}.nc")
             tracking.log_scores(
+                experiment="small",
                 checkpoint=CHECKPOINTS / name,
                 model=name,
                 kind=entries[name].kind,
@@ -118,7 +119,7 @@ def test_a_champion_scored_on_other_cells_stays(office: Office) -> None:
     valid[0, 0, 0] = False
     write_sums(sums(0.8, valid), SCORES / "climatology.nc")
     tracking.log_scores(
-        checkpoint=CHECKPOINTS / "climatology", model="climatology", kind="convlstm", scores={},
+        experiment="small", checkpoint=CHECKPOINTS / "climatology", model="climatology", kind="recurrent", scores={},
         sums=SCORES / "climatology.nc",
     )  # fmt: skip
     said = office.promote({"persistence": 1.0, "damped_persistence": 0.6})
@@ -148,6 +149,14 @@ def test_by_hand_with_the_evidence_shown(office: Office) -> None:
     again = CliRunner().invoke(app, ["promote", "climatology", "--yes"])
     assert isinstance(again.exception, InputError)
     assert "the champion already" in str(again.exception)
+
+
+def test_by_hand_where_nobody_is_in_office(office: Office) -> None:
+    office.score({"climatology": 1.5})
+    seen = CliRunner().invoke(app, ["promote", "climatology", "--yes"])
+    assert seen.exit_code == 0, seen.output
+    assert office.holds(CHAMPION) == "climatology"
+    assert office.reason(CHAMPION).startswith("champion: by hand; ")
 
 
 def test_any_runs_are_compared(office: Office, tmp_path: Path) -> None:

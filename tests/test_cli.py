@@ -58,6 +58,11 @@ def test_check_prints_what_a_run_would_work_on(tmp_path: Path, small: dict[str, 
         ({"prepare": {"transform": {"t2m": {"kind": "log"}}}}, "prepare.transform names 't2m'"),
         ({"prepare": {"splits": {"validation": {"start": "2024-06-01T14:00"}}}}, "validation.start is"),
         (
+            {"promotion": {"leads_minutes": [5, 35]}},
+            "promotion.leads_minutes names 35, forecasts are for 5 to 20 minutes",
+        ),
+        ({"verify": {"regions": {"sea": {"y": [1e9, 2e9], "x": [0, 1]}}}}, "verify.regions.sea.y is"),
+        (
             {"prepare": {"splits": {"test": {"start": "2024-07-01T00:00", "end": "2024-07-02T00:00"}}}},
             "prepare.splits.test",
         ),
@@ -119,3 +124,14 @@ def wait_for(port: int, seconds: float = 90) -> bool:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.5)
     return False
+
+
+def test_a_comparison_replaces_nothing_else(tmp_path: Path, small: dict[str, Any]) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
+    (tmp_path / "mine" / "figures").mkdir(parents=True)
+    (tmp_path / "mine" / "figures" / "holiday.png").touch()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for out, expected in (("mine", "mine holds thesis.tex"), ("params.yaml", "params.yaml is a file")):
+        result = fieldcast("compare", "convlstm", "--out", out, cwd=tmp_path)
+        assert (result.returncode, expected in result.stderr) == (2, True), result.stderr
+    assert (tmp_path / "mine" / "figures" / "holiday.png").exists()

@@ -36,9 +36,14 @@ def registry(project: Path) -> Registry:
         train(params, name)
         write_sums(sums(k + 1.0), SCORES / f"{name}.nc")
         tracking.log_scores(
-            checkpoint=CHECKPOINTS / name, model=name, kind=name, scores={"rmse": {5: 1.0}}, sums=SCORES / f"{name}.nc"
+            experiment="small",
+            checkpoint=CHECKPOINTS / name,
+            model=name,
+            kind=name,
+            scores={"rmse": {5: 1.0}},
+            sums=SCORES / f"{name}.nc",
         )
-    runs = tracking.runs_of({name: directory_digest(CHECKPOINTS / name) for name in MODELS})
+    runs = tracking.runs_of("small", {name: directory_digest(CHECKPOINTS / name) for name in MODELS})
     (project / "comparison").mkdir()
     tracking.log_comparison(runs, project / "comparison", {}, {"persistence": costs.Costs(forecast_milliseconds=2.5)})
     return Registry("small", project)

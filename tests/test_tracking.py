@@ -69,6 +69,7 @@ def test_registered_version_loads_without_pickle_and_without_this_project(
 def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "sums.nc").write_bytes(b"sums")
     run = tracking.log_scores(
+        experiment="small",
         checkpoint=CHECKPOINTS / "damped_persistence",
         model="damped_persistence",
         kind="damped_persistence",
@@ -91,6 +92,7 @@ def test_scores_of_an_unknown_checkpoint_open_a_run(trained: tracking.Run, clien
     assert trained.run_id is not None
     client.delete_run(trained.run_id)
     run = tracking.log_scores(
+        experiment="small",
         checkpoint=CHECKPOINTS / "damped_persistence",
         model="damped_persistence",
         kind="damped_persistence",
@@ -109,7 +111,7 @@ def test_images_share_a_key_across_models(project: Path, client: MlflowClient) -
     folder = project / "comparison"
     folder.mkdir()
     (folder / "report.html").write_text("<p>report</p>")
-    runs = tracking.runs_of({name: store.directory_digest(CHECKPOINTS / name) for name in images})
+    runs = tracking.runs_of("small", {name: store.directory_digest(CHECKPOINTS / name) for name in images})
     spent = {name: Costs(forecast_milliseconds=1.5) for name in images}
     tracking.log_comparison(runs, folder, {"case_1": images}, spent)
     experiment = client.get_experiment_by_name("small")

@@ -237,3 +237,15 @@ def test_jobs_for_a_cluster_carry_no_fields(forecasts, observed, tmp_path):
     made, seen = (xr.open_zarr(tmp_path / name, chunks=None, consolidated=False) for name in ("forecasts", "observed"))
     assert len(pickle.dumps((made.rain_rate, seen.rain_rate))) < forecasts.rain_rate.nbytes
     xr.testing.assert_identical(verify(made, seen, options()), verify(forecasts, observed, options()))
+
+
+@pytest.mark.slow
+def test_on_a_dask_cluster(forecasts, observed, tmp_path):
+    from distributed import LocalCluster
+
+    for name, data in (("forecasts", forecasts), ("observed", observed)):
+        data.to_zarr(tmp_path / name, consolidated=False)
+    made, seen = (xr.open_zarr(tmp_path / name, chunks=None, consolidated=False) for name in ("forecasts", "observed"))
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        far = verify(made, seen, options(), scheduler=cluster.scheduler_address)
+    xr.testing.assert_identical(far, verify(forecasts, observed, options()))

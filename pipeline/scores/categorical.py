@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.schema import INIT_TIME
+from pipeline.scores.means import ratio
 
 SUMS = ("hits", "misses", "false_alarms", "correct_negatives")
 
@@ -49,7 +50,7 @@ def csi(sums: xr.Dataset) -> xr.DataArray:
     Wilks (2019), eq. 9.8 (threat score).
     """
     hits, misses, false_alarms = _pooled(sums)
-    return _ratio(hits, hits + misses + false_alarms)
+    return ratio(hits, hits + misses + false_alarms)
 
 
 def pod(sums: xr.Dataset) -> xr.DataArray:
@@ -58,7 +59,7 @@ def pod(sums: xr.Dataset) -> xr.DataArray:
     Counts are pooled over init times first. NaN where the event was never observed. Wilks (2019), eq. 9.11.
     """
     hits, misses, _ = _pooled(sums)
-    return _ratio(hits, hits + misses)
+    return ratio(hits, hits + misses)
 
 
 def far(sums: xr.Dataset) -> xr.DataArray:
@@ -67,7 +68,7 @@ def far(sums: xr.Dataset) -> xr.DataArray:
     Counts are pooled over init times first. NaN where the event was never forecast. Wilks (2019), eq. 9.12.
     """
     hits, _, false_alarms = _pooled(sums)
-    return _ratio(false_alarms, hits + false_alarms)
+    return ratio(false_alarms, hits + false_alarms)
 
 
 def frequency_bias(sums: xr.Dataset) -> xr.DataArray:
@@ -76,7 +77,7 @@ def frequency_bias(sums: xr.Dataset) -> xr.DataArray:
     Counts are pooled over init times first. NaN where the event was never observed. Wilks (2019), eq. 9.10.
     """
     hits, misses, false_alarms = _pooled(sums)
-    return _ratio(hits + false_alarms, hits + misses)
+    return ratio(hits + false_alarms, hits + misses)
 
 
 def pofd(sums: xr.Dataset) -> xr.DataArray:
@@ -85,7 +86,7 @@ def pofd(sums: xr.Dataset) -> xr.DataArray:
     Counts are pooled over init times first. NaN where the event was always observed. Wilks (2019), ch. 9.
     """
     false_alarms, correct_negatives = (sums[name].sum(INIT_TIME) for name in SUMS[2:])
-    return _ratio(false_alarms, false_alarms + correct_negatives)
+    return ratio(false_alarms, false_alarms + correct_negatives)
 
 
 def ets(sums: xr.Dataset) -> xr.DataArray:
@@ -96,8 +97,8 @@ def ets(sums: xr.Dataset) -> xr.DataArray:
     """
     hits, misses, false_alarms = _pooled(sums)
     n = hits + misses + false_alarms + sums[SUMS[3]].sum(INIT_TIME)
-    chance = _ratio((hits + misses) * (hits + false_alarms), n)
-    return _ratio(hits - chance, hits + misses + false_alarms - chance)
+    chance = ratio((hits + misses) * (hits + false_alarms), n)
+    return ratio(hits - chance, hits + misses + false_alarms - chance)
 
 
 def hss(sums: xr.Dataset) -> xr.DataArray:
@@ -108,7 +109,7 @@ def hss(sums: xr.Dataset) -> xr.DataArray:
     """
     a, c, b = _pooled(sums)
     d = sums[SUMS[3]].sum(INIT_TIME)
-    return _ratio(2 * (a * d - b * c), (a + c) * (c + d) + (a + b) * (b + d))
+    return ratio(2 * (a * d - b * c), (a + c) * (c + d) + (a + b) * (b + d))
 
 
 def sedi(sums: xr.Dataset) -> xr.DataArray:
@@ -140,7 +141,3 @@ def _weigh(bits: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
 def _pooled(sums: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     hits, misses, false_alarms = (sums[name].sum(INIT_TIME) for name in SUMS[:3])
     return hits, misses, false_alarms
-
-
-def _ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
-    return part / whole.where(whole > 0)

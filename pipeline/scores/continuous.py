@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.schema import INIT_TIME, Y
+from pipeline.scores.means import ratio, weighted_mean
 
 SUMS = ("n", "error", "absolute_error", "squared_error", "observed", "observed_squared")
 MOMENTS = ("forecast", "forecast_squared", "product")
@@ -87,7 +88,7 @@ def rmse(sums: xr.Dataset) -> xr.DataArray:
     Squared errors are pooled over all valid cells of all init times before the root, so a frame counts by its number
     of valid cells. NaN where no cell is valid. Wilks (2019), Statistical Methods in the Atmospheric Sciences, eq. 9.36.
     """
-    return _mean(sums, "squared_error") ** 0.5
+    return weighted_mean(sums, "squared_error") ** 0.5
 
 
 def mae(sums: xr.Dataset) -> xr.DataArray:
@@ -95,7 +96,7 @@ def mae(sums: xr.Dataset) -> xr.DataArray:
 
     Pooled over all valid cells of all init times; NaN where no cell is valid. Wilks (2019), eq. 9.34.
     """
-    return _mean(sums, "absolute_error")
+    return weighted_mean(sums, "absolute_error")
 
 
 def mean_error(sums: xr.Dataset) -> xr.DataArray:
@@ -103,7 +104,7 @@ def mean_error(sums: xr.Dataset) -> xr.DataArray:
 
     Pooled over all valid cells of all init times; NaN where no cell is valid. Wilks (2019), eq. 9.37.
     """
-    return _mean(sums, "error")
+    return weighted_mean(sums, "error")
 
 
 def mse_frame(sums: xr.Dataset) -> xr.DataArray:
@@ -113,7 +114,7 @@ def mse_frame(sums: xr.Dataset) -> xr.DataArray:
     out; in a frame with missing cells the sum runs over the valid ones. NaN where no frame has a valid cell.
     Srivastava et al. (2015), arXiv:1502.04681, and the Moving MNIST benchmark since.
     """
-    return _ratio(sums["squared_error"].sum(INIT_TIME), sums["frames"].sum(INIT_TIME))
+    return ratio(sums["squared_error"].sum(INIT_TIME), sums["frames"].sum(INIT_TIME))
 
 
 def correlation(sums: xr.Dataset) -> xr.DataArray:
@@ -123,7 +124,7 @@ def correlation(sums: xr.Dataset) -> xr.DataArray:
     side does not vary. Wilks (2019), ch. 3.
     """
     covariance, forecast, observed = _central(sums)
-    return _ratio(covariance, (forecast * observed) ** 0.5)
+    return ratio(covariance, (forecast * observed) ** 0.5)
 
 
 def variance_ratio(sums: xr.Dataset) -> xr.DataArray:
@@ -132,7 +133,7 @@ def variance_ratio(sums: xr.Dataset) -> xr.DataArray:
     Both are pooled over all valid cells of all init times; NaN where the observed values do not vary.
     """
     _, forecast, observed = _central(sums)
-    return _ratio(forecast, observed)
+    return ratio(forecast, observed)
 
 
 def anomaly_correlation(sums: xr.Dataset) -> xr.DataArray:
@@ -143,7 +144,7 @@ def anomaly_correlation(sums: xr.Dataset) -> xr.DataArray:
     instance for the climatology itself. Wilks (2019), ch. 9, after Miyakoda et al. (1972).
     """
     product, forecast, observed = (sums[name].sum(INIT_TIME) for name in ANOMALIES)
-    return _ratio(product, (forecast * observed) ** 0.5)
+    return ratio(product, (forecast * observed) ** 0.5)
 
 
 def mse_skill(mse: np.ndarray, reference_mse: np.ndarray) -> np.ndarray:
@@ -175,21 +176,13 @@ def _product(a: np.ndarray, b: np.ndarray, rows: np.ndarray | None) -> np.ndarra
 def _central(sums: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """Return the pooled covariance and the variances of forecast and observed, in sums of weights."""
     weight = sums["weight"].sum(INIT_TIME)
-    f, o = (_ratio(sums[name].sum(INIT_TIME), weight) for name in ("forecast", "observed"))
-    covariance = _ratio(sums["product"].sum(INIT_TIME), weight) - f * o
-    forecast = _ratio(sums["forecast_squared"].sum(INIT_TIME), weight) - f**2
-    observed = _ratio(sums["observed_squared"].sum(INIT_TIME), weight) - o**2
+    f, o = (ratio(sums[name].sum(INIT_TIME), weight) for name in ("forecast", "observed"))
+    covariance = ratio(sums["product"].sum(INIT_TIME), weight) - f * o
+    forecast = ratio(sums["forecast_squared"].sum(INIT_TIME), weight) - f**2
+    observed = ratio(sums["observed_squared"].sum(INIT_TIME), weight) - o**2
     return covariance, _beyond_rounding(forecast, f), _beyond_rounding(observed, o)
 
 
 def _beyond_rounding(variance: xr.DataArray, mean: xr.DataArray) -> xr.DataArray:
     """Return a variance, 0 where it is no more than the rounding of the squares that it is a difference of."""
     return variance.where(~(variance <= 1e-12 * mean**2), 0.0)
-
-
-def _mean(sums: xr.Dataset, name: str) -> xr.DataArray:
-    return _ratio(sums[name].sum(INIT_TIME), sums["weight"].sum(INIT_TIME))
-
-
-def _ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
-    return part / whole.where(whole > 0)

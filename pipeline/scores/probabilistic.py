@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.schema import INIT_TIME
+from pipeline.scores.means import weighted_mean
 
 LEVEL = 0.9  # of the central interval whose coverage is scored
 BINS = 10  # of forecast probability in the reliability diagram
@@ -123,7 +124,7 @@ def crps(sums: xr.Dataset) -> xr.DataArray:
     For one forecast it is the MAE. Pooled over all valid cells of all init times; NaN where no cell is valid. See
     `crps_of_sorted`.
     """
-    return _mean(sums, "crps")
+    return weighted_mean(sums, "crps")
 
 
 def brier(sums: xr.Dataset) -> xr.DataArray:
@@ -132,7 +133,7 @@ def brier(sums: xr.Dataset) -> xr.DataArray:
     p is the share of members in the event, for one forecast 0 or 1. Pooled over all valid cells of all init times; NaN
     where no cell is valid. Brier (1950), Mon. Wea. Rev. 78.
     """
-    return _mean(sums, "brier")
+    return weighted_mean(sums, "brier")
 
 
 def spread_skill(sums: xr.Dataset) -> xr.DataArray:
@@ -151,7 +152,7 @@ def coverage_90(sums: xr.Dataset) -> xr.DataArray:
 
     Pooled over all valid cells of all init times; NaN where no cell is valid. See `interval`.
     """
-    return _mean(sums, "interval_covered")
+    return weighted_mean(sums, "interval_covered")
 
 
 def _event_sums(ordered: np.ndarray, cells: Cells, thresholds: Sequence[float]) -> dict[str, np.ndarray]:
@@ -192,8 +193,3 @@ def _ranks(ordered: np.ndarray, cells: Cells) -> np.ndarray:
     share = 1.0 / (equal + 1)  # on each of the ranks from `below` to `below + equal`
     edges = cells.totals(share, below, ranks + 1) - cells.totals(share, below + equal + 1, ranks + 1)
     return np.asarray(edges.cumsum(axis=1)[:, :ranks])
-
-
-def _mean(sums: xr.Dataset, name: str) -> xr.DataArray:
-    weight = sums["weight"].sum(INIT_TIME)
-    return sums[name].sum(INIT_TIME) / weight.where(weight > 0)

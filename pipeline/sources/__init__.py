@@ -70,6 +70,7 @@ class Summary:
     spacing: tuple[float, float]  # y, x in coordinate units, positive
     spacing_units: str
     duplicates: int  # frames whose time another frame has as well
+    grid: xr.Dataset  # its coordinates, after crop and coarsening
 
     @property
     def step(self) -> np.timedelta64:
@@ -89,6 +90,7 @@ def look(options: SourceOptions, rules: IngestOptions | None = None) -> Summary:
         spacing=(_spacing(grid[Y].values), _spacing(grid[X].values)),
         spacing_units=str(grid[Y].attrs.get("units", "1")),
         duplicates=plan.duplicates,
+        grid=grid[[Y, X]],
     )
 
 

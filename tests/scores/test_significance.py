@@ -1,5 +1,4 @@
 import math
-import time
 import tracemalloc
 from itertools import pairwise
 
@@ -238,15 +237,13 @@ def test_pooled_leads_are_sums_over_leads(models):
         pool_leads(own, [5, 20])
 
 
-def test_many_models_take_seconds_and_little_memory():
+def test_many_models_take_little_memory():
     rng = np.random.default_rng(8)
     observed = rng.gamma(0.7, 3, (130, 12, 16))
     thresholds = (0.5, 1.0, 2.0, 5.0)
     sums = {f"m{k}": made_sums(rng.normal(0, 1, observed.shape), observed, thresholds=thresholds) for k in range(8)}
     tracemalloc.start()
-    start = time.process_time()
     evidence(sums, ["rmse", "mae", "mean_error", "csi_1_mm_h"], Compare())
-    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 15  # about 2 on one core, more while memory is traced
     assert peak < 400 * 2**20
