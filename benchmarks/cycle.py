@@ -50,7 +50,7 @@ def write_checkpoint(folder: Path, params: Params) -> None:
     channel |= {"valid_max": None, "mean": 0.1, "scale": 0.4, "min": 0.0, "max": 150.0, "valid_values": 1}
     description = Description(
         model="convlstm",
-        kind="convlstm",
+        kind="recurrent",
         options=params.models["convlstm"].model_dump(mode="json"),
         history=params.sample.history,
         horizon=params.sample.horizon,

@@ -17,9 +17,10 @@ from pydantic import BaseModel
 
 from models.advection.options import AdvectionOptions
 from models.climatology.options import ClimatologyOptions
-from models.convlstm.options import ConvLSTMOptions
 from models.damped_persistence.options import DampedPersistenceOptions
 from models.persistence.options import PersistenceOptions
+from models.recurrent.options import RecurrentOptions
+from models.simvp.options import SimVPOptions
 from models.sizes import Sizes
 from models.steps.options import StepsOptions
 from models.video_transformer.options import VideoTransformerOptions
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 REFERENCES: tuple[str, ...] = ("persistence", "climatology", "damped_persistence", "advection", "steps")
-LEARNED: tuple[str, ...] = ("convlstm", "video_transformer")
+LEARNED: tuple[str, ...] = ("recurrent", "video_transformer", "simvp")
 
 NEEDS_PYSTEPS: tuple[str, ...] = ("advection", "steps")
 
@@ -38,13 +39,15 @@ OPTIONS: dict[str, type[BaseModel]] = {
     "damped_persistence": DampedPersistenceOptions,
     "advection": AdvectionOptions,
     "steps": StepsOptions,
-    "convlstm": ConvLSTMOptions,
+    "recurrent": RecurrentOptions,
     "video_transformer": VideoTransformerOptions,
+    "simvp": SimVPOptions,
 }
 
 CLASSES = {  # imported when built: torch is slow to load
-    "convlstm": ("models.convlstm.model", "ConvLSTM"),
+    "recurrent": ("models.recurrent.model", "Recurrent"),
     "video_transformer": ("models.video_transformer.model", "VideoTransformer"),
+    "simvp": ("models.simvp.model", "SimVP"),
 }
 
 

@@ -19,12 +19,12 @@ from models.outputs import OutputOptions
 from pipeline.calibration import PREFIX, Calibration
 from pipeline.contract import cell_km, contract_digest
 from pipeline.costs import Costs
-from pipeline.schema import InputError
+from pipeline.schema import InputError, X, Y
 
 if TYPE_CHECKING:
     from pipeline.network import Network
 
-FORMAT = 3
+FORMAT = 4
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 
 
@@ -44,12 +44,19 @@ class Description:
     contract: dict[str, Any]  # of the training data: units, grid and time axis
     crop_cells: int | None  # what the network saw at once
     data_digest: str  # of the prepared data
+    calendar: bool = False  # hour of the day and day of the year as four more inputs
+    coordinates: bool = False  # row and column as two more inputs
     format: int = field(default=FORMAT)
 
     @property
     def target_names(self) -> list[str]:
         """Return the names of the forecast variables."""
         return [channel["name"] for channel in self.channels[: self.targets]]
+
+    @property
+    def channels_in(self) -> int:
+        """Return how many inputs its model has: the channels, and what it is shown of time and place."""
+        return len(self.channels) + extra_channels(self.calendar, self.coordinates)
 
     @property
     def members(self) -> int | None:
@@ -163,6 +170,11 @@ class Forecaster:
         return persistence(history, horizon)
 
 
+def extra_channels(calendar: bool, coordinates: bool) -> int:
+    """Return how many inputs a model has besides the variables."""
+    return 4 * calendar + 2 * coordinates
+
+
 def mean_of_members(members: np.ndarray) -> np.ndarray:
     """Return the mean of members (b, m, ...), (b, ...): the forecast where one is asked for; of one member, itself."""
     mean: np.ndarray = members[:, 0] if members.shape[1] == 1 else members.mean(axis=1)
@@ -258,7 +270,7 @@ def build_network(description: Description, baseline: np.ndarray, scale: np.ndar
     model = models.build(
         description.kind,
         options,
-        channels_in=len(description.channels),
+        channels_in=description.channels_in,
         channels_out=description.targets,
         history=description.history,
         horizon=description.horizon,
@@ -266,7 +278,8 @@ def build_network(description: Description, baseline: np.ndarray, scale: np.ndar
     )
     assert isinstance(options, OutputOptions)  # build takes no other
     normaliser = Normaliser(baseline, scale, description.channels)
-    return Network(model, normaliser, 60 * description.step_minutes, options)
+    grid = (description.contract[Y]["cells"], description.contract[X]["cells"]) if description.coordinates else None
+    return Network(model, normaliser, 60 * description.step_minutes, options, calendar=description.calendar, grid=grid)
 
 
 def _fill(network: Network, arrays: Mapping[str, np.ndarray], path: Path) -> None:

@@ -94,6 +94,7 @@ def compare(
     from pipeline.summary import WIDTH, terminal_table
 
     settings = config.read(params)
+    presentation.check_folder(out)
     comparison = chosen_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
     presentation.write(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
     if as_json:
@@ -103,6 +104,26 @@ def compare(
     console.print(terminal_table(comparison))
     console.print("\n".join(comparison.verdict), highlight=False)
     console.print(f"Report: {out / 'report.html'}", highlight=False)
+
+
+@app.command(epilog="Example: `fieldcast explain data/checkpoints/convlstm --at 2024-06-13T20:00 --lead 30`")
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder of a learned model.")],
+    at: Annotated[str, typer.Option(help="Init time (UTC) in data/observations.zarr.")],
+    lead: Annotated[int, typer.Option(help="Minutes from there to the forecast.")],
+    cell: Annotated[str | None, typer.Option(help="ROW,COLUMN in the middle of 5 x 5; by default the largest.")] = None,
+    how: Annotated[Literal["gradient", "rollout"], typer.Option(help="rollout: video transformers.")] = "gradient",
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("data/explained.png"),
+) -> None:
+    """Show where in its history the forecast of a place comes from: table and picture. Exit code 2: wrong input."""
+    from pipeline import explain as explaining
+    from pipeline import explain_figure
+
+    explain_figure.check_picture(out)
+    question = explaining.question_of(_time("--at", at), lead, cell, how)
+    explained = explaining.explain(checkpoint, question)
+    explain_figure.write_picture(explained, out)
+    sys.stdout.write(f"{explained.text()}Picture: {out}\n")
 
 
 @app.command(epilog="Example: `fieldcast promote convlstm --dry-run`")

@@ -29,9 +29,9 @@ from pydantic import (
 import models
 from pipeline.schema import InputError
 from pipeline.source_options import IngestOptions, SourceOptions
+from pipeline.train_options import Share, Train
 
 PARAMS = Path("params.yaml")
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _no_zone(value: datetime) -> datetime:
@@ -111,28 +111,8 @@ class Sample(Section):
     crop_cells: PositiveInt | None = None  # training crops of this size; default: the whole field
     min_valid_share: Share = 0.5  # of a training crop's last frame; the fullest of ten draws if none has it
     cache: Literal["ram", "store"] = "store"  # ram: decode the observations once and keep them
-
-
-class Train(Section):
-    """How both learned models are trained: one loss, one optimiser, one budget."""
-
-    seed: NonNegativeInt = 1
-    loss: Literal["mse", "mae", "huber"] = "mse"  # of one forecast a cell; members have the CRPS, by their kind
-    epochs: PositiveInt
-    max_minutes: PositiveFloat | None = None  # the schedule finishes inside it; null: no limit, and repeatable
-    batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 1e-2
-    warmup: Share = 0.05  # share of the schedule with a rising learning rate
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    gradient_clip: PositiveFloat = 1.0
-    patience: PositiveInt = 10  # epochs without a lower validation loss before training stops
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
-    accelerator: str = "auto"
-    devices: int | str | list[int] = "auto"
-    num_nodes: PositiveInt = 1
-    strategy: str = "auto"
-    workers: NonNegativeInt = 0  # processes that load samples; 0: the training process itself
+    calendar: bool = False  # hour of the day and day of the year as four more inputs
+    coordinates: bool = False  # row and column as two more inputs
 
 
 class Forecast(Section):

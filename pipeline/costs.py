@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +74,9 @@ def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    counted = deepcopy(model).eval().requires_grad_(False)  # the counter stumbles over gradients of views
     device = next(model.parameters()).device
-    training = model.training
     plain = sdpa_kernel(SDPBackend.MATH)  # the counter does not see into the CPU's fused attention
-    with FlopCounterMode(display=False) as counter, torch.inference_mode(), plain:
-        model.eval()(torch.zeros(1, *shape, device=device))
-    model.train(training)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
+        counted(torch.zeros(1, *shape, device=device))
     return int(counter.get_total_flops()) // 2

@@ -34,6 +34,7 @@ from pipeline.paths import OBSERVATIONS, PREPARED
 from pipeline.samples import Batch, SampleDataset, SampleShape, loader
 from pipeline.schema import X, Y
 from pipeline.tracking import Run
+from pipeline.train_options import Train
 
 
 class Samples(LightningDataModule):
@@ -118,12 +119,16 @@ def fit(params: config.Params, description: Description, climatology: xr.Dataset
     options = params.train
     seed_everything(options.seed, workers=True, verbose=False)
     samples = Samples(params, description)
+    options.check_units([channel["units"] for channel in description.channels[: description.targets]])
     network = build_network(description, *statistics(description, climatology))
+    if options.compile != "off":
+        network.model.compile(mode=options.compile)  # in place: the names of the weights stay
     budget = Budget(options.max_minutes)
     module = ForecastModule(network, options, budget)
-    keep = ModelCheckpoint(resume, "best", monitor="val/loss", save_last=True)  # by epoch
+    keep = ModelCheckpoint(resume, "best", monitor="val/loss")  # by epoch
+    newest = ModelCheckpoint(resume, "last", enable_version_counter=False)  # of every epoch, better or not
     watch = TQDMProgressBar() if sys.stderr.isatty() else EpochLines(description.model)
-    trainer = make_trainer(options, [keep, watch], RunLogger(run))
+    trainer = make_trainer(options, [watch, keep, newest], RunLogger(run))
     last = resume / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # samples are read in whole batches
@@ -157,7 +162,7 @@ def statistics(description: Description, climatology: xr.Dataset) -> tuple[np.nd
     return np.stack(maps, axis=1), scale
 
 
-def make_trainer(options: config.Train, callbacks: list[Callback], logger: Logger) -> Trainer:
+def make_trainer(options: Train, callbacks: list[Callback], logger: Logger) -> Trainer:
     """Return a trainer with early stopping and averaged weights."""
     callbacks = [
         *callbacks,
@@ -182,15 +187,15 @@ def make_trainer(options: config.Train, callbacks: list[Callback], logger: Logge
     )
 
 
-def training_costs(
-    description: Description, options: config.Train, network: Network, budget: Budget, samples: int
-) -> Costs:
+def training_costs(description: Description, options: Train, network: Network, budget: Budget, samples: int) -> Costs:
     """Return what the training took, and the budget that it was given."""
     side = description.crop_cells
     cells = [min(side or size, size) for size in (description.contract[axis]["cells"] for axis in (Y, X))]
+    with torch.compiler.set_stance("force_eager"):  # products are counted as they are called
+        macs = count_macs(network.model, (description.history, description.channels_in, *cells))
     return Costs(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        macs=count_macs(network.model, (description.history, len(description.channels), *cells)),
+        macs=macs,
         training_seconds=round(budget.seconds(), 3),
         peak_memory_mb=peak_memory_mb(),
         budget={

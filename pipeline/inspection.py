@@ -11,9 +11,11 @@ import pandas as pd
 
 import models
 from pipeline import config
+from pipeline.checkpoint import extra_channels
 from pipeline.live import schedule
 from pipeline.live.axis import Axis
 from pipeline.live.copies import check_kinds
+from pipeline.memory import check_memory, training_cells
 from pipeline.schema import InputError
 from pipeline.scores.groups import region_cuts
 from pipeline.sources import Summary, look
@@ -43,7 +45,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "frames": f"{int(present.sum())} of {times.size} ({times.size - int(present.sum())} missing)",
         "init times": ", ".join(f"{split} {counts[split]}" for split, _ in params.prepare.splits.in_order()),
         "training": training_cost(params, int(counts["train"])),
-        **{f"parameters of {name}": count_parameters(params, name, channels, step) for name in _learned(params)},
+        **{name: training_need(params, name, channels, step, found.grid_shape) for name in _learned(params)},
         "observations": _megabytes(4 * len(channels) * times.size * math.prod(found.grid_shape)),
         "forecasts of the largest model": _megabytes(
             4
@@ -102,8 +104,8 @@ def check_leads(params: config.Params, step_minutes: int) -> None:
     for lead in params.promotion.leads_minutes or []:
         if lead not in leads:
             raise InputError(
-                f"params.yaml: promotion.leads_minutes names {lead}, forecasts are for {leads[0]} to {leads[-1]} minutes,"
-                f" every {step_minutes}"
+                f"params.yaml: promotion.leads_minutes names {lead}, forecasts are for {leads[0]} to"
+                f" {leads[-1]} minutes, every {step_minutes}"
             )
 
 
@@ -127,18 +129,23 @@ def training_cost(params: config.Params, samples: int) -> str:
     return f"{samples} samples, {params.train.epochs} epochs, {steps} steps of {params.train.batch_size}{limit}"
 
 
-def count_parameters(params: config.Params, name: str, channels: list[str], step: Any) -> str:
-    """Return the number of weights of a learned model, built as the run would build it."""
-    model = models.build(
-        params.kinds[name],
-        params.models[name],
-        channels_in=len(channels),
-        channels_out=len(params.prepare.targets or channels),
-        history=params.sample.history,
-        horizon=params.sample.horizon,
-        step_minutes=step.total_seconds() / 60,
-    )
-    return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+def training_need(params: config.Params, name: str, channels: list[str], step: Any, grid: tuple[int, int]) -> str:
+    """Return the weights of a learned model and the memory of its training; raise `InputError` where that is too much.
+
+    The model is built as the run would build it.
+    """
+    sizes = {
+        "channels_in": len(channels) + extra_channels(params.sample.calendar, params.sample.coordinates),
+        "channels_out": len(params.prepare.targets or channels),
+        "history": params.sample.history,
+        "horizon": params.sample.horizon,
+        "step_minutes": step.total_seconds() / 60,
+    }
+    kind, options = params.kinds[name], params.models[name]
+    cells, batch = training_cells(grid, params.sample.crop_cells), params.train.batch_size
+    need = check_memory(name, kind, options, sizes, cells, batch, params.train.memory_gb)
+    weights = sum(parameter.numel() for parameter in models.build(kind, options, **sizes).parameters())
+    return f"{weights:,} weights, {need.of_batch(batch) / 1e9:.2g} GB to train"
 
 
 def _learned(params: config.Params) -> list[str]:

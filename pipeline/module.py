@@ -10,10 +10,11 @@ import lightning
 import torch
 from torch import Tensor
 
-from pipeline.config import Train
-from pipeline.losses import LOSSES, OF_MEMBERS
+from pipeline.curriculum import draw_truth, first_leads, leads_at, truth_probability
+from pipeline.losses import choose, lead_weights, rain_weights
 from pipeline.network import Network
 from pipeline.samples import Batch
+from pipeline.train_options import RAIN_RATE, Train
 
 
 def learning_rate_scale(progress: float, warmup: float) -> float:
@@ -53,14 +54,21 @@ class Budget:
 class ForecastModule(lightning.LightningModule):
     """Trains a `Network` on (history, target) batches; missing cells carry no gradient."""
 
+    is_rain: Tensor
+
     def __init__(self, network: Network, options: Train, budget: Budget) -> None:
         super().__init__()
         self.network, self.options, self.budget = network, options, budget
-        self.loss = OF_MEMBERS.get(network.output) or LOSSES[options.loss]
+        self.loss = choose(options, network.output)
+        self.balanced = options.loss == "balanced" and network.output == "point"
+        rain = [channel.get("units") == RAIN_RATE for channel in network.normaliser.channels]
+        self.register_buffer("is_rain", torch.tensor(rain)[:, None, None], persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch in normalised units."""
-        loss = self._loss(batch)
+        """Return the loss of one batch in normalised units, of the leads and with the truths of the curriculum."""
+        horizon = batch["target"].shape[1]
+        leads = leads_at(self.budget.progress(self.global_step), horizon, self.options.rollout)
+        loss = self._loss(batch, leads, truth_probability(self.global_step, self.options.teacher))
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch["history"]))
         return loss
 
@@ -105,7 +113,20 @@ class ForecastModule(lightning.LightningModule):
     def _scale(self, step: int) -> float:
         return learning_rate_scale(self.budget.progress(step), self.options.warmup)
 
-    def _loss(self, batch: Batch) -> Tensor:
-        forecast = self.network(batch["history"], batch["init_time"], batch["origin"])
-        target = self.network.normalise_target(batch["target"], batch["init_time"], batch["origin"])
-        return self.loss(forecast.float(), target, torch.isfinite(target))
+    def _loss(self, batch: Batch, leads: int | None = None, probability: float = 0.0) -> Tensor:
+        """Return the loss of the first `leads`, all by default; `probability` is that of being fed the truth."""
+        where = batch["init_time"], batch["origin"]
+        target = self.network.normalise_target(batch["target"], *where)
+        truth = None
+        if probability > 0 and self.network.takes_truth:
+            truth = draw_truth(probability, len(target), target.shape[1], target.device)
+        forecast = self.network(batch["history"], *where, target=target, truth=truth).float()
+        return self.loss(forecast, first_leads(target, leads or target.shape[1]), self._weights(batch["target"]))
+
+    def _weights(self, observed: Tensor) -> Tensor:
+        """Return the weights of the cells of a physical target (b, horizon, c, h, w), in a shape that broadcasts."""
+        options, horizon, channels = self.options, observed.shape[1], observed.shape[2]
+        weights = lead_weights(options.lead_weights, options.last_lead_weight, horizon, observed.device)
+        if self.balanced:
+            weights = weights * torch.where(self.is_rain[:channels], rain_weights(observed), 1.0)
+        return weights

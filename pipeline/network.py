@@ -2,37 +2,100 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from models.members import noise_at
 from models.outputs import OutputOptions
 from pipeline.normalise import Normaliser
 
+DAY, YEAR = 86_400, 31_556_952  # seconds; the Gregorian calendar's mean year
+
+
+def calendar_planes(seconds: Tensor, h: int, w: int) -> Tensor:
+    """Return sine and cosine of the hour of the day and of the day of the year at `seconds` (b, t), (b, t, 4, h, w).
+
+    UTC, from seconds since 1970; a year is the mean one, so that its day is off by less than one.
+    """
+    angles = torch.stack([seconds % period * (2 * math.pi / period) for period in (DAY, YEAR)], dim=-1)
+    waves = rearrange([angles.sin(), angles.cos()], "wave b t period -> b t (period wave)")
+    return repeat(waves.float(), "b t c -> b t c h w", h=h, w=w)
+
+
+def coordinate_planes(origin: Tensor, grid: tuple[int, int], steps: int, h: int, w: int) -> Tensor:
+    """Return row and column from -1 to 1 over the whole grid, of crops at `origin` (b, 2): (b, steps, 2, h, w).
+
+    On a grid of latitudes and longitudes they are these, in other units.
+    """
+    rows, columns = (
+        2 * (origin[:, i, None] + torch.arange(side, device=origin.device)) / max(cells - 1, 1) - 1
+        for i, (side, cells) in enumerate(zip((h, w), grid, strict=True))
+    )
+    planes = [repeat(rows, "b h -> b t h w", t=steps, w=w), repeat(columns, "b w -> b t h w", t=steps, h=h)]
+    return torch.stack(planes, dim=2).float()
+
 
 class Network(nn.Module):
-    """A model from `models/` between `normalise` and `restore`; all that a forecast needs is in its state."""
+    """A model from `models/` between `normalise` and `restore`; all that a forecast needs is in its state.
 
-    def __init__(self, model: nn.Module, normaliser: Normaliser, step_seconds: int, options: OutputOptions) -> None:
+    With `calendar` and a `grid` (rows, columns) it shows the model when and where a history is, behind its channels.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        normaliser: Normaliser,
+        step_seconds: int,
+        options: OutputOptions,
+        *,
+        calendar: bool = False,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.normaliser, self.step_seconds = model, normaliser, step_seconds
         self.output, self.members = options.output, options.members
+        self.calendar, self.grid = calendar, grid
 
-    def forward(self, history: Tensor, init_time: Tensor, origin: Tensor) -> Tensor:
+    @property
+    def takes_truth(self) -> bool:
+        """Whether the model feeds on its own forecasts, for which a training may put the truth."""
+        return bool(getattr(self.model, "takes_truth", False))
+
+    def forward(
+        self,
+        history: Tensor,
+        init_time: Tensor,
+        origin: Tensor,
+        *,
+        target: Tensor | None = None,
+        truth: Tensor | None = None,
+    ) -> Tensor:
         """Return normalised forecasts (b, [m,] horizon, c_target, h, w) of a physical history (b, t, c, h, w).
 
         `init_time` (b,) is in seconds since 1970; `origin` (b, 2) is the crop's first row and column. An ensemble's
-        noise is drawn anew in training; outside it follows from the init time, whatever the batch or the tile.
+        noise is drawn anew in training; outside it follows from the init time, whatever the batch or the tile. Where
+        `truth` (b, horizon) is true, a model that takes it makes later leads from the normalised `target` of this lead
+        in place of its own forecast, but for cells without one (NaN).
         """
         steps = torch.arange(1 - history.shape[1], 1, device=history.device)
-        z = self.normaliser.normalise(history, self._seconds(init_time, steps), origin)
-        if self.output != "ensemble" or self.training or self.members is None:
-            forecast: Tensor = self.model(z)
-        else:
-            forecast = self.model(z, noise_at(init_time, self.members))
+        z = self._inputs(history, self._seconds(init_time, steps), origin)
+        noise = None if self.training or self.output != "ensemble" else noise_at(init_time, self.members or 1)
+        forecast: Tensor = self.model(z, noise) if truth is None else self.model(z, noise, target=target, truth=truth)
         return forecast
+
+    def _inputs(self, history: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
+        z = self.normaliser.normalise(history, seconds, origin)
+        h, w = history.shape[-2:]
+        planes = [z]
+        if self.calendar:
+            planes.append(calendar_planes(seconds, h, w).to(z.dtype))
+        if self.grid is not None:
+            planes.append(coordinate_planes(origin, self.grid, z.shape[1], h, w).to(z.dtype))
+        return torch.cat(planes, dim=2) if len(planes) > 1 else z
 
     def normalise_target(self, target: Tensor, init_time: Tensor, origin: Tensor) -> Tensor:
         """Return the normalised values of a physical target (b, horizon, c_target, h, w)."""

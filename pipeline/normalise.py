@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 HOURS = 24
@@ -75,12 +76,12 @@ class Normaliser(nn.Module):
 
     def _baseline(self, seconds: Tensor, origin: Tensor, h: int, w: int) -> Tensor:
         hours = torch.div(seconds, 3600, rounding_mode="floor") % self.baseline.shape[0]  # 0 where there is one mean
-        if self.baseline.shape[-1] == 1:
-            return self.baseline[hours]  # (b, t, c, 1, 1)
-        maps = [
-            self.baseline[hours[i], :, y : y + h, x : x + w] for i, (y, x) in enumerate(origin.tolist())
-        ]  # (t, c, h, w) each
-        return torch.stack(maps)
+        if self.baseline.shape[-2:] in ((1, 1), (h, w)):
+            return self.baseline[hours]  # (b, t, c, 1, 1), or the whole grid
+        y = origin[:, 0, None] + torch.arange(h, device=origin.device)
+        x = origin[:, 1, None] + torch.arange(w, device=origin.device)  # stays on the device: nothing waits for it
+        maps = self.baseline[hours[:, :, None, None], :, y[:, None, :, None], x[:, None, None, :]]
+        return rearrange(maps, "b t h w c -> b t c h w")
 
 
 def _bounded(channel: dict[str, Any]) -> bool:

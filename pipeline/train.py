@@ -23,7 +23,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import models
-from pipeline import calibration, config, costs, store, tracking
+from pipeline import calibration, config, costs, memory, store, tracking
 from pipeline.checkpoint import (
     Description,
     Fitted,
@@ -60,6 +60,8 @@ def train(params: config.Params, model: str) -> None:
         raise InputError(f"params.yaml: models has no {model!r}, expected one of {', '.join(params.models)}")
     data_digest = store.directory_digest(PREPARED)
     description = describe(params, model, data_digest)
+    if description.kind in models.LEARNED:
+        check_fits(params, description)
     resume = RESUME / model
     if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
         fit_learned(params, description, resume, tracking.Run(None, None, params.track.experiment))
@@ -102,6 +104,25 @@ def describe(params: config.Params, model: str, data_digest: str) -> Description
         contract=statistics["contract"],
         crop_cells=params.sample.crop_cells,
         data_digest=data_digest,
+        calendar=params.sample.calendar,
+        coordinates=params.sample.coordinates,
+    )
+
+
+def check_fits(params: config.Params, description: Description) -> None:
+    """Raise `InputError` where training the model would take more memory than it may."""
+    sizes = {
+        "channels_in": description.channels_in,
+        "channels_out": description.targets,
+        "history": description.history,
+        "horizon": description.horizon,
+        "step_minutes": description.step_minutes,
+    }
+    grid = (description.contract[Y]["cells"], description.contract[X]["cells"])
+    cells = memory.training_cells(grid, description.crop_cells)
+    options = params.models[description.model]
+    memory.check_memory(
+        description.model, description.kind, options, sizes, cells, params.train.batch_size, params.train.memory_gb
     )
 
 
@@ -135,6 +156,7 @@ def code_digest(kind: str) -> str:
             "network",
             "normalise",
             "losses",
+            "curriculum",
             "samples",
             "frames",
             "checkpoint",
@@ -142,7 +164,8 @@ def code_digest(kind: str) -> str:
             "tiles",
         )
     ]
-    files += [*(CODE / "models").glob("*.py"), *(CODE / "models" / kind).rglob("*.py")]
+    files += (CODE / "models").glob("*.py")
+    files += [path for folder in ("attention", kind) for path in (CODE / "models" / folder).rglob("*.py")]
     digest = sha256()
     for path in sorted(files):
         digest.update(path.relative_to(CODE).as_posix().encode() + path.read_bytes())

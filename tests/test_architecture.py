@@ -36,8 +36,11 @@ def test_no_stage_imports_a_stage_and_no_library_does() -> None:
 
 def test_schema_imports_nothing_and_config_only_options() -> None:
     assert direct()["pipeline.schema"] == set()
-    assert direct()["pipeline.config"] == {"models", "pipeline", "pipeline.schema", "pipeline.source_options"} - {
-        "pipeline"
+    assert direct()["pipeline.config"] == {
+        "models",
+        "pipeline.schema",
+        "pipeline.source_options",
+        "pipeline.train_options",
     }
 
 

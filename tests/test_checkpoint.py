@@ -25,7 +25,7 @@ RAIN: dict[str, Any] = {
     "valid_min": 0.0,
     "valid_max": None,
 }
-LEARNED = {"convlstm": {"hidden": [5], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
+LEARNED = {"recurrent": {"hidden": [5], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
 CONTRACT: dict[str, Any] = {
     "units": {"rain_rate": "mm h-1"},
     "y": {"cells": 11, "first": 0.5, "last": 10.5, "units": "km"},
@@ -92,16 +92,16 @@ def test_forecasts_are_complete_in_range_and_missing_where_nothing_was_seen(mode
 
 
 def test_forecast_does_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> None:
-    forecaster, _ = trained("convlstm", tmp_path / "c")
+    forecaster, _ = trained("recurrent", tmp_path / "c")
     both, one = forecaster(history(), TIMES), forecaster(history()[1:], TIMES[1:])
     np.testing.assert_allclose(both[1:], one, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path: Path) -> None:
-    trained("convlstm", tmp_path / "c")
+    trained("recurrent", tmp_path / "c")
     first = checkpoint.load_cached(tmp_path / "c", "one")
     assert checkpoint.load_cached(tmp_path / "c", "one") is first
-    trained("convlstm", tmp_path / "c", horizon=2)
+    trained("recurrent", tmp_path / "c", horizon=2)
     second = checkpoint.load_cached(tmp_path / "c", "two")
     assert (first.description.horizon, second.description.horizon) == (4, 2)
     checkpoint.save_checkpoint(tmp_path / "p", description("persistence"), {}, "")
@@ -109,8 +109,8 @@ def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path: Path) -> None
 
 
 def test_contract_digest_follows_the_contract() -> None:
-    other = description("convlstm", contract={**CONTRACT, "step_minutes": 10})
-    assert other.contract_digest != description("convlstm").contract_digest == contract_digest(CONTRACT)
+    other = description("recurrent", contract={**CONTRACT, "step_minutes": 10})
+    assert other.contract_digest != description("recurrent").contract_digest == contract_digest(CONTRACT)
 
 
 def test_climatology_by_hour() -> None:
@@ -120,10 +120,10 @@ def test_climatology_by_hour() -> None:
 
 
 def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    _, arrays = trained("convlstm", tmp_path / "c")
+    _, arrays = trained("recurrent", tmp_path / "c")
     name = next(key for key in arrays if arrays[key].ndim == 4)
     for broken in ({**arrays, name: arrays[name][:1]}, {**arrays, "extra": np.zeros(1)}):
-        checkpoint.save_checkpoint(tmp_path / "c", description("convlstm"), broken, "")
+        checkpoint.save_checkpoint(tmp_path / "c", description("recurrent"), broken, "")
         with pytest.raises(InputError, match="extra" if "extra" in broken else name):
             checkpoint.load(tmp_path / "c")
 
@@ -131,7 +131,7 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         checkpoint.load(tmp_path)
-    trained("convlstm", tmp_path / "c")
+    trained("recurrent", tmp_path / "c")
     path = tmp_path / "c" / "config.json"
     content = json.loads(path.read_text())
     for change, expected in (({"format": 1}, "format is 1, expected 3"), ({"colour": 1}, "colour")):
@@ -145,7 +145,7 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
 
 def test_no_pickle_in_the_folder_and_the_same_bytes_again(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        trained("convlstm", tmp_path / name)
+        trained("recurrent", tmp_path / name)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     header = (tmp_path / "one" / "model.safetensors").read_bytes()[8:9]
@@ -153,7 +153,7 @@ def test_no_pickle_in_the_folder_and_the_same_bytes_again(tmp_path: Path) -> Non
 
 
 def test_a_fresh_process_forecasts_from_the_folder_alone(tmp_path: Path) -> None:
-    forecaster, _ = trained("convlstm", tmp_path / "c")
+    forecaster, _ = trained("recurrent", tmp_path / "c")
     np.save(tmp_path / "history.npy", history())
     code = (
         "import numpy as np; from pathlib import Path; from pipeline.checkpoint import load;"
@@ -165,8 +165,8 @@ def test_a_fresh_process_forecasts_from_the_folder_alone(tmp_path: Path) -> None
 
 
 WITH_MEMBERS = {
-    "convlstm_quantiles": ("convlstm", {"hidden": [5], "patch": 2, "output": "quantiles", "members": 4}),
-    "convlstm_ensemble": ("convlstm", {"hidden": [5], "patch": 2, "output": "ensemble", "members": 4}),
+    "convlstm_quantiles": ("recurrent", {"hidden": [5], "patch": 2, "output": "quantiles", "members": 4}),
+    "convlstm_ensemble": ("recurrent", {"hidden": [5], "patch": 2, "output": "ensemble", "members": 4}),
     "transformer_ensemble": ("video_transformer", {**LEARNED["video_transformer"], "output": "ensemble", "members": 4}),
     "transformer_quantiles": ("video_transformer", {**LEARNED["video_transformer"], "output": "quantiles"}),
     "steps": ("steps", {"members": 4}),
@@ -227,11 +227,11 @@ def test_what_members_are() -> None:
     assert [
         (described.members, described.members_are)
         for described in (
-            description("convlstm", options=models.OPTIONS["convlstm"]().model_dump()),
+            description("recurrent", options=models.OPTIONS["recurrent"]().model_dump()),
             description("persistence"),
             description("steps", options=models.OPTIONS["steps"]().model_dump()),
-            description("convlstm", options=models.OPTIONS["convlstm"](output="quantiles").model_dump()),
-            description("convlstm", options=models.OPTIONS["convlstm"](output="ensemble", members=3).model_dump()),
+            description("recurrent", options=models.OPTIONS["recurrent"](output="quantiles").model_dump()),
+            description("recurrent", options=models.OPTIONS["recurrent"](output="ensemble", members=3).model_dump()),
         )
     ] == [(None, None), (None, None), (10, "ensemble"), (10, "quantiles"), (3, "ensemble")]
 

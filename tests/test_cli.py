@@ -59,7 +59,7 @@ def test_check_prints_what_a_run_would_work_on(tmp_path: Path, small: dict[str, 
         ({"prepare": {"splits": {"validation": {"start": "2024-06-01T14:00"}}}}, "validation.start is"),
         (
             {"promotion": {"leads_minutes": [5, 35]}},
-            "promotion.leads_minutes names 35, forecasts are for 5 to 20 minutes",
+            "leads_minutes names 35, forecasts are for 5 to 20 minutes",
         ),
         ({"verify": {"regions": {"sea": {"y": [1e9, 2e9], "x": [0, 1]}}}}, "verify.regions.sea.y is"),
         (

@@ -110,7 +110,7 @@ def test_who_was_scored_on_other_cells_is_marked_and_in_no_verdict(entries, obse
 def test_another_budget_is_marked(entries):
     budgets = {"a": 5, "b": 5, "c": 50}
     learned = {
-        name: Entry(entries["convlstm"].sums, "convlstm", Costs(budget={"epochs": epochs}))
+        name: Entry(entries["convlstm"].sums, "recurrent", Costs(budget={"epochs": epochs}))
         for name, epochs in budgets.items()
     }
     found = comparison.compare({**entries, **learned}, OPTIONS)
@@ -135,7 +135,7 @@ def test_best_and_worst_case_are_those_of_the_leader(entries, observed):
     order = np.argsort(-(observed >= 1).mean(axis=(1, 2, 3)))
     forecast[order[1]] = observed[order[1]] + 2  # wet enough to count, and a miss
     forecast[order[2]] = observed[order[2]]
-    found = comparison.compare({**entries, "wide": Entry(sums_of(forecast, observed), "convlstm")}, OPTIONS)
+    found = comparison.compare({**entries, "wide": Entry(sums_of(forecast, observed), "recurrent")}, OPTIONS)
     best, worst = extremes(found).values()
     inits = found.sums.init_time.values
     assert (best, worst) == (inits[order[2]], inits[order[1]])

@@ -20,14 +20,18 @@ TRACKED_ONLY = {"track"}  # where it is recorded neither
 
 def code_of(stage: str) -> set[str]:
     """Return the files and folders that the stage's module imports; a model's own folder is left to its kind."""
+    folders = FOLDERS | ({"models.attention": "models/attention"} if stage in PER_MODEL else {})
     files = set()
     for name in closure(f"pipeline.{stage}"):
         if any(name == f"models.{model}" or name.startswith(f"models.{model}.") for model in models.OPTIONS):
             continue
-        folder = next((path for start, path in FOLDERS.items() if name == start or name.startswith(start + ".")), None)
+        folder = next((path for start, path in folders.items() if name == start or name.startswith(start + ".")), None)
         files.add(folder or modules()[name].relative_to(ROOT).as_posix())
     if stage in PER_MODEL:  # a model is imported by its name, with what all models share
-        files |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "models").glob("*.py")} | {"models/${item}"}
+        files |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "models").glob("*.py")} | {
+            "models/${item}",
+            "models/attention",
+        }
     if stage == "train":
         files.add("pipeline/served.py")  # MLflow runs it
     if stage == "compare":

@@ -131,9 +131,9 @@ def test_a_change_reruns_its_own_model_alone(done: tuple[Path, str], tmp_path: P
     )
     assert changed(folder) == {"train@video_transformer", "compare"}
     shutil.copy(done[0] / "params.yaml", path)
-    of_kind = [name for name, kind in yaml.safe_load(path.read_text())["kinds"].items() if kind == "convlstm"]
+    of_kind = [name for name, kind in yaml.safe_load(path.read_text())["kinds"].items() if kind == "recurrent"]
     assert of_kind == ["convlstm", "convlstm_quantiles"]
-    with (folder / "models/convlstm/cell.py").open("a") as file:
+    with (folder / "models/recurrent/convlstm.py").open("a") as file:
         file.write("# a change\n")
     assert changed(folder) == {f"{stage}@{name}" for stage in ("train", "forecast") for name in of_kind}
     said = run(folder, "dvc", "repro")  # the same weights come out, so nothing is verified again

@@ -10,7 +10,7 @@ from pipeline.tiles import forecast_by_tiles, forecast_fields, forecast_members,
 from tests.test_checkpoint import description, trained
 
 FIVE = np.datetime64("2024-06-01T22:40", "ns") + np.arange(5) * np.timedelta64(35, "m")
-LEARNED = {"convlstm": {"hidden": [32], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
+LEARNED = {"recurrent": {"hidden": [32], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
 SHAPE = (32, 35)  # large enough for sums in another order: in one batch of five these networks round differently
 
 
@@ -105,8 +105,8 @@ def test_a_forecast_is_the_same_in_any_block(model: str, tile: int | None, tmp_p
 
 def test_tiles_are_for_networks_whose_training_crop_is_smaller(tmp_path: Path) -> None:
     history = five_histories()[:1]
-    by_option = forecast_fields(forecaster_of("convlstm", tmp_path), history, FIVE[:1], 14, 5)
-    by_crop, _ = trained("convlstm", tmp_path / "crop", options=LEARNED["convlstm"], crop_cells=14)
+    by_option = forecast_fields(forecaster_of("recurrent", tmp_path), history, FIVE[:1], 14, 5)
+    by_crop, _ = trained("recurrent", tmp_path / "crop", options=LEARNED["recurrent"], crop_cells=14)
     np.testing.assert_array_equal(forecast_fields(by_crop, history, FIVE[:1], None, 5), by_option)
     whole = by_crop(history, FIVE[:1])
     np.testing.assert_array_equal(forecast_fields(by_crop, history, FIVE[:1], 35, 5), whole)
@@ -115,7 +115,7 @@ def test_tiles_are_for_networks_whose_training_crop_is_smaller(tmp_path: Path) -
 
 def test_members_are_the_same_fields_in_tiles_and_whole(tmp_path: Path) -> None:
     options = {"hidden": [6], "kernel": 1, "patch": 1, "output": "ensemble", "members": 3}  # sees one cell alone
-    forecaster, _ = trained("convlstm", tmp_path / "c", options=options)
+    forecaster, _ = trained("recurrent", tmp_path / "c", options=options)
     history = five_histories()[:2]
     tiled, whole = (forecast_members(forecaster, history, FIVE[:2], tile, 5) for tile in (14, None))
     assert tiled.shape == (2, 3, 4, 1, *SHAPE)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from pipeline import checkpoint, config, fit, store
+from pipeline import checkpoint, config, costs, fit, store
 from pipeline.forecast import forecast
 from pipeline.frames import read_init_times
 from pipeline.module import Budget, ForecastModule, learning_rate_scale
 from pipeline.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from pipeline.schema import InputError
 from pipeline.train import code_digest, complete, describe, fit_damping, prepare_resume, train
 from tests.conftest import ROOT, rewrite
 
@@ -66,7 +68,12 @@ class StopAfter(Callback):
 
 @pytest.mark.slow
 def test_resumed_training_equals_an_undisturbed_one(convlstm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = rewrite(convlstm, {"models": {"convlstm": {"dropout": 0.2}}, "sample": {"crop_cells": 16}})
+    changes = {
+        "models": {"convlstm": {"dropout": 0.2}},
+        "sample": {"crop_cells": 16},
+        "train": {"loss": "balanced", "rollout": {"start_leads": 1, "until": 0.7}},
+    }
+    params = rewrite(convlstm, changes)
     train(params, "convlstm")
     undisturbed = weights(CHECKPOINTS / "convlstm")
     shutil.rmtree(CHECKPOINTS)
@@ -85,7 +92,8 @@ def test_resumed_training_equals_an_undisturbed_one(convlstm: Path, monkeypatch:
     assert weights(CHECKPOINTS / "convlstm") == undisturbed
     assert not (RESUME / "convlstm").exists()
     losses = history_of(run, "val/loss")
-    assert len(losses) == 4  # one training, one run
+    assert len(losses) == 4  # one training, one run, no epoch twice
+    assert losses[1] > losses[0]  # the last epoch before the interruption was no better
 
 
 def history_of(run_id: str, metric: str) -> list[float]:
@@ -131,6 +139,61 @@ def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> N
 
 
 @pytest.mark.slow
+def test_compiled_training_is_the_same_training(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = rewrite(project, {"train": {"epochs": 1}})
+    train(params, "convlstm")
+    plain, macs = weights(CHECKPOINTS / "convlstm"), costs.read(Path("data/costs/training/convlstm.json")).macs
+    asked, compile_in_place = [], torch.nn.Module.compile
+
+    def traced(model: torch.nn.Module, *, mode: str) -> None:
+        asked.append(mode)
+        compile_in_place(model, backend="eager")  # traces as any backend does, and rounds as without
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    train(rewrite(project, {"train": {"compile": "reduce-overhead"}}), "convlstm")
+    assert asked == ["reduce-overhead"]
+    assert weights(CHECKPOINTS / "convlstm") == plain
+    assert costs.read(Path("data/costs/training/convlstm.json")).macs == macs
+
+
+@pytest.mark.slow
+def test_inputs_of_time_and_place_are_trained(project: Path) -> None:
+    params = rewrite(project, {"sample": {"calendar": True, "coordinates": True}, "train": {"epochs": 1}})
+    train(params, "convlstm")
+    loaded = checkpoint.load(CHECKPOINTS / "convlstm")
+    assert (loaded.description.calendar, loaded.description.coordinates) == (True, True)
+    assert loaded.description.channels_in == 7
+    init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
+    forecast(CHECKPOINTS / "convlstm", OBSERVATIONS, init_times, Path("placed.zarr"), params.forecast)
+    assert np.isfinite(store.open_forecasts(Path("placed.zarr"))["rain_rate"].values).all()
+
+
+def test_balanced_without_rain_is_refused(project: Path) -> None:
+    params = rewrite(project, {"train": {"loss": "balanced"}})
+    described = describe(params, "convlstm", "0" * 32)
+    kelvin = replace(described, channels=[{**described.channels[0], "units": "K"}])
+    with pytest.raises(InputError, match="balanced weighs rain rates"):
+        fit.fit(params, kelvin, None, RESUME, None)
+
+
+def test_weights_of_cells_follow_the_physical_target(project: Path) -> None:
+    params = rewrite(project, {"train": {"loss": "balanced", "lead_weights": "linear", "last_lead_weight": 3}})
+    described = replace(
+        describe(params, "convlstm", "0" * 32),
+        channels=[{**describe(params, "convlstm", "0" * 32).channels[0], "units": units} for units in ("mm h-1", "K")],
+        targets=2,
+    )
+    network = checkpoint.build_network(described, np.zeros((1, 2, 1, 1)), np.full(2, 0.7))
+    observed = torch.full((2, 4, 2, 5, 7), 12.0)
+    weighted = ForecastModule(network, params.train, Budget(None))._weights(observed).expand_as(observed)
+    assert weighted[0, :, 0, 0, 0].tolist() == pytest.approx([5, 25 / 3, 35 / 3, 15])  # rain: 10, leads 1 to 3
+    assert weighted[0, :, 1, 0, 0].tolist() == pytest.approx([0.5, 5 / 6, 7 / 6, 1.5])  # kelvin have no bins
+    network.output = "quantiles"
+    of_members = ForecastModule(network, params.train, Budget(None))._weights(observed)
+    assert of_members.flatten().tolist() == pytest.approx([0.5, 5 / 6, 7 / 6, 1.5])  # their loss is the CRPS
+
+
+@pytest.mark.slow
 def test_missing_cells_reach_no_weight(project: Path) -> None:
     """Values of cells outside the radars' range are NaN in history and target: no gradient may be NaN."""
     params = rewrite(project, {})
@@ -160,7 +223,7 @@ def test_fingerprint_starts_afresh_when_anything_changes(project: Path) -> None:
     (folder / "last.ckpt").write_text("old")
     prepare_resume(folder, changed, "convlstm", "b")  # other data
     assert not (folder / "last.ckpt").exists()
-    assert code_digest("convlstm") != code_digest("video_transformer")
+    assert code_digest("recurrent") != code_digest("video_transformer")
 
 
 def test_damping_by_hand(project: Path) -> None:
@@ -225,8 +288,8 @@ def test_two_processes_train_one_model(project: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "output"),
     [
-        ("convlstm", "quantiles"),
-        ("convlstm", "ensemble"),
+        ("recurrent", "quantiles"),
+        ("recurrent", "ensemble"),
         ("video_transformer", "quantiles"),
         ("video_transformer", "ensemble"),
     ],

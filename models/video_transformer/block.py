@@ -1,20 +1,28 @@
-"""The pieces of the trunk: pre-norm residual branches of attention and SwiGLU."""
+"""The pieces of the trunk: pre-norm residual branches of attention and SwiGLU, in layers."""
+
+from itertools import count
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from models.video_transformer.attention import ALONG, Attention, Tokens, along_space, along_time
+from models.attention.axes import AlongAxes
+from models.attention.choices import build_mixer
+from models.attention.core import Rotate
+from models.attention.mixer import Grid
 from models.video_transformer.options import VideoTransformerOptions
 
+Turns = dict[str, Rotate]  # by letter of the axes along which attention runs
 
-def drop_path(branch: Tokens, share: float, *, training: bool) -> Tokens:
+
+def drop_path(branch: Float[Tensor, "b *any"], share: float, *, training: bool) -> Float[Tensor, "b *any"]:
     """The branch with whole samples set to 0, the others scaled up (Huang et al. 2016); unchanged outside training."""
     if not training or share == 0:
         return branch
-    keep: Tensor = functional.dropout(torch.ones_like(branch[:, :1, :1, :1]), share)
-    return branch * keep
+    one_each = branch.new_ones(len(branch), *(1,) * (branch.ndim - 1))
+    return branch * functional.dropout(one_each, share)
 
 
 class SwiGLU(nn.Module):
@@ -39,29 +47,38 @@ class Branch(nn.Module):
         super().__init__()
         self.dropout, self.drop_path = dropout, drop_path
 
-    def forward(self, branch: Tokens) -> Tokens:
+    def forward(self, branch: Grid) -> Grid:
         """The branch, thinned in training, unchanged otherwise."""
         return drop_path(
             functional.dropout(branch, self.dropout, self.training), self.drop_path, training=self.training
         )
 
 
-class SubLayer(nn.Module):
-    """x + attention(LN x) along one direction of `ALONG`, then x + SwiGLU(LN x)."""
+def mixed(mixer: nn.Module, grid: Grid, turns: Turns | None) -> Grid:
+    """The grid, mixed; where there are `turns`, along axes and with queries and keys turned."""
+    if turns is None:
+        plain: Grid = mixer(grid)
+        return plain
+    assert isinstance(mixer, AlongAxes)
+    turned: Grid = mixer(grid, rotate=turns[mixer.along])
+    return turned
 
-    def __init__(self, options: VideoTransformerOptions, along: str, drop_path: float) -> None:
+
+class SubLayer(nn.Module):
+    """x + mixer(LN x), then x + SwiGLU(LN x)."""
+
+    def __init__(self, options: VideoTransformerOptions, index: int, drop_path: float) -> None:
         super().__init__()
         dim = options.dim
-        self.along = ALONG[along]
-        self.attention_norm, self.attention = nn.LayerNorm(dim), Attention(dim, options.heads)
+        self.mixer_norm, self.mixer = nn.LayerNorm(dim), build_mixer(options, dim, options.heads, index)
         self.mlp_norm, self.mlp = nn.LayerNorm(dim), SwiGLU(dim, round(options.mlp_ratio * dim))
         self.thin = Branch(options.dropout, drop_path)
 
-    def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens mixed along the direction, then each transformed."""
-        tokens = tokens + self.thin(self.along(self.attention, self.attention_norm(tokens)))
-        mlp: Tokens = self.thin(self.mlp(self.mlp_norm(tokens)))
-        return tokens + mlp
+    def forward(self, grid: Grid, turns: Turns | None = None) -> Grid:
+        """Tokens mixed, then each transformed."""
+        grid = grid + self.thin(mixed(self.mixer, self.mixer_norm(grid), turns))
+        mlp: Grid = self.thin(self.mlp(self.mlp_norm(grid)))
+        return grid + mlp
 
 
 class DividedBlock(nn.Module):
@@ -70,46 +87,45 @@ class DividedBlock(nn.Module):
     The linear after the temporal attention starts at zero, so that mixing along time fades in.
     """
 
-    def __init__(self, options: VideoTransformerOptions, drop_path: float) -> None:
+    def __init__(self, options: VideoTransformerOptions, index: int, drop_path: float) -> None:
         super().__init__()
-        dim = options.dim
-        self.time_norm, self.time_attention = nn.LayerNorm(dim), Attention(dim, options.heads)
+        dim, heads = options.dim, options.heads
+        self.time_norm, self.time_mixer = nn.LayerNorm(dim), build_mixer(options, dim, heads, 2 * index)
         self.time_out = nn.Linear(dim, dim)
-        self.space_norm, self.space_attention = nn.LayerNorm(dim), Attention(dim, options.heads)
+        self.space_norm, self.space_mixer = nn.LayerNorm(dim), build_mixer(options, dim, heads, 2 * index + 1)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp: nn.Module = SwiGLU(dim, round(options.mlp_ratio * dim))
         self.thin = Branch(options.dropout, drop_path)
         nn.init.zeros_(self.time_out.weight)
         nn.init.zeros_(self.time_out.bias)
 
-    def forward(self, tokens: Tokens) -> Tokens:
+    def forward(self, grid: Grid, turns: Turns | None = None) -> Grid:
         """Tokens mixed along time, then space, then each transformed."""
-        tokens = tokens + self.thin(self.time_out(along_time(self.time_attention, self.time_norm(tokens))))
-        tokens = tokens + self.thin(along_space(self.space_attention, self.space_norm(tokens)))
-        mlp: Tokens = self.thin(self.mlp(self.mlp_norm(tokens)))
-        return tokens + mlp
+        grid = grid + self.thin(self.time_out(mixed(self.time_mixer, self.time_norm(grid), turns)))
+        grid = grid + self.thin(mixed(self.space_mixer, self.space_norm(grid), turns))
+        mlp: Grid = self.thin(self.mlp(self.mlp_norm(grid)))
+        return grid + mlp
 
 
-def rising(share: float, count: int) -> list[float]:
-    """Drop-path shares from 0 for the first to `share` for the last of `count` sub-layers."""
-    return [share * index / max(count - 1, 1) for index in range(count)]
+def rising(share: float, number: int) -> list[float]:
+    """Drop-path shares from 0 for the first to `share` for the last of so many sub-layers."""
+    return [share * index / max(number - 1, 1) for index in range(number)]
 
 
-def factorised_trunk(options: VideoTransformerOptions) -> nn.Sequential:
-    """Layers of sub-layers along time or space, in the order of `options.order`."""
-    along = options.order * options.layers
-    return nn.Sequential(*map(SubLayer, [options] * len(along), along, rising(options.drop_path, len(along))))
+class Trunk(nn.Sequential):
+    """All layers: a divided block each, or as many sub-layers each as the order has letters."""
 
+    def __init__(self, options: VideoTransformerOptions) -> None:
+        divided = options.attention == "divided"
+        shares = rising(options.drop_path, options.layers * (1 if divided else len(options.order)))
+        super().__init__(*map(DividedBlock if divided else SubLayer, [options] * len(shares), count(), shares))
+        self.sparing = options.checkpoint_activations
 
-def joint_trunk(options: VideoTransformerOptions) -> nn.Sequential:
-    """As many sub-layers as the factorised trunk, so as many weights, each over all tokens."""
-    along = "J" * len(options.order) * options.layers
-    return nn.Sequential(*map(SubLayer, [options] * len(along), along, rising(options.drop_path, len(along))))
-
-
-def divided_trunk(options: VideoTransformerOptions) -> nn.Sequential:
-    """One divided block a layer."""
-    return nn.Sequential(*(DividedBlock(options, share) for share in rising(options.drop_path, options.layers)))
-
-
-TRUNKS = {"factorised": factorised_trunk, "joint": joint_trunk, "divided": divided_trunk}
+    def forward(self, grid: Grid, turns: Turns | None = None) -> Grid:
+        """The grid after all layers."""
+        for layer in self:
+            if self.sparing and torch.is_grad_enabled():
+                grid = checkpoint(layer, grid, turns, use_reentrant=False)
+            else:
+                grid = layer(grid, turns)
+        return grid

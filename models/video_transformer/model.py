@@ -3,57 +3,164 @@
 History patches are tokens, every future patch is one learned query with its position; a trunk of attention fills the
 queries in, and a zero-initialised linear map reads increments to persistence. No mask: queries hold no truth. In an
 ensemble one more block modulates the filled queries by each member's noise.
+
+As an encoder-decoder the trunk sees the history alone, and a decoder reads it: for all leads at once with the same
+queries, or for one lead after the other from its own forecast of the last.
 """
 
 import torch
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from models.attention.mixer import Grid
 from models.gaps import HistoryBase, fill_and_mask
 from models.members import NoisyBlock, members_apart
 from models.sizes import Sizes
-from models.video_transformer.block import TRUNKS
+from models.video_transformer.block import Trunk, Turns
+from models.video_transformer.frames import FrameDecoder
 from models.video_transformer.options import VideoTransformerOptions
-from models.video_transformer.positions import TimePositions, minutes_from_init, space_positions
-from models.video_transformer.tokens import Embedding, Readout
+from models.video_transformer.positions import POSITIONS, Minutes, minutes_from_init, turns
+from models.video_transformer.queries import Positions, QueryDecoder
+from models.video_transformer.tokens import Embedding, Queries, Readout
+
+Frames = Float[Tensor, "b f c_out h w"]
 
 
 class VideoTransformer(nn.Module):
-    """Forecasts by attention over patches of history and future; untrained it is persistence."""
+    """Forecasts by attention over patches of history and future; untrained it is persistence.
+
+    Where `takes_truth`, targets may be given in training: frames that are fed to the next lead instead of forecasts.
+    """
 
     minutes: Tensor
 
     def __init__(self, options: VideoTransformerOptions, sizes: Sizes) -> None:
         super().__init__()
-        self.options, self.sizes = options, sizes
-        self.embedding = Embedding(sizes.channels_in + 1, sizes.horizon, options.patch, options.dim)  # + 1: valid mask
-        self.time_positions = TimePositions(options.dim)
-        minutes = minutes_from_init(sizes.history, sizes.horizon, sizes.step_minutes)
+        if options.future == "direct" and sizes.history != sizes.horizon:
+            raise ValueError(
+                f"future: direct needs as many history steps as leads ({sizes.horizon}), got {sizes.history}"
+            )
+        self.options, self.sizes, self.takes_truth = options, sizes, options.autoregressive
+        self.embedding = Embedding(sizes.channels_in + 1, options.patch, options.dim, tubelet=options.tubelet)  # + mask
+        asks = options.future == "queries" and not options.autoregressive
+        self.queries = Queries(options.dim) if asks else None
+        minutes = minutes_from_init(sizes.history, sizes.horizon, sizes.step_minutes, options.tubelet)
+        self.slots = len(minutes) - sizes.horizon  # of the history
+        minutes = minutes[: self.slots] if options.future == "direct" else minutes
         self.register_buffer("minutes", minutes, persistent=False)
-        self.trunk = TRUNKS[options.attention](options)
+        made = POSITIONS.get(options.positions)
+        self.positions = None if made is None else made(options, minutes, sizes.step_minutes)
+        self.trunk = Trunk(options)
+        self.decoder = build_decoder(options, sizes.channels_out)
         self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
         self.readout = Readout(options.values * sizes.channels_out, options.patch, options.dim, smooth=options.smooth)
         self.noisy = NoisyBlock(options.dim, options.members or 1) if options.output == "ensemble" else None
 
     def forward(
-        self, history: Float[Tensor, "b t c_in h w"], noise: Float[Tensor, "b m k"] | None = None
+        self,
+        history: Float[Tensor, "b t c_in h w"],
+        noise: Float[Tensor, "b m k"] | None = None,
+        *,
+        target: Frames | None = None,
+        truth: Bool[Tensor, "b f"] | None = None,
     ) -> Float[Tensor, "b *m f c_out h w"]:
         """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
 
-        There are members unless its output is point; an ensemble's `noise` is drawn where none is given. Raises
-        ValueError when steps or channels are not those it was built for.
+        There are members unless its output is point; an ensemble's `noise` is drawn where none is given. In training,
+        the next lead is fed the `target` where `truth` says so (everywhere by default) instead of the own forecast.
+        Raises ValueError when steps or channels are not those it was built for, or for a target that nothing is fed.
         """
         self.sizes.check(history.shape)
-        tokens, rows, columns = self.embedding(fill_and_mask(history))
-        tokens = self.trunk(tokens + self._positions(rows, columns).to(tokens.dtype))
-        future = tokens[:, self.sizes.history :]
-        if self.noisy is not None:
-            future = self.noisy(future, noise)
-        increment = self.readout(future, rows, columns, *history.shape[-2:])
+        if target is not None and not self.takes_truth:
+            raise ValueError("a target is fed to decode: autoregressive only")
+        tokens = self.embedding(fill_and_mask(history))
+        if isinstance(self.decoder, FrameDecoder):
+            increment = self._increments_in_turn(tokens, history, target if self.training else None, truth)
+        else:
+            future = (
+                self.filled_in(tokens) if self.decoder is None else self.at_leads(tokens, self.minutes[self.slots :])
+            )
+            increment = self.readout(self._with_noise(future, noise), *history.shape[-2:])
         forecast: Tensor = self.base(members_apart(increment, self.options), history)
         return forecast
 
-    def _positions(self, rows: int, columns: int) -> Float[Tensor, "t n d"]:
-        space = space_positions(rows, columns, self.options.dim, self.minutes.device)
-        times: Float[Tensor, "t d"] = self.time_positions(self.minutes)
-        return torch.add(times[:, None], space[None])
+    def filled_in(self, tokens: Grid) -> Grid:
+        """Tokens of all leads, from one grid of history and future."""
+        if self.queries is not None:
+            tokens = torch.cat([tokens, self.queries(tokens, self.sizes.horizon)], dim=1)
+        filled = self._encoded(tokens, self.minutes)
+        return filled if self.queries is None else filled[:, self.slots :]
+
+    def at_leads(self, tokens: Grid, minutes: Minutes) -> Grid:
+        """Tokens of leads at any `minutes` from init_time, in any order, which read the encoded history."""
+        assert isinstance(self.decoder, QueryDecoder)
+        assert self.queries is not None
+        memory, (before, after) = self._remembered(tokens, minutes)
+        queries = self.queries(memory, len(minutes))
+        decoded: Grid = self.decoder(placed(queries, after), memory, after, before)
+        return decoded
+
+    def _increments_in_turn(
+        self,
+        tokens: Grid,
+        history: Float[Tensor, "b t c_in h w"],
+        target: Frames | None,
+        truth: Bool[Tensor, "b f"] | None,
+    ) -> Frames:
+        decoder, size = self.decoder, history.shape[-2:]
+        assert isinstance(decoder, FrameDecoder)
+        memory, (before, after) = self._remembered(tokens, self.minutes[self.slots :])
+        cache = decoder.start(memory, before)
+        frame = history[:, -1:, : self.sizes.channels_out]
+        if target is not None and truth is None:
+            all_at_once: Frames = self.readout(decoder(torch.cat([frame, target[:, :-1]], dim=1), cache, after), *size)
+            return all_at_once
+        base = self.base(history.new_zeros(len(history), self.sizes.horizon, *frame.shape[2:]), history)
+        increments: list[Frames] = []
+        for lead in range(self.sizes.horizon):
+            here = slice(lead, lead + 1)
+            increments.append(self.readout(decoder(frame, cache, None if after is None else after[here]), *size))
+            frame = base[:, here] + increments[-1].to(base.dtype)
+            if target is not None and truth is not None:
+                frame = torch.where(truth[:, here, None, None, None], target[:, here], frame)
+        return torch.cat(increments, dim=1)
+
+    def _remembered(self, tokens: Grid, minutes: Minutes) -> tuple[Grid, tuple[Positions | None, Positions | None]]:
+        past = self.minutes[: self.slots]
+        memory = self._encoded(tokens, past)
+        return memory, (self._positions(past, memory), self._positions(minutes, memory))
+
+    def _encoded(self, tokens: Grid, minutes: Minutes) -> Grid:
+        _, _, rows, columns, d = tokens.shape
+        turned: Turns | None = None
+        if self.options.positions == "rotary3d":
+            turned = turns(minutes / self.sizes.step_minutes, rows, columns, d // self.options.heads)
+        encoded: Grid = self.trunk(placed(tokens, self._positions(minutes, tokens)), turned)
+        return encoded
+
+    def _positions(self, minutes: Minutes, like: Grid) -> Positions | None:
+        if self.positions is None:
+            return None
+        positions: Positions = self.positions(minutes, *like.shape[2:4])
+        return positions.to(like.dtype)
+
+    def _with_noise(self, future: Grid, noise: Float[Tensor, "b m k"] | None) -> Grid:
+        if self.noisy is None:
+            return future
+        h = future.shape[2]
+        decoded = self.noisy(rearrange(future, "b f h w d -> b f (h w) d"), noise)
+        members: Grid = rearrange(decoded, "b f (h w) d -> b f h w d", h=h)
+        return members
+
+
+def placed(tokens: Grid, positions: Positions | None) -> Grid:
+    """Tokens with their positions added, where there are any."""
+    return tokens if positions is None else tokens + positions
+
+
+def build_decoder(options: VideoTransformerOptions, channels: int) -> QueryDecoder | FrameDecoder | None:
+    """The decoder of an encoder-decoder for frames of so many channels."""
+    if options.arch == "fill_in":
+        return None
+    return FrameDecoder(options, channels) if options.autoregressive else QueryDecoder(options)

@@ -1,45 +1,126 @@
-"""Where and when a token is: fixed sines in space, sines of minutes from init_time in time."""
+"""Where and when a token is: features added to it, by kind; or angles that turn its queries and keys."""
 
-import math
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-LONGEST = 10_000.0  # ratio of the longest to the shortest wavelength (Vaswani et al. 2017)
+from models.attention.axes import AXES
+from models.attention.core import Rotate
+from models.attention.positions import (
+    angles_3d,
+    nearest,
+    nearest_time,
+    read,
+    resize,
+    rotate,
+    sines,
+    sines_2d,
+    sines_3d,
+)
+from models.video_transformer.options import VideoTransformerOptions
+
 TIME_FEATURES = 64
+Minutes = Float[Tensor, " t"]  # from init_time
+GridPositions = Float[Tensor, "t h w d"]
 
 
-def sines(values: Float[Tensor, " n"], features: int) -> Float[Tensor, "n d"]:
-    """Sines, then cosines, of values * LONGEST ** (-k / (features / 2)), in the values' precision."""
-    half = features // 2
-    rates = torch.exp(-math.log(LONGEST) * torch.arange(half, dtype=values.dtype, device=values.device) / half)
-    angles = values[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+def minutes_from_init(history: int, horizon: int, step_minutes: float, tubelet: int = 1) -> Minutes:
+    """Minutes from init_time of every slot: 0 for the last of the history, positive for leads.
+
+    A slot of several history frames (`tubelet`) is at its last frame's time.
+    """
+    slots = -(-history // tubelet)
+    past = tubelet * torch.arange(1 - slots, 1, dtype=torch.float32)
+    return step_minutes * torch.cat([past, torch.arange(1, horizon + 1, dtype=torch.float32)])
 
 
-def space_positions(height: int, width: int, dim: int, device: torch.device) -> Float[Tensor, "h*w d"]:
-    """Fixed 2-D sine/cosine positions of a grid, row by row: half the features for the row, half for the column."""
-    rows = sines(torch.arange(height, dtype=torch.float32, device=device), dim // 2)
-    columns = sines(torch.arange(width, dtype=torch.float32, device=device), dim // 2)
-    grid = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
-    return rearrange(grid, "h w d -> (h w) d")
+def cells(count: int, device: torch.device) -> Float[Tensor, " {count}"]:
+    """Coordinates of rows or columns."""
+    return torch.arange(count, dtype=torch.float32, device=device)
 
 
-def minutes_from_init(history: int, horizon: int, step_minutes: float) -> Float[Tensor, " t"]:
-    """Minutes from init_time of every slot: 0 for the last history frame, positive for leads."""
-    return step_minutes * torch.arange(1 - history, horizon + 1, dtype=torch.float32)
+class SinePositions(nn.Module):
+    """Fixed sines of row and column, and a small network of minutes, so that other steps and leads have a place too."""
 
-
-class TimePositions(nn.Module):
-    """A small network from minutes to features, so that other steps and leads have a place too."""
-
-    def __init__(self, dim: int) -> None:
+    def __init__(self, options: VideoTransformerOptions, minutes: Minutes, step_minutes: float) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.dim = options.dim
+        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, self.dim), nn.SiLU(), nn.Linear(self.dim, self.dim))
 
-    def forward(self, minutes: Float[Tensor, " t"]) -> Float[Tensor, "t d"]:
-        """Positions in time of slots at `minutes` from init_time."""
-        positions: Tensor = self.mlp(sines(minutes, TIME_FEATURES))
+    def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
+        """Positions of a grid of tokens at `minutes` from init_time."""
+        space = sines_2d(cells(rows, minutes.device), cells(columns, minutes.device), self.dim)
+        times: Float[Tensor, "t d"] = self.mlp(sines(minutes, TIME_FEATURES))
+        return torch.add(times[:, None, None], space[None])
+
+
+class FixedPositions(nn.Module):
+    """Fixed sines of step, row and column."""
+
+    def __init__(self, options: VideoTransformerOptions, minutes: Minutes, step_minutes: float) -> None:
+        super().__init__()
+        self.dim, self.step_minutes = options.dim, step_minutes
+
+    def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
+        """Positions of a grid of tokens at `minutes` from init_time."""
+        steps = minutes / self.step_minutes
+        return sines_3d(steps, cells(rows, minutes.device), cells(columns, minutes.device), self.dim)
+
+
+class LearnedPositions(nn.Module):
+    """A learned table of times, read linearly between them, and one of places, resized to the grid."""
+
+    minutes: Tensor
+
+    def __init__(self, options: VideoTransformerOptions, minutes: Minutes, step_minutes: float) -> None:
+        super().__init__()
+        self.register_buffer("minutes", minutes, persistent=False)
+        self.times = nn.Parameter(0.02 * torch.randn(len(minutes), options.dim))
+        self.places = nn.Parameter(0.02 * torch.randn(*options.positions_grid, options.dim))
+
+    def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
+        """Positions of a grid of tokens at `minutes` from init_time; before and after the table's they stay."""
+        times = read(self.times, self.minutes, minutes)
+        return times[:, None, None] + resize(self.places, rows, columns)[None]
+
+
+class OneHotPositions(nn.Module):
+    """One linear map of the row, the column and the time, each as a one-hot vector, without in-between."""
+
+    minutes: Tensor
+
+    def __init__(self, options: VideoTransformerOptions, minutes: Minutes, step_minutes: float) -> None:
+        super().__init__()
+        self.register_buffer("minutes", minutes, persistent=False)
+        self.grid = options.positions_grid
+        self.linear = nn.Linear(sum(self.grid) + len(minutes), options.dim, bias=False)  # times are last
+
+    def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
+        """Positions of a grid of tokens at `minutes` from init_time: those of the nearest row, column and time."""
+        by_row = nearest(self.grid[0], rows, minutes.device)[None, :, None].expand(len(minutes), -1, columns, -1)
+        by_column = nearest(self.grid[1], columns, minutes.device)[None, None].expand(len(minutes), rows, -1, -1)
+        by_time = nearest_time(self.minutes, minutes)[:, None, None].expand(-1, rows, columns, -1)
+        positions: Tensor = self.linear(torch.cat([by_row, by_column, by_time], dim=-1))
         return positions
+
+
+POSITIONS: dict[str, Callable[[VideoTransformerOptions, Minutes, float], nn.Module]] = {
+    "sines": SinePositions,
+    "sincos3d": FixedPositions,
+    "learned": LearnedPositions,
+    "onehot": OneHotPositions,
+}  # rotary3d and none add nothing
+
+
+def turns(steps: Float[Tensor, " t"], rows: int, columns: int, head_dim: int) -> dict[str, Rotate]:
+    """How queries and keys are turned in attention along each letter of `AXES`, by step, row and column."""
+    across = (cells(rows, steps.device), cells(columns, steps.device))
+    places = torch.stack(torch.meshgrid(steps, *across, indexing="ij"), dim=-1)
+    first_lines = {along: rearrange(places[None], pattern)[0] for along, (_, pattern) in AXES.items()}
+    return {along: partial(rotate, angles=angles_3d(line, head_dim)) for along, line in first_lines.items()}

@@ -5,26 +5,42 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.attention.mixer import Grid
 from models.patches import crop, pad_to_multiple, patchify, unpatchify
-from models.video_transformer.attention import Tokens
+
+
+def whole_tubelets(frames: Float[Tensor, "b t c h w"], tubelet: int) -> Float[Tensor, "b t_end c h w"]:
+    """The frames with the first repeated in front of them, until their number is a multiple."""
+    return torch.cat([frames[:, :1].expand(-1, -frames.shape[1] % tubelet, -1, -1, -1), frames], dim=1)
 
 
 class Embedding(nn.Module):
-    """History patches through one linear map, and one learned query for every patch of the future."""
+    """Patches of `tubelet` frames each through one linear map."""
 
-    def __init__(self, channels: int, horizon: int, patch: int, dim: int) -> None:
+    def __init__(self, channels: int, patch: int, dim: int, *, tubelet: int = 1) -> None:
         super().__init__()
-        self.horizon, self.patch = horizon, patch
-        self.linear = nn.Linear(channels * patch**2, dim)
-        self.query = nn.Parameter(0.02 * torch.randn(dim))
+        self.patch, self.tubelet = patch, tubelet
+        self.linear = nn.Linear(tubelet * channels * patch**2, dim)
 
-    def forward(self, frames: Float[Tensor, "b t c h w"]) -> tuple[Tokens, int, int]:
-        """Tokens (b, t + horizon, n, d) of frames without NaN, and the rows and columns of the n patches."""
+    def forward(self, frames: Float[Tensor, "b t c h w"]) -> Grid:
+        """Tokens of frames without NaN."""
+        frames = whole_tubelets(frames, self.tubelet)
         patches = patchify(pad_to_multiple(frames, self.patch), self.patch)
-        rows, columns = patches.shape[-2:]
-        history = self.linear(rearrange(patches, "b t c h w -> b t (h w) c"))
-        future = repeat(self.query, "d -> b f n d", b=len(frames), f=self.horizon, n=rows * columns)
-        return torch.cat([history, future.to(history.dtype)], dim=1), rows, columns
+        tokens: Grid = self.linear(rearrange(patches, "b (t pt) c h w -> b t h w (pt c)", pt=self.tubelet))
+        return tokens
+
+
+class Queries(nn.Module):
+    """One learned vector for every patch of the future: what is asked before anything is known of it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(0.02 * torch.randn(dim))
+
+    def forward(self, history: Grid, frames: int) -> Grid:
+        """Queries of so many frames, in the size and precision of the history's tokens."""
+        b, _, h, w, _ = history.shape
+        return repeat(self.vector, "d -> b f h w d", b=b, f=frames, h=h, w=w).to(history.dtype)
 
 
 class Readout(nn.Module):
@@ -41,12 +57,10 @@ class Readout(nn.Module):
         if self.smooth is not None:
             nn.init.dirac_(self.smooth.weight)  # changes nothing at first
 
-    def forward(
-        self, tokens: Tokens, rows: int, columns: int, height: int, width: int
-    ) -> Float[Tensor, "b t c {height} {width}"]:
+    def forward(self, tokens: Grid, height: int, width: int) -> Float[Tensor, "b t c {height} {width}"]:
         """Increments on the grid of the frames."""
-        cells = rearrange(self.linear(self.norm(tokens)), "b t (h w) c -> b t c h w", h=rows, w=columns)
-        field = unpatchify(cells, self.patch)
+        patches = rearrange(self.linear(self.norm(tokens)), "b t h w c -> b t c h w")
+        field = unpatchify(patches, self.patch)
         if self.smooth is not None:
             flat = self.smooth(rearrange(field, "b t c h w -> (b t) c h w"))
             field = rearrange(flat, "(b t) c h w -> b t c h w", b=len(tokens))

@@ -342,7 +342,7 @@ def test_retention_and_pruning_follow_the_clock(tmp_path: Path) -> None:
     [
         ("persistence", None),
         ("advection", None),
-        ("convlstm", {"hidden": [8, 8], "patch": 2}),
+        ("recurrent", {"hidden": [8, 8], "patch": 2}),
         ("video_transformer", {"dim": 16, "heads": 2, "layers": 1, "patch": 4}),
     ],
 )

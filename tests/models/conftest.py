@@ -6,13 +6,47 @@ from torch import Tensor, nn
 
 import models
 
+TINY = {"dim": 8, "heads": 2, "layers": 1}
 SMALL = {
-    "convlstm": ("convlstm", {"hidden": [5, 3], "kernel": 3, "patch": 4}),
-    "convlstm_one_level": ("convlstm", {"hidden": [7], "kernel": 1, "patch": 2}),
-    "factorised": ("video_transformer", {"dim": 8, "heads": 2, "layers": 1}),
-    "factorised_smooth": ("video_transformer", {"dim": 8, "heads": 2, "layers": 1, "order": "ST", "smooth": True}),
-    "joint": ("video_transformer", {"dim": 8, "heads": 2, "layers": 1, "attention": "joint"}),
+    "convlstm": ("recurrent", {"hidden": [5, 3], "kernel": 3, "patch": 4}),
+    "convlstm_one_level": ("recurrent", {"hidden": [7], "kernel": 1, "patch": 2}),
+    "factorised": ("video_transformer", TINY),
+    "factorised_smooth": ("video_transformer", TINY | {"order": "ST", "smooth": True}),
+    "joint": ("video_transformer", TINY | {"attention": "joint"}),
     "divided": ("video_transformer", {"dim": 8, "heads": 2, "layers": 2, "attention": "divided"}),
+    "convgru": ("recurrent", {"hidden": [5, 3], "temporal_mixer": "convgru"}),
+    "trajgru": ("recurrent", {"hidden": [5, 3], "temporal_mixer": "trajgru", "flows": 2}),
+    "attention_in_time": ("recurrent", {"hidden": [6, 4], "temporal_mixer": "attention", "heads": 2, "memory": 3}),
+    "convlstm_strides": ("recurrent", {"hidden": [5, 3], "strides": [1, 2], "stem": 4, "patch": 2, "norm": "group"}),
+    "simvp": ("simvp", {"channels": 4, "levels": 2, "hidden": 8, "blocks": 1}),
+    "simvp_one_scale": ("simvp", {"channels": 3, "levels": 0, "hidden": 6, "blocks": 1, "kernel": 3}),
+    "axial": ("video_transformer", TINY | {"attention": "axial"}),
+    "window": ("video_transformer", TINY | {"attention": "window", "window": [8, 2, 2]}),
+    "linear": ("video_transformer", TINY | {"attention": "linear"}),
+    "performer": ("video_transformer", TINY | {"attention": "performer", "features": 8}),
+    "linformer": ("video_transformer", TINY | {"attention": "linformer", "keys": 5}),
+    "nystrom": ("video_transformer", TINY | {"attention": "nystrom", "landmarks": 6}),
+    "pooled": ("video_transformer", TINY | {"attention": "pooled"}),
+    "reformer": (
+        "video_transformer",
+        TINY | {"attention": "reformer", "chunk": 8, "rounds": 2},
+    ),
+    "clustered": ("video_transformer", TINY | {"attention": "clustered"}),
+    "deformable": ("video_transformer", TINY | {"attention": "deformable", "points": 2}),
+    "global_tokens": ("video_transformer", TINY | {"global_tokens": 3}),
+    "encoder_decoder": ("video_transformer", TINY | {"arch": "encoder_decoder"}),
+    "queries_alone": (
+        "video_transformer",
+        TINY | {"arch": "encoder_decoder", "query_attention": "none"},
+    ),
+    "autoregressive": (
+        "video_transformer",
+        TINY | {"arch": "encoder_decoder", "decode": "autoregressive"},
+    ),
+    "tubelet": ("video_transformer", TINY | {"tubelet": 2}),
+    "learned": ("video_transformer", TINY | {"positions": "learned"}),
+    "no_positions": ("video_transformer", TINY | {"positions": "none"}),
+    "rotary3d": ("video_transformer", {"dim": 12, "heads": 2, "layers": 1, "positions": "rotary3d"}),
 }
 
 

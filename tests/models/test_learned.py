@@ -130,11 +130,11 @@ def test_wrong_history_is_refused(small):
 
 def test_build_refuses_what_cannot_be():
     sizes = {"channels_in": 1, "channels_out": 1, "history": 5, "horizon": 7, "step_minutes": 5}
-    options = models.OPTIONS["convlstm"]()
-    with pytest.raises(ValueError, match="'persistence' cannot be built: allowed are convlstm, video_transformer"):
+    options = models.OPTIONS["recurrent"]()
+    with pytest.raises(ValueError, match="'persistence' cannot be built: allowed are recurrent, video_transformer"):
         models.build("persistence", options, **sizes)
-    with pytest.raises(ValueError, match="takes VideoTransformerOptions, got ConvLSTMOptions"):
+    with pytest.raises(ValueError, match="takes VideoTransformerOptions, got RecurrentOptions"):
         models.build("video_transformer", options, **sizes)
     for name, wrong in [("channels_out", 2), ("history", 0), ("step_minutes", 0)]:
         with pytest.raises(ValueError, match=f"{name} must be"):
-            models.build("convlstm", options, **{**sizes, name: wrong})
+            models.build("recurrent", options, **{**sizes, name: wrong})

@@ -1,9 +1,13 @@
-"""ConvLSTM encoder-forecaster: reads the history into states, unrolls them over the leads.
+"""Recurrent encoder-forecaster: reads the history into states, unrolls them over the leads.
 
 Shi et al. 2015, "Convolutional LSTM Network", section 3.2: states of the encoder are copied to a forecaster whose first
 layer has no input, and one 1x1 convolution reads all forecaster states. Here it reads increments to persistence; in an
-ensemble it reads them once for each member, from states that the member's noise has modulated.
+ensemble it reads them once for each member, from states that the member's noise has modulated. With strides, as in Shi
+et al. 2017, "Deep Learning for Precipitation Nowcasting", deeper levels work on coarser grids and the finest is read.
 """
+
+import math
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -11,34 +15,43 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.convlstm.cell import ConvLSTMLayer, State
-from models.convlstm.options import ConvLSTMOptions
 from models.gaps import HistoryBase, fill_and_mask
 from models.members import NoisyBlock, members_apart
 from models.patches import crop, pad_to_multiple, patchify, unpatchify
+from models.recurrent.attention import AttentionCell
+from models.recurrent.convgru import ConvGRUCell
+from models.recurrent.convlstm import ConvLSTMCell
+from models.recurrent.options import RecurrentOptions
+from models.recurrent.scales import Down, Up
+from models.recurrent.trajgru import TrajGRUCell
+from models.recurrent.unroll import Cell, State, unroll
 from models.sizes import Sizes
 
+CELLS = {"convlstm": ConvLSTMCell, "convgru": ConvGRUCell, "trajgru": TrajGRUCell, "attention": AttentionCell}
 
-class ConvLSTM(nn.Module):
+
+class Recurrent(nn.Module):
     """Forecasts by convolutional recurrence on patches; untrained it is persistence."""
 
-    def __init__(self, options: ConvLSTMOptions, sizes: Sizes) -> None:
+    def __init__(self, options: RecurrentOptions, sizes: Sizes) -> None:
         super().__init__()
         self.options, self.sizes = options, sizes
         area, hidden = options.patch**2, options.hidden
-        inputs = ((sizes.channels_in + 1) * area, *hidden[:-1])  # + 1: the valid mask
-        self.encoder = nn.ModuleList(
-            ConvLSTMLayer(below, here, options.kernel) for below, here in zip(inputs, hidden, strict=True)
-        )
+        make = CELLS[options.temporal_mixer]
+        frame = (sizes.channels_in + 1) * area  # + 1: the valid mask
+        inputs = (frame, *hidden[:-1]) if options.strides is None else (options.stem, *hidden[:-1])
+        self.encoder = nn.ModuleList(make(below, here, options) for below, here in zip(inputs, hidden, strict=True))
         down = hidden[::-1]  # the forecaster starts from the deepest state, without input
         self.forecaster = nn.ModuleList(
-            ConvLSTMLayer(above, here, options.kernel) for above, here in zip((0, *down[:-1]), down, strict=True)
+            make(above, here, options) for above, here in zip((0, *down[:-1]), down, strict=True)
         )
         self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
-        self.readout = nn.Conv2d(sum(hidden), options.values * sizes.channels_out * area, 1)
+        read = sum(hidden) if options.strides is None else options.stem
+        self.readout = nn.Conv2d(read, options.values * sizes.channels_out * area, 1)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)  # type: ignore[arg-type]
-        self.noisy = NoisyBlock(sum(hidden), options.members or 1) if options.output == "ensemble" else None
+        self.noisy = NoisyBlock(read, options.members or 1) if options.output == "ensemble" else None
+        self.downs, self.ups = _scales(options, frame)
 
     def forward(
         self, history: Float[Tensor, "b t c_in h w"], noise: Float[Tensor, "b m k"] | None = None
@@ -50,7 +63,8 @@ class ConvLSTM(nn.Module):
         """
         self.sizes.check(history.shape)
         height, width = history.shape[-2:]
-        patches = patchify(pad_to_multiple(fill_and_mask(history), self.options.patch), self.options.patch)
+        multiple = self.options.patch * math.prod(self.options.strides or ())
+        patches = patchify(pad_to_multiple(fill_and_mask(history), multiple), self.options.patch)
         states = self._encode(rearrange(patches, "b t c h w -> t b c h w"))
         increment = rearrange(self._read(self._forecast(states), noise), "t b c h w -> b t c h w")
         fields = crop(unpatchify(increment, self.options.patch), height, width)
@@ -59,19 +73,21 @@ class ConvLSTM(nn.Module):
 
     def _encode(self, steps: Float[Tensor, "t b c h w"]) -> list[State]:
         states = []
-        for level, layer in enumerate(self.encoder):
+        for level, (down, cell) in enumerate(zip(self.downs, self.encoder, strict=True)):
             steps = self._drop(steps) if level else steps
-            steps, state = layer(steps, None, self.sizes.history)
+            steps, state = unroll(cast(Cell, cell), down(steps), None, self.sizes.history)
             states.append(state)
         return states
 
     def _forecast(self, states: list[State]) -> Float[Tensor, "t b d h w"]:
-        steps, _ = self.forecaster[0](None, states[-1], self.sizes.horizon)
-        levels = [steps]
-        for layer, state in zip(self.forecaster[1:], reversed(states[:-1]), strict=True):
-            steps, _ = layer(self._drop(steps), state, self.sizes.horizon)
+        steps: Tensor | None = None
+        levels = []
+        for cell, up, state in zip(self.forecaster, self.ups, reversed(states), strict=True):
+            steps = None if steps is None else self._drop(steps)
+            hidden, _ = unroll(cast(Cell, cell), steps, state, self.sizes.horizon)
+            steps = up(hidden)
             levels.append(steps)
-        return torch.cat(levels, dim=2)
+        return torch.cat(levels, dim=2) if self.options.strides is None else levels[-1]
 
     def _read(self, states: Float[Tensor, "t b d h w"], noise: Tensor | None) -> Float[Tensor, "t b_m c h w"]:
         states = self._drop(states)
@@ -87,3 +103,15 @@ class ConvLSTM(nn.Module):
             return steps
         keep: Tensor = functional.dropout(torch.ones_like(steps[:1, :, :, :1, :1]), self.options.dropout)
         return torch.mul(steps, keep)
+
+
+def _scales(options: RecurrentOptions, frame: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """What stands before each level of the encoder and behind each of the forecaster, the deepest first."""
+    hidden, strides = options.hidden, options.strides
+    if strides is None:
+        return nn.ModuleList(nn.Identity() for _ in hidden), nn.ModuleList(nn.Identity() for _ in hidden)
+    stems = (options.stem, *hidden[:-1])
+    downs = [Down(below, here, s) for below, here, s in zip((frame, *hidden[:-1]), stems, strides, strict=True)]
+    finer = (options.stem, *hidden[1:])
+    ups = [Up(here, up, s) for here, up, s in zip(hidden, finer, strides, strict=True)]
+    return nn.ModuleList(downs), nn.ModuleList(ups[::-1])

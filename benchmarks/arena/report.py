@@ -1,0 +1,63 @@
+"""The arena's findings as text and as JSON."""
+
+import math
+from collections.abc import Mapping
+
+from .costs import Ratio, Table, growth
+from .patterns import EXPLICIT, JOINT
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with few digits; a dash for one that was not measured."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}g}"
+
+
+def cost_lines(title: str, costs: Table, at: int) -> list[str]:
+    """A row for each pattern: seconds and megabytes at each number of tokens, exponents, ratios to joint at `at`."""
+    sizes = sorted({size for line in costs.values() for size in line})
+    lines = [title, "", f"{'':<15}" + "".join(f"{f'{size // 1024}k':>16}" for size in sizes) + f"{'p time, MB':>14}"]
+    lines[-1] += f"{f'joint/it, {at // 1024}k':>18}{'explicit/it':>18}"
+    for name, line in costs.items():
+        cells = [f"{number(line[n].seconds)} s {number(line[n].megabytes)} MB" if n in line else "-" for n in sizes]
+        powers = " ".join(number(value) for value in growth(line))
+        against = "".join(f"{versus(costs, other, name, at):>18}" for other in (JOINT, EXPLICIT))
+        lines.append(f"{name:<15}" + "".join(f"{cell:>16}" for cell in cells) + f"{powers:>14}" + against)
+    return [*lines, ""]
+
+
+def versus(costs: Table, other: str, name: str, at: int) -> str:
+    """How many times the other takes of the time and memory that this pattern takes."""
+    if at not in costs[other] or at not in costs[name]:
+        return "-"
+    one, two = costs[other][at], costs[name][at]
+    return f"{number(one.seconds / two.seconds)}x {number(one.megabytes / two.megabytes)}x"
+
+
+def quality_lines(title: str, quality: Mapping[str, Mapping[str, float]], weights: Mapping[str, int]) -> list[str]:
+    """A row for each pattern: its weights beside those of joint attention, and its right answers in each task."""
+    lines = [title, "", f"{'':<15}{'weights':>9}{'of joint':>10}" + "".join(f"{task:>12}" for task in quality)]
+    for name in next(iter(quality.values())):
+        shares = "".join(f"{100 * quality[task][name]:>10.1f} %" for task in quality)
+        lines.append(f"{name:<15}{weights[name]:>9}{weights[name] / weights[JOINT]:>10.2f}{shares}")
+    return [*lines, ""]
+
+
+def ratio_lines(ratio: Ratio) -> list[str]:
+    """The ratio of factorised to joint attention, and how factorised attention grows."""
+    frames, size = (
+        " and ".join(f"N^{power:.2f} in {what}" for power, what in zip(powers, ("time", "memory"), strict=True))
+        for powers in (ratio.growth_by_frames, ratio.growth_by_frame_size)
+    )
+    return [
+        f"Factorised against joint attention with its weights in memory: {ratio.times_faster:.1f} times faster, "
+        f"{ratio.times_smaller:.1f} times less memory",
+        f"({ratio.definition}).",
+        f"Its growth from 2k to 16k tokens: {frames} as frames of 16 x 16 are added; "
+        f"{size} as 16 frames become larger.",
+        "",
+    ]
+
+
+def costs_as_json(costs: Table) -> dict[str, dict[str, dict[str, float]]]:
+    """Costs by pattern and number of tokens."""
+    return {name: {str(size): vars(cost) for size, cost in line.items()} for name, line in costs.items()}

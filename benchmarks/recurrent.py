@@ -1,0 +1,155 @@
+"""Our ConvLSTM against a plain one in PyTorch of the same size and weights, in one process, as ratios of times.
+
+The plain one is written as most are: float32, channels first, and at every step of every layer a convolution of the
+input and one of the state. History 10, horizon 10, 64 x 64 cells in patches of 4, two layers of 64 channels, kernels of
+5 x 5. A training step is forward and backward of 4 samples; forecasts are of 1 and of 4. Interleaved, the best of five.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import models
+from models.gaps import fill_and_mask
+from models.patches import patchify, unpatchify
+
+STEPS, CELLS, PATCH, HIDDEN, KERNEL, SAMPLES, RUNS = 10, 64, 4, (64, 64), 5, 4, 5
+AREA = PATCH**2
+
+
+class PlainCell(nn.Module):
+    """A ConvLSTM cell without peepholes."""
+
+    def __init__(self, channels_in: int, hidden: int) -> None:
+        super().__init__()
+        self.of_state = nn.Conv2d(hidden, 4 * hidden, KERNEL, padding=KERNEL // 2)
+        self.of_input = nn.Conv2d(channels_in, 4 * hidden, KERNEL, padding=KERNEL // 2, bias=False)
+
+    def forward(self, inputs: Tensor | None, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next hidden and cell state; a forecaster's first layer has no input."""
+        gates = self.of_state(hidden) if inputs is None else self.of_input(inputs) + self.of_state(hidden)
+        i, f, g, o = torch.chunk(gates, 4, dim=1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+class Plain(nn.Module):
+    """Encoder and forecaster, step by step through all layers, and a 1x1 convolution of all hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(
+            PlainCell(*channels) for channels in zip((2 * AREA, *HIDDEN[:-1]), HIDDEN, strict=True)
+        )
+        down = HIDDEN[::-1]
+        self.forecaster = nn.ModuleList(PlainCell(*channels) for channels in zip((1, *down[:-1]), down, strict=True))
+        self.readout = nn.Conv2d(sum(HIDDEN), AREA, 1)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Return the forecast (b, horizon, 1, h, w), persistence plus increments."""
+        patches = patchify(fill_and_mask(history), PATCH)
+        b, _, _, h, w = patches.shape
+        states = [(patches.new_zeros(b, d, h, w), patches.new_zeros(b, d, h, w)) for d in HIDDEN]
+        for inputs in patches.unbind(1):
+            below = inputs
+            for level, cell in enumerate(self.encoder):
+                states[level] = cell(below, *states[level])
+                below = states[level][0]
+        states = states[::-1]
+        increments = []
+        for _ in range(STEPS):
+            above = None
+            for level, cell in enumerate(self.forecaster):
+                states[level] = cell(above, *states[level])
+                above = states[level][0]
+            increments.append(self.readout(torch.cat([hidden for hidden, _ in states], dim=1)))
+        return history[:, -1:] + unpatchify(torch.stack(increments, dim=1), PATCH)
+
+
+def make_ours() -> nn.Module:
+    """Return our model of the same size with random weights everywhere."""
+    options = models.OPTIONS["recurrent"].model_validate(
+        {"hidden": HIDDEN, "kernel": KERNEL, "patch": PATCH, "peephole": "none"}
+    )
+    sizes = {"channels_in": 1, "channels_out": 1, "history": STEPS, "horizon": STEPS}
+    ours = models.build("recurrent", options, **sizes, step_minutes=5)
+    nn.init.normal_(ours.readout.weight, std=0.1)
+    return ours
+
+
+def copy_weights(ours: nn.Module, plain: Plain) -> None:
+    """Give the plain model the weights of ours."""
+    with torch.no_grad():
+        for mine, theirs in zip([*ours.encoder, *ours.forecaster], [*plain.encoder, *plain.forecaster], strict=True):
+            theirs.of_state.weight.copy_(mine.state_to_state.weight)
+            theirs.of_state.bias.copy_(mine.bias)
+            if hasattr(mine, "input_to_state"):
+                theirs.of_input.weight.copy_(mine.input_to_state.weight)
+        # ours reads the deepest level first, as the plain one does
+        plain.readout.weight.copy_(ours.readout.weight)
+        plain.readout.bias.copy_(ours.readout.bias)
+
+
+def train_step(model: nn.Module, history: Tensor, *, bf16: bool) -> None:
+    """Forward and backward."""
+    model.zero_grad()
+    forecast(model, history, bf16=bf16).square().mean().backward()
+
+
+def forecast(model: nn.Module, history: Tensor, *, bf16: bool) -> Tensor:
+    """Return the forecast, in bfloat16 where torch thinks it safe."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        made: Tensor = model(history)
+    return made
+
+
+def best_times(tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the shortest of some runs of each task in seconds, all tasks in turn."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(RUNS + 1):  # the first run warms up
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            times[name].append(time.perf_counter() - started)
+    return {name: min(values[1:]) for name, values in times.items()}
+
+
+def compared(act: Callable[..., object], plain: Plain, ours: nn.Module, history: Tensor) -> dict[str, object]:
+    """Return times, and how many times faster ours is."""
+    seconds = best_times(
+        {
+            "plain float32": lambda: act(plain, history, bf16=False),
+            "ours float32": lambda: act(ours, history, bf16=False),
+            "ours bfloat16": lambda: act(ours, history, bf16=True),
+        }
+    )
+    ratios = {name: round(seconds["plain float32"] / value, 2) for name, value in seconds.items() if "ours" in name}
+    return {"seconds": {name: round(value, 4) for name, value in seconds.items()}, "times faster": ratios}
+
+
+def main() -> None:
+    """Print one JSON object."""
+    torch.manual_seed(1)
+    ours, plain = make_ours(), Plain()
+    copy_weights(ours, plain)
+    history = torch.randn(SAMPLES, STEPS, 1, CELLS, CELLS)
+    report = {"benchmark": "recurrent", "training step": compared(train_step, plain, ours, history)}
+    with torch.inference_mode():
+        for samples in (1, SAMPLES):
+            report[f"forecast of {samples}"] = compared(forecast, plain, ours, history[:samples])
+        reference = forecast(plain, history, bf16=False)
+        report["largest difference, float32"] = (forecast(ours, history, bf16=False) - reference).abs().max().item()
+        rounded = forecast(ours, history, bf16=True) - reference
+        report["relative error, bfloat16"] = (rounded.norm() / (reference - history[:, -1:]).norm()).item()
+    report["threads"], report["isa"] = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    report["amx"] = torch.cpu._is_amx_tile_supported()
+    report["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

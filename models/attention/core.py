@@ -1,0 +1,188 @@
+"""Scaled dot-product and multi-head attention: what every pattern of attention in this package is made of.
+
+Vaswani et al. 2017, "Attention Is All You Need", sections 3.2.1 and 3.2.2. A query that may attend to nothing gets 0.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Heads = Float[Tensor, "b heads n d"]
+Allowed = Bool[Tensor, "b #heads #n m"]  # True: this query may attend to this key
+Weights = Float[Tensor, "b heads n m"]
+Rotate = Callable[[Tensor], Tensor]  # queries or keys (b, heads, n, d) turned by their positions
+Watcher = Callable[[Tensor], None]  # is shown the weights of each call
+
+
+def attend(
+    query: Heads,
+    key: Float[Tensor, "b heads m d"],
+    value: Float[Tensor, "b heads m d_v"],
+    *,
+    allowed: Allowed | None = None,
+    bias: Float[Tensor, "#b #heads n m"] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b heads n d_v"]:
+    """Softmax(query key^T / sqrt(d) + bias) value by torch's fused kernel: no weights are held in memory.
+
+    `dropout` is of the weights, and active whenever it is above 0.
+    """
+    mask = _mask(allowed, bias, query)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def attend_explicitly(
+    query: Heads,
+    key: Float[Tensor, "b heads m d"],
+    value: Float[Tensor, "b heads m d_v"],
+    *,
+    allowed: Allowed | None = None,
+    bias: Float[Tensor, "#b #heads n m"] | None = None,
+    dropout: float = 0.0,
+) -> tuple[Float[Tensor, "b heads n d_v"], Weights]:
+    """The same with every step written out, and the weights (before dropout), which sum to 1 over allowed keys.
+
+    The softmax is taken in float32 at least; a query without any allowed key has weights 0.
+    """
+    logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    logits = logits if bias is None else logits + bias
+    if allowed is None:
+        weights = _softmax(logits, value)
+        return functional.dropout(weights, dropout) @ value, weights
+    seeing = allowed.any(dim=-1, keepdim=True)  # a query that is not: weights of all keys, then 0, for 0 / 0 is NaN
+    weights = _softmax(logits.masked_fill(~allowed & seeing, -torch.inf), value)
+    mixed = functional.dropout(weights, dropout) @ value
+    return mixed.masked_fill(~seeing, 0.0), weights.masked_fill(~seeing, 0.0)
+
+
+def _softmax(logits: Weights, like: Tensor) -> Weights:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1).to(like.dtype)
+
+
+def _mask(allowed: Tensor | None, bias: Tensor | None, query: Tensor) -> Tensor | None:
+    if bias is None:
+        return allowed
+    bias = bias.to(query.dtype)
+    return bias if allowed is None else bias.masked_fill(~allowed, -torch.inf)
+
+
+def split_heads(tokens: Float[Tensor, "b n heads*d"], heads: int) -> Heads:
+    """Features of all heads side by side to a dimension of heads."""
+    return rearrange(tokens, "b n (heads d) -> b heads n d", heads=heads)
+
+
+def join_heads(mixed: Heads) -> Float[Tensor, "b n heads*d"]:
+    """The inverse of `split_heads`."""
+    return rearrange(mixed, "b heads n d -> b n (heads d)")
+
+
+class Attention(nn.Module):
+    """Multi-head attention without a key bias, which softmax would cancel: 4 d^2 + 3 d weights.
+
+    Its weights are fused (`sdpa`) unless `impl` is `eager` or somebody watches them.
+    """
+
+    head_mask: Tensor | None
+
+    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0, impl: str = "sdpa") -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim must be a multiple of heads ({heads}), got {dim}")
+        if impl not in ("sdpa", "eager"):
+            raise ValueError(f"impl must be sdpa or eager, got {impl!r}")
+        self.heads, self.dropout, self.impl = heads, dropout, impl
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.watcher: Watcher | None = None
+        self.register_buffer("head_mask", None, persistent=False)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b m d"] | None = None,
+        *,
+        allowed: Allowed | None = None,
+        bias: Float[Tensor, "#b #heads n m"] | None = None,
+        rotate: Rotate | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Every token's mix of the context's tokens, or of its own kind's where there is none."""
+        query = split_heads(self.query(tokens), self.heads)
+        key, value = self.keys_and_values(tokens if context is None else context, rotate)
+        return self.mix(query if rotate is None else rotate(query), key, value, allowed=allowed, bias=bias)
+
+    def keys_and_values(
+        self, context: Float[Tensor, "b m d"], rotate: Rotate | None = None
+    ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
+        """Keys and values of tokens, which may be kept for later queries."""
+        key, value = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
+        return (key if rotate is None else rotate(key)), value
+
+    def mix(
+        self,
+        query: Heads,
+        key: Float[Tensor, "b heads m d"],
+        value: Float[Tensor, "b heads m d"],
+        *,
+        allowed: Allowed | None = None,
+        bias: Float[Tensor, "#b #heads n m"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """The attention of queries to keys, with all heads joined by the output map."""
+        dropout = self.dropout if self.training else 0.0
+        if self.impl == "sdpa" and self.watcher is None:
+            mixed = attend(query, key, value, allowed=allowed, bias=bias, dropout=dropout)
+        else:
+            mixed, weights = attend_explicitly(query, key, value, allowed=allowed, bias=bias, dropout=dropout)
+            if self.watcher is not None:
+                self.watcher(weights.detach())
+        if self.head_mask is not None:
+            mixed = mixed * self.head_mask[:, None, None].to(mixed.dtype)
+        out: Tensor = self.out(join_heads(mixed))
+        return out
+
+    def set_head_mask(self, mask: Float[Tensor, " heads"] | None) -> None:
+        """Multiply the output of each head by a number: 0 silences it; None lifts the mask."""
+        if mask is not None and mask.shape != (self.heads,):
+            raise ValueError(f"head mask must have shape ({self.heads},), got {tuple(mask.shape)}")
+        self.head_mask = mask
+
+    def prune_heads(self, heads: Iterable[int]) -> None:
+        """Remove heads for good: the linear maps shrink."""
+        gone = set(heads)
+        if not gone <= set(range(self.heads)) or len(gone) == self.heads:
+            raise ValueError(f"heads to prune must be some, not all, of 0 to {self.heads - 1}, got {sorted(gone)}")
+        kept = [head for head in range(self.heads) if head not in gone]
+        width = self.query.out_features // self.heads
+        rows = torch.cat([torch.arange(head * width, (head + 1) * width) for head in kept])
+        for linear in (self.query, self.key, self.value):
+            _keep(linear, rows, dim=0)
+        _keep(self.out, rows, dim=1)
+        self.heads = len(kept)
+        if self.head_mask is not None:
+            self.head_mask = self.head_mask[kept]
+
+
+def _keep(linear: nn.Linear, rows: Tensor, *, dim: int) -> None:
+    rows = rows.to(linear.weight.device)
+    linear.weight = nn.Parameter(linear.weight.detach().index_select(dim, rows).clone())
+    if dim == 0:
+        linear.out_features = len(rows)
+        if linear.bias is not None:
+            linear.bias = nn.Parameter(linear.bias.detach()[rows].clone())
+    else:
+        linear.in_features = len(rows)
+
+
+def projection_macs(tokens: int, dim: int) -> int:
+    """Multiply-adds of the four linear maps of multi-head attention."""
+    return 4 * tokens * dim**2
+
+
+def score_macs(queries: int, keys: int, dim: int) -> int:
+    """Multiply-adds of query key^T and of the weights' product with the values, all heads together."""
+    return 2 * queries * keys * dim

@@ -1,1 +1,0 @@
-"""Convolutional LSTM encoder-forecaster."""

@@ -1,0 +1,1 @@
+"""Convolutional model without recurrence: encoder, translator of all steps at once, decoder."""

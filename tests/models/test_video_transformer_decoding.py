@@ -1,0 +1,176 @@
+import pytest
+import torch
+from torch import nn
+
+import models
+from models.attention.decoder import DecoderLayer
+from models.gaps import fill_and_mask
+from models.video_transformer.options import VideoTransformerOptions
+
+
+def build_with(*, channels=(3, 2), history=5, horizon=7, **options):
+    torch.manual_seed(0)
+    given = {"dim": 8, "heads": 2, "decoder_layers": 2, "arch": "encoder_decoder", **options}
+    return models.build(
+        "video_transformer",
+        VideoTransformerOptions.model_validate(given),
+        channels_in=channels[0],
+        channels_out=channels[1],
+        history=history,
+        horizon=horizon,
+        step_minutes=10,
+    )
+
+
+@pytest.fixture(name="stepping")
+def stepping_fixture(shaken):
+    """An autoregressive model as if trained, in training mode without dropout."""
+    return shaken(build_with(decode="autoregressive", horizon=12))
+
+
+@pytest.fixture(name="history")
+def history_fixture(history_with_gaps):
+    return history_with_gaps(2, 5, 3, 17, 13)
+
+
+@pytest.fixture(name="target")
+def target_fixture(history_with_gaps):
+    """With gaps, and a frame of nothing but gaps."""
+    target = history_with_gaps(2, 12, 2, 17, 13, seed=3)
+    target[0, 4] = torch.nan
+    return target
+
+
+def test_lone_queries_do_not_depend_on_one_another(shaken, history):
+    model = shaken(build_with(query_attention="none")).eval()
+    tokens, leads = model.embedding(fill_and_mask(history)), model.minutes[model.slots :]
+    everything = model.at_leads(tokens, leads)
+    for chosen in ([3], [6, 0, 2], [5, 4, 3, 2, 1, 0]):
+        torch.testing.assert_close(model.at_leads(tokens, leads[chosen]), everything[:, chosen], rtol=0, atol=1e-6)
+
+
+def test_queries_that_see_one_another_do_depend(shaken, history):
+    model = shaken(build_with()).eval()
+    tokens, leads = model.embedding(fill_and_mask(history)), model.minutes[model.slots :]
+    alone = model.at_leads(tokens, leads[[3]])
+    assert (alone - model.at_leads(tokens, leads)[:, [3]]).abs().max() > 1e-3
+
+
+def test_untrained_leads_lie_between_their_neighbours(shaken, history):
+    model = shaken(build_with(query_attention="none")).eval()
+    tokens = model.embedding(fill_and_mask(history))
+    before, between, after = model.at_leads(tokens, torch.tensor([20.0, 20.5, 21.0])).unbind(dim=1)
+    assert (after - before).abs().max() > 1e-3
+    assert (between - (before + after) / 2).norm() < 0.5 * (after - before).norm()
+
+
+def test_all_leads_at_once_equal_one_after_the_other(stepping, history, target):
+    """With the truth as input everywhere, gaps included, at each of twelve steps."""
+    at_once = stepping(history, target=target)
+    in_turn = stepping(history, target=target, truth=torch.ones(2, 12, dtype=torch.bool))
+    for lead in range(12):
+        torch.testing.assert_close(in_turn[:, lead], at_once[:, lead], rtol=0, atol=1e-5)
+
+
+def test_own_forecasts_are_fed_back(stepping, history):
+    """Feeding the forecast as if it were the truth changes nothing; feeding another changes all later leads."""
+    forecast = stepping(history)
+    torch.testing.assert_close(stepping(history, target=forecast.detach()), forecast, rtol=0, atol=1e-5)
+    other = forecast.detach().clone()
+    other[:, 4] += 1
+    changed = (stepping(history, target=other) - forecast).abs().amax(dim=(0, 2, 3, 4)) > 1e-4
+    assert changed.tolist() == [False] * 5 + [True] * 7
+
+
+def test_truth_is_fed_by_sample_and_lead(stepping, history, target):
+    free = stepping(history)
+    assert torch.equal(stepping(history, target=target, truth=torch.zeros(2, 12, dtype=torch.bool)), free)
+    truth = torch.zeros(2, 12, dtype=torch.bool)
+    truth[1, 6] = True
+    changed = (stepping(history, target=target, truth=truth) != free).flatten(2).any(dim=2)
+    assert changed.tolist() == [[False] * 12, [False] * 7 + [True] * 5]
+
+
+def test_truth_is_never_read_outside_training(stepping, history, target):
+    stepping.eval()
+    free = stepping(history)
+    assert torch.equal(stepping(history, target=target), free)
+    assert torch.equal(stepping(history, target=target, truth=torch.ones(2, 12, dtype=torch.bool)), free)
+
+
+def test_the_last_lead_teaches_the_first(stepping, history):
+    """Fed-back forecasts keep their gradient: a change of the first lead's base changes the last forecast."""
+    stepping.zero_grad()
+    stepping(history)[:, -1].sum().backward()
+    change = stepping.base.change.grad.abs().sum(dim=(1, 2))
+    assert (change[:-1] > 0).all()
+
+
+def test_only_autoregressive_models_take_the_truth(history, target):
+    assert build_with(decode="autoregressive").takes_truth
+    for model in (build_with(), build_with(arch="fill_in", decoder_layers=2)):
+        assert not model.takes_truth
+        with pytest.raises(ValueError, match="a target is fed to decode: autoregressive only"):
+            model(history, target=target[:, :7])
+
+
+def test_a_single_lead_is_one_step(shaken, history):
+    model = shaken(build_with(decode="autoregressive", horizon=1))
+    assert torch.equal(model(history), model(history, target=torch.randn(2, 1, 2, 17, 13)))
+
+
+def count_decoder_calls(model, history):
+    calls = []
+    for layer in model.modules():
+        if isinstance(layer, DecoderLayer):
+            layer.register_forward_hook(lambda *_: calls.append(1))
+    model(history)
+    return len(calls) / model.options.decoder_layers
+
+
+def test_queries_decode_once_and_steps_once_a_lead(history):
+    assert count_decoder_calls(build_with(horizon=12), history) == 1
+    assert count_decoder_calls(build_with(horizon=12, decode="autoregressive"), history) == 12
+
+
+def test_memory_is_encoded_once(stepping, history):
+    calls = []
+    stepping.trunk.register_forward_hook(lambda *_: calls.append(1))
+    for layer in stepping.decoder.decoder.layers:
+        layer.cross_attention.key.register_forward_hook(lambda *_: calls.append(1))
+    stepping(history)
+    assert len(calls) == 1 + 2
+
+
+@pytest.mark.parametrize("decode", ["queries", "autoregressive"])
+def test_the_memory_is_read(decode, shaken, history):
+    model = shaken(build_with(decode=decode)).eval()
+    other = history.clone()
+    other[:, 0] = torch.randn(2, 3, 17, 13)  # the base reads it as well
+    with torch.no_grad():
+        model.base.change.zero_()
+        assert (model(history) - model(other)).abs().max() > 1e-4
+        for layer in model.decoder.modules():
+            if isinstance(layer, DecoderLayer):
+                nn.init.zeros_(layer.cross_attention.out.weight)
+        last = torch.randn(2, 5, 3, 17, 13)
+        two = last.clone()
+        two[:, 0] += 1
+        torch.testing.assert_close(model(last), model(two), rtol=0, atol=0)
+
+
+def test_direct_reads_each_lead_from_a_history_step(shaken, history_with_gaps):
+    options = {"arch": "fill_in", "decoder_layers": 2, "future": "direct", "order": "SS"}
+    model = shaken(build_with(history=5, horizon=5, **options)).eval()
+    history = history_with_gaps(1, 5, 3, 17, 13)
+    assert model.queries is None
+    assert len(model.minutes) == 5
+    other = history.clone()
+    other[:, 1, 2] = 0.5  # a channel that the base does not read
+    changed = (model(history) != model(other)).flatten(2).any(dim=2)[0]
+    assert changed.tolist() == [False, True, False, False, False]
+
+
+def test_direct_needs_as_many_leads_as_history():
+    with pytest.raises(ValueError, match=r"as many history steps as leads \(7\), got 5"):
+        build_with(arch="fill_in", decoder_layers=2, future="direct")
