@@ -15,7 +15,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock ui bench replay pictures clean
+.PHONY: setup repro test check lock ui bench models replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -51,6 +51,9 @@ ui: setup  ## MLflow in the browser
 
 bench: setup  ## ratios against peers, measured in one run
 	@for file in benchmarks/*.py; do python $$file || exit 1; done
+
+models: setup  ## docs/models.md: what each variant of a model is and costs
+	@python -m pipeline.catalogue
 
 replay: setup  ## scheduled forecasts over a day of radar files that arrive with faults, under a simulated clock
 	@fieldcast replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection

@@ -137,7 +137,7 @@ def main() -> None:
     ours, plain = make_ours(), Plain()
     copy_weights(ours, plain)
     history = torch.randn(SAMPLES, STEPS, 1, CELLS, CELLS)
-    report = {"benchmark": "recurrent", "training step": compared(train_step, plain, ours, history)}
+    report: dict[str, object] = {"benchmark": "recurrent", "training step": compared(train_step, plain, ours, history)}
     with torch.inference_mode():
         for samples in (1, SAMPLES):
             report[f"forecast of {samples}"] = compared(forecast, plain, ours, history[:samples])

@@ -79,7 +79,7 @@ class Network(nn.Module):
         `init_time` (b,) is in seconds since 1970; `origin` (b, 2) is the crop's first row and column. An ensemble's
         noise is drawn anew in training; outside it follows from the init time, whatever the batch or the tile. Where
         `truth` (b, horizon) is true, a model that takes it makes later leads from the normalised `target` of this lead
-        in place of its own forecast, but for cells without one (NaN).
+        in place of its own forecast; NaN in it is a gap, as in the history.
         """
         steps = torch.arange(1 - history.shape[1], 1, device=history.device)
         z = self._inputs(history, self._seconds(init_time, steps), origin)

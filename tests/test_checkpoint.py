@@ -134,7 +134,7 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
     trained("recurrent", tmp_path / "c")
     path = tmp_path / "c" / "config.json"
     content = json.loads(path.read_text())
-    for change, expected in (({"format": 1}, "format is 1, expected 3"), ({"colour": 1}, "colour")):
+    for change, expected in (({"format": 1}, "format is 1, expected 4"), ({"colour": 1}, "colour")):
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(InputError, match=expected):
             checkpoint.load(tmp_path / "c")

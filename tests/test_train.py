@@ -139,6 +139,7 @@ def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of torch's own tracing
 def test_compiled_training_is_the_same_training(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = rewrite(project, {"train": {"epochs": 1}})
     train(params, "convlstm")

@@ -21,9 +21,9 @@ HELD_OUT = 10**6  # seeds from here on are for testing
 class Training:
     """The same for every pattern."""
 
-    steps: int = 200
+    steps: int = 160
     batch: int = 8  # films a step, never the same twice
-    learning_rate: float = 5e-3  # the highest of a one-cycle schedule of AdamW
+    learning_rate: float = 3e-3  # the highest of a one-cycle schedule of AdamW
     dim: int = 64
     heads: int = 4
     seeds: int = 2

@@ -13,24 +13,26 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def cost_lines(title: str, costs: Table, at: int) -> list[str]:
-    """A row for each pattern: seconds and megabytes at each number of tokens, exponents, ratios to joint at `at`."""
+    """Seconds, then megabytes: a row for each pattern, by number of tokens, p of ~ N^p, ratios to joint at `at`."""
     sizes = sorted({size for line in costs.values() for size in line})
-    lines = [title, "", f"{'':<15}" + "".join(f"{f'{size // 1024}k':>16}" for size in sizes) + f"{'p time, MB':>14}"]
-    lines[-1] += f"{f'joint/it, {at // 1024}k':>18}{'explicit/it':>18}"
-    for name, line in costs.items():
-        cells = [f"{number(line[n].seconds)} s {number(line[n].megabytes)} MB" if n in line else "-" for n in sizes]
-        powers = " ".join(number(value) for value in growth(line))
-        against = "".join(f"{versus(costs, other, name, at):>18}" for other in (JOINT, EXPLICIT))
-        lines.append(f"{name:<15}" + "".join(f"{cell:>16}" for cell in cells) + f"{powers:>14}" + against)
+    lines = [title]
+    for what, field in (("seconds", "seconds"), ("MB", "megabytes")):
+        heads = "".join(f"{size // 1024}k".rjust(9) for size in sizes) + "p".rjust(7)
+        ratios = "".join(f"{other} / it".rjust(20) for other in (JOINT, EXPLICIT))
+        lines += ["", what.ljust(15) + heads + ratios + f"  at {at} tokens"]
+        for name, line in costs.items():
+            cells = [number(getattr(line[size], field) if size in line else None) for size in sizes]
+            power = number(growth(line)[field == "megabytes"])
+            against = "".join(versus(costs, other, name, at, field).rjust(20) for other in (JOINT, EXPLICIT))
+            lines.append(name.ljust(15) + "".join(cell.rjust(9) for cell in cells) + power.rjust(7) + against)
     return [*lines, ""]
 
 
-def versus(costs: Table, other: str, name: str, at: int) -> str:
-    """How many times the other takes of the time and memory that this pattern takes."""
+def versus(costs: Table, other: str, name: str, at: int, field: str) -> str:
+    """How many times what this pattern takes the other takes."""
     if at not in costs[other] or at not in costs[name]:
         return "-"
-    one, two = costs[other][at], costs[name][at]
-    return f"{number(one.seconds / two.seconds)}x {number(one.megabytes / two.megabytes)}x"
+    return number(getattr(costs[other][at], field) / getattr(costs[name][at], field))
 
 
 def quality_lines(title: str, quality: Mapping[str, Mapping[str, float]], weights: Mapping[str, int]) -> list[str]:

@@ -45,10 +45,13 @@ APART = (4, 12)  # cells between two marked points
 
 
 def echoes(draws: np.random.Generator, shape: tuple[int, ...], smooth: float) -> Float[np.ndarray, "... h w"]:
-    """Fields of 1 (rain) in half of the cells of a frame and -1 in the others, in patches of some `smooth` cells."""
+    """Fields of 1 (rain) in about half of the cells and -1 in the others, in patches of some `smooth` cells.
+
+    Not in exactly half: what is near would tell of what is far.
+    """
     sigma = (*[0.0] * (len(shape) - 2), smooth, smooth)
     noise = ndimage.gaussian_filter(draws.standard_normal(shape), sigma, mode="wrap")
-    return np.where(noise > np.median(noise, axis=(-2, -1), keepdims=True), 1.0, -1.0).astype(np.float32)
+    return np.where(noise > 0, 1.0, -1.0).astype(np.float32)
 
 
 def questions(films: list[Float[np.ndarray, "t h w c"]], answers: list[Field]) -> Questions:
