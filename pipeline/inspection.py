@@ -27,6 +27,7 @@ def inspect(path: Path) -> dict[str, Any]:
     params = config.read(path)
     found = look(params.source, params.ingest)
     channels = check_names(params, list(found.variables))
+    params.train.check_units([found.variables[name] for name in params.prepare.targets or channels])
     check_sizes(params, found)
     check_packages(params)
     step = pd.Timedelta(found.step).to_pytimedelta()

@@ -93,11 +93,15 @@ class VideoTransformer(nn.Module):
         return filled if self.queries is None else filled[:, self.slots :]
 
     def at_leads(self, tokens: Grid, minutes: Minutes) -> Grid:
-        """Tokens of leads at any `minutes` from init_time, in any order, which read the encoded history."""
+        """Tokens of leads at any `minutes` from init_time, in any order, which read the encoded history.
+
+        A query starts from what is known of its own patch at init_time: cross-attention alone finds it hundreds of
+        training steps later.
+        """
         assert isinstance(self.decoder, QueryDecoder)
         assert self.queries is not None
         memory, (before, after) = self._remembered(tokens, minutes)
-        queries = self.queries(memory, len(minutes))
+        queries = self.queries(memory, len(minutes)) + memory[:, -1:]
         decoded: Grid = self.decoder(placed(queries, after), memory, after, before)
         return decoded
 
