@@ -169,8 +169,8 @@ class Clustered(nn.Module):
         return projection_macs(tokens, self.dim) + hashed + mixed
 
     def held(self, t: int, h: int, w: int) -> int:
-        """Mean queries and what they read, and mean keys and values, in the worst case: of one token each."""
-        return (4 if self.cluster_keys else 2) * t * h * w * self.dim
+        """Sums, means and reads of queries, and as much for keys and values, in the worst case: of one token each."""
+        return (6 if self.cluster_keys else 3) * t * h * w * self.dim
 
     def _query(self, grid: Grid) -> Heads:
         return split_heads(self.attention.query(flatten(grid)), self.attention.heads)

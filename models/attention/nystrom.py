@@ -110,9 +110,9 @@ class Nystrom(nn.Module):
         )
 
     def held(self, t: int, h: int, w: int) -> int:
-        """Landmarks and their mixes, their weights, and five matrices of an iteration."""
+        """The skip's values and sum, landmarks and their mixes, their weights, and five matrices of an iteration."""
         m, _ = segments(t * h * w, self.landmarks)
-        return 4 * m * self.dim + self.attention.heads * m**2 * (5 * (self.iterations or 0) + 3)
+        return (2 * t * h * w + 4 * m) * self.dim + self.attention.heads * m**2 * (5 * (self.iterations or 0) + 3)
 
     def _mix(self, query: Heads, key: Heads, value: Heads, valid: ValidTokens | None, *, size: Size) -> Heads:
         allowed = there = None

@@ -36,7 +36,7 @@ def test_without_positions_the_order_of_tokens_is_unknown(arch, shaken):
     torch.testing.assert_close(
         increments(model, rolled(history)), rolled(increments(model, history)), rtol=0, atol=1e-5
     )
-    other = history[:, [1, 2, 0]]
+    other = history[:, [1, 0, 2] if arch == "encoder_decoder" else [1, 2, 0]]  # its queries know the last frame
     torch.testing.assert_close(increments(model, other), increments(model, history), rtol=0, atol=1e-5)
 
 

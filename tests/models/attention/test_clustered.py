@@ -310,4 +310,4 @@ def test_fine_tuning_on_exact_attention_reduces_the_change(trained):
         optimiser.zero_grad()
         functional.mse_loss(attached(batch), trained(batch).detach()).backward()
         optimiser.step()
-    assert change() < 0.8 * before
+    assert change() < 0.5 * before
