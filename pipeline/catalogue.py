@@ -22,7 +22,7 @@ from pipeline.memory import training_memory
 
 PAGE = Path("docs/models.md")
 SIZES: dict[str, Any] = {"channels_in": 1, "channels_out": 1, "history": 6, "horizon": 12, "step_minutes": 5}
-SIDES = (64, 128)  # cells of the square fields
+SIDES = (32, 128)  # cells of the square fields
 REPEATS = 3  # the fastest counts
 
 
@@ -81,10 +81,13 @@ def parameters_of(variant: Variant) -> int:
 
 def cost_of(variant: Variant, side: int) -> Cost:
     """Return the multiply-adds of a forecast and the MB that a training sample holds, on `side` x `side` cells."""
+    import torch
+
     options = variant.stated()
-    macs = count_macs(
-        models.build(variant.kind, options, **SIZES), (SIZES["history"], SIZES["channels_in"], side, side)
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # what is clustered depends on the weights
+        model = models.build(variant.kind, options, **SIZES)
+        macs = count_macs(model, (SIZES["history"], SIZES["channels_in"], side, side))
     return Cost(macs, training_memory(variant.kind, options, SIZES, (side, side)).a_sample / 1e6)
 
 
@@ -117,6 +120,11 @@ def fastest(work: Callable[[], None]) -> float:
     return 1e3 * min(seconds[1:])
 
 
+def short(value: float) -> str:
+    """Return a number with three figures, or whole where it has more before the point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; all columns but the first and the last two are numbers."""
     lines = [head, ["---"] * len(head), *rows]
@@ -128,7 +136,7 @@ def costs_table(sides: Sequence[int] = SIDES) -> str:
     rows = []
     for name, variant in tqdm(VARIANTS.items(), desc="count", disable=not sys.stderr.isatty()):
         found = [cost_of(variant, side) for side in sides]
-        macs, held = [f"{cost.macs / 1e9:.3g}" for cost in found], [f"{cost.held_mb:.3g}" for cost in found]
+        macs, held = [short(cost.macs / 1e9) for cost in found], [short(cost.held_mb) for cost in found]
         weights = f"{parameters_of(variant) / 1e6:.3f}"
         rows.append([name, weights, *macs, *held, f"`{variant.kind}` `{variant.in_yaml()}`", variant.paper])
     named = [f"{side} x {side}" for side in sides]
@@ -200,9 +208,9 @@ The clusters of `clustered` depend on the data: its MB are the worst case, its G
 
 ## How long they take
 
-The fastest of {REPEATS} on {machine}, one sample at a time. Approximations of attention pay where tokens are
-many. `make bench` measures how each pattern of attention grows with the number of
-tokens, and what it can learn.
+The fastest of {REPEATS} on {machine}, one sample at a time. Approximations
+of attention pay where tokens are many. `make bench` measures how the time and memory of each pattern of attention grow
+with the number of tokens, and what it can learn.
 
 {seconds}
 

@@ -7,7 +7,7 @@ import pytest
 import models
 from models.attention.choices import ATTENTIONS
 from pipeline import catalogue
-from pipeline.catalogue import SIDES, VARIANTS, cost_of, options_table, parameters_of
+from pipeline.catalogue import SIDES, VARIANTS, cost_of, options_table, parameters_of, short
 from tests.imports import ROOT
 
 PAGE = (ROOT / catalogue.PAGE).read_text()
@@ -32,8 +32,8 @@ def test_costs_are_those_of_the_code(name: str) -> None:
     variant, cells = VARIANTS[name], rows("## What they cost")[name]
     found = cost_of(variant, SIDES[0])
     assert cells[0] == f"{parameters_of(variant) / 1e6:.3f}"
-    assert cells[1] == f"{found.macs / 1e9:.3g}"
-    assert cells[1 + len(SIDES)] == f"{found.held_mb:.3g}"
+    assert cells[1] == short(found.macs / 1e9)
+    assert cells[1 + len(SIDES)] == short(found.held_mb)
     assert cells[-2] == f"`{variant.kind}` `{variant.in_yaml()}`"
     assert cells[-1] == variant.paper
 

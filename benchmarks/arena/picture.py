@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .costs import Table
 from .patterns import EXPLICIT, JOINT
@@ -64,9 +66,12 @@ def draw_quality(axes: Axes, costs: Table, quality: Mapping[str, float], trained
         0.995, 50.4, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=SOFT, fontsize=9
     )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = min(known.values()), max(known.values())
     axes.set_xlim(low / 1.25, high * (high / low) ** 0.25)
-    axes.set_ylim(46, max(103, heights[-1] + 2))
+    axes.set_ylim(min(46, heights[0] - 2), max(103, heights[-1] + 2))
     axes.set_xlabel(f"seconds of a training step at {SHOWN_AT} tokens", color=INK)
     axes.set_ylabel("right answers, %", color=INK)
     axes.set_title(trained_on, loc="left", color=INK, fontsize=10)
@@ -103,9 +108,11 @@ def marker_of(name: str) -> str:
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights in rising order, moved as a whole as little as needed so that each is at least `gap` above the last."""
-    moved: list[float] = []
-    for height in heights:
-        moved.append(height if not moved else max(height, moved[-1] + gap))
-    shift = sum(new - old for new, old in zip(moved, heights, strict=True)) / max(len(moved), 1)
-    return [height - shift for height in moved]
+    """Heights in rising order, moved as little as possible (least squares) to be at least `gap` apart."""
+    groups: list[list[float]] = []  # of what is left of heights that are to be `gap` apart
+    for k, height in enumerate(heights):
+        groups.append([height - k * gap])
+        while len(groups) > 1 and mean(groups[-2]) > mean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    level = [mean(group) for group in groups for _ in group]
+    return [height + k * gap for k, height in enumerate(level)]

@@ -130,13 +130,13 @@ class Reformer(nn.Module):
         return 3 * tokens * self.dim**2 + self.rounds * (hashed + score_macs(rows, columns, self.dim))
 
     def held(self, t: int, h: int, w: int) -> int:
-        """For each round: four tables of weights or masks of all heads; sorted queries, keys and values.
+        """For each round: weights of all heads at three stages; sorted queries, keys and values.
 
         Keys and values are there twice: with those of the chunk before.
         """
         rows, columns = self._table(t * h * w)
         copies = 3 + 2 * columns // self.chunk
-        return self.rounds * rows * (4 * self.attention.heads * columns + copies * self.dim)
+        return self.rounds * rows * (3 * self.attention.heads * columns + copies * self.dim)
 
     def _table(self, tokens: int) -> tuple[int, int]:
         chunks = -(-tokens // self.chunk)

@@ -117,7 +117,8 @@ def test_training_leaves_the_global_generator_alone() -> None:
 
 
 def test_labels_keep_apart() -> None:
-    assert apart([1.0, 1.5, 9.0], 1.0) == pytest.approx([5 / 6, 11 / 6, 53 / 6])
+    assert apart([1.0, 1.5, 9.0, 9.0], 1.0) == pytest.approx([0.75, 1.75, 8.5, 9.5])
+    assert apart([1.0, 3.0], 1.0) == [1.0, 3.0]
 
 
 @pytest.mark.slow
