@@ -14,13 +14,8 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.coast import coastlines
 from pipeline.explain import AROUND, Explanation
+from pipeline.field_map import aspect, axis_label, colour_bar, display, draw_field, field_name
 from pipeline.figures import INK, colour_scale, readable, spread_out, write_png
-from pipeline.maps import _aspect as aspect
-from pipeline.maps import _axis_label as axis_label
-from pipeline.maps import _colour_bar as colour_bar
-from pipeline.maps import _display as display
-from pipeline.maps import _draw_field as draw_field
-from pipeline.maps import _field_name as field_name
 from pipeline.schema import InputError, X, Y
 
 COLUMNS = 4

@@ -9,18 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import BoundaryNorm, Colormap, Normalize
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
+from pipeline.field_map import aspect, axis_label, colour_bar, draw_field, field_name
 from pipeline.figures import (
-    FAINT,
     INK,
-    RAIN_LEVELS,
     SOFT,
     colour_scale,
     difference_scale,
@@ -34,8 +30,6 @@ from pipeline.figures import (
 from pipeline.schema import LEAD_TIME, TIME, VALID_TIME, X, Y, lead_minutes
 
 MEMBER = "member"
-METRES = ("m", "metre", "meter")
-COAST = "#3a3a3a"
 STRIP_PIXELS = 512
 TILE_PIXELS = 208  # the longer side of a tile on a sheet
 SHEETS = 12  # at most so many leads have a sheet
@@ -90,24 +84,24 @@ def case_figure(case: Case, frames: int = 4) -> Figure:
     """Return the observed and each model's fields, a column each, at a few leads, a row each, in one colour scale."""
     fields = {"observed": case.observed, **case.forecasts}
     leads = spread_out(frames, case.observed.sizes[LEAD_TIME])
-    aspect = _aspect(case.observed)
-    size = (1.75 * len(fields) + 1.4, 1.75 * aspect * len(leads) + 1.2)
+    shape = aspect(case.observed)
+    size = (1.75 * len(fields) + 1.4, 1.75 * shape * len(leads) + 1.2)
     figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
     axes = figure.subplots(len(leads), len(fields), squeeze=False, sharex=True, sharey=True)
     cmap, norm = colour_scale(case.observed)
     for row, lead in enumerate(leads):
         for axis, (name, field) in zip(axes[row], fields.items(), strict=True):
-            _draw_field(axis, field[lead], cmap, norm, case.coast)
+            draw_field(axis, field[lead], cmap, norm, case.coast)
             heading = f"{readable(name)}\n" if row == 0 else ""
             axis.set_title(heading, fontsize=9.5, fontweight="bold", color=INK, pad=2)
             axis.annotate(
                 _frame_title(case, lead), (0.5, 1), (0, 3), "axes fraction", "offset points",
                 ha="center", fontsize=7, color=SOFT,
             )  # fmt: skip
-        axes[row, 0].set_ylabel(_axis_label(case.observed[Y], "y"), fontsize=7)
+        axes[row, 0].set_ylabel(axis_label(case.observed[Y], "y"), fontsize=7)
     for axis in axes[-1]:
-        axis.set_xlabel(_axis_label(case.observed[X], "x"), fontsize=7)
-    _colour_bar(figure, axes.ravel().tolist(), case.observed, cmap, norm)
+        axis.set_xlabel(axis_label(case.observed[X], "x"), fontsize=7)
+    colour_bar(figure, axes.ravel().tolist(), case.observed, cmap, norm)
     figure.suptitle(_case_title(case), fontsize=11, color=INK, x=0.01, ha="left")
     return figure
 
@@ -117,20 +111,20 @@ def case_animation(case: Case) -> list[np.ndarray]:
     fields = {"observed": case.observed, **case.forecasts}
     columns = min(4, len(fields))
     rows = -(-len(fields) // columns)
-    size = (2.1 * columns + 0.8, (1.93 * _aspect(case.observed) + 0.22) * rows + 0.35)
+    size = (2.1 * columns + 0.8, (1.93 * aspect(case.observed) + 0.22) * rows + 0.35)
     figure = Figure(figsize=size, dpi=100, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     cmap, norm = colour_scale(case.observed)
     images = []
     for axis, (name, field) in zip(axes, fields.items(), strict=False):
-        images.append(_draw_field(axis, field[0], cmap, norm, case.coast))
+        images.append(draw_field(axis, field[0], cmap, norm, case.coast))
         axis.set_title(readable(name), fontsize=9, fontweight="bold" if name == "observed" else "normal", pad=3)
         axis.set_xticks([])
         axis.set_yticks([])
     for axis in axes[len(fields) :]:
         axis.set_axis_off()
-    _colour_bar(figure, axes.tolist(), case.observed, cmap, norm)
+    colour_bar(figure, axes.tolist(), case.observed, cmap, norm)
     title = figure.suptitle(f"{_case_title(case)} · {_frame_title(case, 0)}", fontsize=10, x=0.01, ha="left")
     frames = []
     for lead in range(case.observed.sizes[LEAD_TIME]):
@@ -144,7 +138,7 @@ def case_animation(case: Case) -> list[np.ndarray]:
 def case_strip(case: Case, model: str, frames: int = 3) -> np.ndarray:
     """Return one model's tile `(height, width, 3)` uint8: observed above, forecast below, at a few leads."""
     leads = spread_out(frames, case.observed.sizes[LEAD_TIME])
-    height = 2 * _aspect(case.observed) / len(leads) + 0.06  # for each unit of width
+    height = 2 * aspect(case.observed) / len(leads) + 0.06  # for each unit of width
     inches = STRIP_PIXELS / 128
     figure = Figure(figsize=(inches, inches * min(height, 1.5)), dpi=128, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
@@ -153,7 +147,7 @@ def case_strip(case: Case, model: str, frames: int = 3) -> np.ndarray:
     cmap, norm = colour_scale(case.observed)
     for row, (name, field) in enumerate({"observed": case.observed, model: case.forecasts[model]}.items()):
         for axis, lead in zip(axes[row], leads, strict=True):
-            _draw_field(axis, field[lead], cmap, norm, case.coast)
+            draw_field(axis, field[lead], cmap, norm, case.coast)
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_title(_frame_title(case, lead) if row == 0 else "", fontsize=6, pad=2)
@@ -187,7 +181,7 @@ def sheets(case: Case, leads: Sequence[int]) -> Iterator[np.ndarray]:
         for k, array in enumerate(arrays):
             column = k + row  # the observed has no difference
             axis = figure.add_axes((column / columns, (1 - row) / 2, 1 / columns, 1 / 2))
-            drawn.append((_draw_field(axis, array[0], *scales[row], case.coast), array))
+            drawn.append((draw_field(axis, array[0], *scales[row], case.coast), array))
             axis.set(xticks=[], yticks=[], aspect="auto")
     for lead in leads:
         for image, array in drawn:
@@ -199,7 +193,7 @@ def scale_figure(case: Case) -> Figure:
     """Return the colour bars of a sheet, one above the other: of the field, and of forecast minus observed."""
     figure = Figure(figsize=(4.4, 1.5), dpi=160, facecolor="white", layout="constrained")
     units = readable_units(str(case.observed.attrs.get("units", "")))
-    names = (f"{_field_name(case.observed)}, {units} (grey: missing)", f"forecast minus observed, {units}")
+    names = (f"{field_name(case.observed)}, {units} (grey: missing)", f"forecast minus observed, {units}")
     scales = colour_scale(case.observed), difference_scale(_differences(case))
     for axis, name, (cmap, norm) in zip(figure.subplots(2), names, scales, strict=True):
         ticks = list(norm.boundaries) if isinstance(norm, BoundaryNorm) else None
@@ -218,79 +212,12 @@ def _differences(case: Case) -> list[xr.DataArray]:
 
 
 def _tile_size(field: xr.DataArray) -> tuple[int, int]:
-    aspect = _aspect(field)
-    return round(TILE_PIXELS / max(1.0, aspect)), round(TILE_PIXELS * min(1.0, aspect))
-
-
-def _draw_field(
-    axis: Axes, field: xr.DataArray, cmap: Colormap, norm: Normalize, coast: Sequence[np.ndarray]
-) -> AxesImage:
-    y, x = (_display(field[name]) for name in (Y, X))
-    extent = (*_edges(x), *_edges(y))
-    image = axis.imshow(
-        np.ma.masked_invalid(field.values), extent=extent, origin="lower", cmap=cmap, norm=norm, interpolation="nearest"
-    )
-    axis.add_collection(LineCollection(_in_display(coast, field), colors=COAST, linewidths=0.6), autolim=False)
-    if y[0] > y[-1]:
-        axis.set_ylim(extent[3], extent[2])
-    axis.tick_params(labelsize=6, length=2, color=FAINT)
-    axis.locator_params(nbins=4)
-    for spine in axis.spines.values():
-        spine.set_color("#aaaaaa")
-    return image
-
-
-def _edges(centres: np.ndarray) -> tuple[float, float]:
-    half = (centres[-1] - centres[0]) / (centres.size - 1) / 2
-    return float(centres[0] - half), float(centres[-1] + half)
-
-
-def _display(axis: xr.DataArray) -> np.ndarray:
-    """Return coordinates as they are labelled: metres become km, all else stays."""
-    return np.asarray(axis.values, np.float64) * _display_factor(axis)
-
-
-def _display_factor(axis: xr.DataArray) -> float:
-    return 0.001 if str(axis.attrs.get("units", "")) in METRES else 1.0
-
-
-def _in_display(coast: Sequence[np.ndarray], field: xr.DataArray) -> list[np.ndarray]:
-    factors = np.asarray([_display_factor(field[X]), _display_factor(field[Y])])
-    return [line * factors for line in coast]
+    shape = aspect(field)
+    return round(TILE_PIXELS / max(1.0, shape)), round(TILE_PIXELS * min(1.0, shape))
 
 
 def _mean(field: xr.DataArray) -> xr.DataArray:
     return field.mean(MEMBER, keep_attrs=True) if MEMBER in field.dims else field
-
-
-def _axis_label(axis: xr.DataArray, name: str) -> str:
-    units = str(axis.attrs.get("units", ""))
-    if units in (*METRES, "km"):
-        return f"{name}, km"
-    return f"{'latitude' if name == Y else 'longitude'}, °" if units.startswith("degree") else f"{name}, cells"
-
-
-def _aspect(field: xr.DataArray) -> float:
-    height, width = (abs(np.subtract(*_edges(_display(field[name])))) for name in (Y, X))
-    return float(np.clip(height / width, 0.4, 2.0))
-
-
-def _colour_bar(figure: Figure, axes: list[Axes], observed: xr.DataArray, cmap: Colormap, norm: Normalize) -> None:
-    rain = isinstance(norm, BoundaryNorm)
-    bar = figure.colorbar(
-        ScalarMappable(norm, cmap), ax=axes, extend="both", shrink=0.9, aspect=35, pad=0.01,
-        ticks=list(RAIN_LEVELS) if rain else None,
-    )  # fmt: skip
-    if rain:
-        bar.ax.set_yticklabels([f"{level:g}" for level in RAIN_LEVELS])
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label(
-        f"{_field_name(observed)}, {readable_units(str(observed.attrs.get('units', '')))} (grey: missing)", fontsize=8
-    )
-
-
-def _field_name(field: xr.DataArray) -> str:
-    return str(field.attrs.get("long_name", field.name)).replace("_", " ")
 
 
 def _frame_title(case: Case, lead: int) -> str:
