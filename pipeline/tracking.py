@@ -260,12 +260,20 @@ def open_client(root: Path) -> MlflowClient:
 
 def experiment_id(client: MlflowClient, name: str, root: Path) -> str:
     """Return the id of the experiment `name`, made where there is none, with its artefacts in the project's folder."""
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
     local = tracking_uri(root).startswith("sqlite")
     place = (root.resolve() / "mlartifacts" / name).as_uri() if local else None
-    return str(client.create_experiment(name, place, {"mlflow.experimentKind": "custom_model_development"}))
+    try:
+        return str(client.create_experiment(name, place, {"mlflow.experimentKind": "custom_model_development"}))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)  # another process was first
 
 
 def first_line(error: BaseException) -> str:
