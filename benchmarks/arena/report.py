@@ -15,15 +15,16 @@ def number(value: float | None, digits: int = 3) -> str:
 def cost_lines(title: str, costs: Table, at: int) -> list[str]:
     """Seconds, then megabytes: a row for each pattern, by number of tokens, p of ~ N^p, ratios to joint at `at`."""
     sizes = sorted({size for line in costs.values() for size in line})
+    others = [other for other in (JOINT, EXPLICIT) if at in costs[other]]
     lines = [title]
     for what, field in (("seconds", "seconds"), ("MB", "megabytes")):
         heads = "".join(f"{size // 1024}k".rjust(9) for size in sizes) + "p".rjust(7)
-        ratios = "".join(f"{other} / it".rjust(20) for other in (JOINT, EXPLICIT))
+        ratios = "".join(f"{other} / it".rjust(20) for other in others)
         lines += ["", what.ljust(15) + heads + ratios + f"  at {at} tokens"]
         for name, line in costs.items():
             cells = [number(getattr(line[size], field) if size in line else None) for size in sizes]
             power = number(growth(line)[field == "megabytes"])
-            against = "".join(versus(costs, other, name, at, field).rjust(20) for other in (JOINT, EXPLICIT))
+            against = "".join(versus(costs, other, name, at, field).rjust(20) for other in others)
             lines.append(name.ljust(15) + "".join(cell.rjust(9) for cell in cells) + power.rjust(7) + against)
     return [*lines, ""]
 
