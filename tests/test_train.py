@@ -15,6 +15,8 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from models.recurrent.convgru import ConvGRUCell
+from models.recurrent.convlstm import ConvLSTMCell
 from pipeline import checkpoint, config, costs, fit, store
 from pipeline.forecast import forecast
 from pipeline.frames import read_init_times
@@ -155,6 +157,15 @@ def test_compiled_training_is_the_same_training(project: Path, monkeypatch: pyte
     assert asked == ["reduce-overhead"]
     assert weights(CHECKPOINTS / "convlstm") == plain
     assert costs.read(Path("data/costs/training/convlstm.json")).macs == macs
+
+
+def test_a_name_trains_the_cell_of_its_options(project: Path) -> None:
+    """No later option may turn a ConvLSTM into something else."""
+    changes = {"kinds": {"other": "recurrent"}, "models": {"other": {"temporal_mixer": "convgru", "hidden": [8]}}}
+    params = rewrite(project, changes)
+    for name, cell in (("convlstm", ConvLSTMCell), ("other", ConvGRUCell)):
+        network = checkpoint.build_network(describe(params, name, "0" * 32), np.zeros((1, 1, 1, 1)), np.ones(1))
+        assert {type(of_level) for of_level in [*network.model.encoder, *network.model.forecaster]} == {cell}
 
 
 @pytest.mark.slow

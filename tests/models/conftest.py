@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 
@@ -80,6 +81,24 @@ def make_history(*shape: int, seed: int = 0) -> Tensor:
     return history
 
 
+class CountCalls(TorchDispatchMode):
+    """Counts the operations that run one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+def count_operations(work, *given) -> int:
+    with torch.no_grad(), CountCalls() as counted:
+        work(*given)
+    return counted.calls
+
+
 @pytest.fixture(params=SMALL)
 def case(request):
     """Name of a small learned model."""
@@ -99,6 +118,11 @@ def shaken_fixture():
 @pytest.fixture(name="history_with_gaps")
 def history_with_gaps_fixture():
     return make_history
+
+
+@pytest.fixture(name="count_operations")
+def count_operations_fixture():
+    return count_operations
 
 
 @pytest.fixture(autouse=True)

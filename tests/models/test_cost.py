@@ -5,6 +5,12 @@ from torch import nn
 from models.attention.axes import AlongAxes
 from models.attention.clustered import Clustered
 from models.cost import COPIES, Memory, held_for_backward, training_memory
+from models.recurrent.convlstm import ConvLSTMCell
+from models.recurrent.options import RecurrentOptions
+from models.recurrent.unroll import unroll
+from models.video_transformer.block import DividedBlock
+from models.video_transformer.options import VideoTransformerOptions
+from pipeline.costs import count_macs
 
 
 class Two(nn.Module):
@@ -64,3 +70,41 @@ def test_largest_batch():
     need = Memory(weights=100, a_sample=30)
     assert need.of_batch(3) == 190
     assert [need.largest_batch(budget) for budget in (190, 189, 50)] == [3, 2, 0]
+
+
+def test_multiply_adds_of_a_convlstm_step_by_hand():
+    """k^2 (c + d) 4 d for each cell of the grid and step."""
+
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = ConvLSTMCell(2, 3, RecurrentOptions(hidden=(3,), kernel=5))
+
+        def forward(self, history):
+            state = history.new_zeros(1, 3, 11, 13), history.new_zeros(1, 3, 11, 13)
+            return unroll(self.cell, history.transpose(0, 1), state, 7)
+
+    assert count_macs(Steps(), (7, 2, 11, 13)) == 7 * 5**2 * (2 + 3) * 4 * 3 * 11 * 13
+
+
+def test_multiply_adds_of_a_divided_block_by_hand():
+    """Two attentions of 4 d^2 a token, the linear map after the first, 2 d for each pair of a line, and the MLP."""
+    (t, h, w), d = (3, 5, 7), 8
+    block = DividedBlock(VideoTransformerOptions(attention="divided", dim=d, heads=2, mlp_ratio=4), 0, 0.0)
+    tokens = t * h * w
+    assert count_macs(block, (t, h, w, d)) == tokens * (2 * 4 * d**2 + d**2 + 2 * (t + h * w) * d + 3 * d * 4 * d)
+
+
+def test_weights_and_multiply_adds_of_a_transformer_by_hand(small):
+    """One layer is four sub-layers over all tokens: three frames of 2 x 3 patches, and two to come."""
+    d, patch, slots, history, horizon = 8, 4, 2 * 3, 3, 2
+    model = small("joint", channels=(1, 1), history=history, horizon=horizon, patch=patch)
+    tokens, hidden = slots * (history + horizon), 4 * d
+    embedding, attention, mlp = 2 * patch**2 * d, 4 * d**2, 3 * d * hidden
+    minutes, readout, base = 64 * d + d * d, d * patch**2, history * horizon
+    norms, biases = 4 * 2 * 2 * d + 2 * d, d + 4 * 3 * d + 2 * d + patch**2
+    weights = embedding + d + 4 * (attention + mlp) + minutes + readout + base + norms + biases
+    assert sum(parameter.numel() for parameter in model.parameters()) == weights
+    of_tokens = tokens * 4 * (attention + mlp) + 4 * 2 * tokens**2 * d
+    of_edges = slots * (history * embedding + horizon * readout) + (history + horizon) * minutes
+    assert count_macs(model, (history, 1, 8, 12)) == of_tokens + of_edges + base * 8 * 12

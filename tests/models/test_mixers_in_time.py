@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.attention.axes import AlongAxes
 from models.recurrent.model import CELLS
 from models.recurrent.options import RecurrentOptions
 from models.recurrent.unroll import unroll
@@ -60,3 +61,12 @@ def test_the_first_frame_is_felt_the_more_with_attention_the_longer_the_history(
     assert ratios == sorted(ratios)
     assert ratios[-1] > 1000 * ratios[0]
     assert attention[-1] > 0.1 * attention[0]  # as one of 64 instead of 8 that are attended to
+
+
+def test_operations_in_a_row_do_not_grow_with_the_history_in_attention_alone(count_operations):
+    """Attention over all steps at once against a ConvLSTM, at 8, 16 and 32 steps."""
+    attention, cell = AlongAxes(HIDDEN, 2, "T"), make_cell("convlstm", 0)
+    grids = [torch.zeros(1, steps, 3, 5, HIDDEN) for steps in (8, 16, 32)]
+    assert len({count_operations(attention, grid) for grid in grids}) == 1
+    counts = [count_operations(unroll, cell, torch.zeros(steps, 1, 1, 3, 5), None, steps) for steps in (8, 16, 32)]
+    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0]) > 0

@@ -133,6 +133,11 @@ def test_queries_decode_once_and_steps_once_a_lead(history):
     assert count_decoder_calls(build_with(horizon=12, decode="autoregressive"), history) == 12
 
 
+def test_all_leads_at_once_take_a_third_of_the_operations_of_one_after_the_other(count_operations, history):
+    at_once, in_turn = (build_with(horizon=12, decode=decode) for decode in ("queries", "autoregressive"))
+    assert count_operations(in_turn, history) >= 3 * count_operations(at_once, history)
+
+
 def test_memory_is_encoded_once(stepping, history):
     calls = []
     stepping.trunk.register_forward_hook(lambda *_: calls.append(1))
@@ -182,34 +187,42 @@ def test_direct_needs_as_many_leads_as_history():
         build_with(arch="fill_in", decoder_layers=2, future="direct")
 
 
-def moving_blobs(samples, steps, generator):
+def moving_blobs(samples, times, generator):
     """A blob that moves evenly over a periodic field of 16 by 16 cells, at up to 1.5 cells a step."""
     start, speed = (
         16 * torch.rand(2, samples, generator=generator),
         3 * torch.rand(2, samples, generator=generator) - 1.5,
     )
-    places = start[..., None] + speed[..., None] * torch.arange(steps)
+    places = start[..., None] + speed[..., None] * times
     away = ((torch.arange(16) - places[..., None] + 8) % 16 - 8).square()
     return 3 * torch.exp(-(away[0][..., :, None] + away[1][..., None, :]) / 4.5)[:, :, None]
 
 
-def errors_by_lead(decode, seed):
-    """Mean squared errors after a short training, over those of persistence, and the first over the last."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = {"channels": (1, 1), "history": 3, "horizon": 6}
-    model = build_with(**sizes, decode=decode, dim=32, heads=4, patch=4, decoder_layers=1)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=6e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=150)
-    for _ in range(150):
-        history, target = moving_blobs(16, 9, generator).split([3, 6], dim=1)
+def trained(model, times, steps, generator):
+    """The model after a short training on films of blobs at some times, the first three its history."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learned, lr=6e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
+    for _ in range(steps):
+        history, target = moving_blobs(16, times, generator).split([3, len(times) - 3], dim=1)
         forecast = model(history, target=target) if model.takes_truth else model(history)
         optimiser.zero_grad()
         (forecast - target).square().mean().backward()
         optimiser.step()
         schedule.step()
-    history, target = moving_blobs(300, 9, torch.Generator().manual_seed(99)).split([3, 6], dim=1)
-    with torch.no_grad():
-        errors = (model.eval()(history) - target).square().mean(dim=(0, 2, 3, 4))
+    return model.eval()
+
+
+@torch.no_grad()
+def errors_by_lead(decode, seed):
+    """Mean squared errors after a short training, over those of persistence, and the first over the last."""
+    sizes = {"channels": (1, 1), "history": 3, "horizon": 6}
+    model = build_with(**sizes, decode=decode, dim=32, heads=4, patch=4, decoder_layers=1)
+    times = torch.arange(9)
+    with torch.enable_grad():
+        trained(model, times, 150, torch.Generator().manual_seed(seed))
+    history, target = moving_blobs(300, times, torch.Generator().manual_seed(99)).split([3, 6], dim=1)
+    errors = (model(history) - target).square().mean(dim=(0, 2, 3, 4))
     return errors / (history[:, -1:] - target).square().mean(dim=(0, 2, 3, 4)), (errors[-1] / errors[0]).item()
 
 
@@ -220,3 +233,25 @@ def test_queries_beat_persistence_and_errors_grow_less_than_step_by_step(seed):
     _, growth_in_turn = errors_by_lead("autoregressive", seed)
     assert (relative < 0.7).all()
     assert growth < 0.8 * growth_in_turn
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_lead_between_two_trained_ones_is_forecast_as_well(seed):
+    """Trained at 10, 20, 30 and 40 minutes, asked for 25: motion is even, so that its truth is known."""
+    sizes = {"channels": (1, 1), "history": 3, "horizon": 4, "query_attention": "none"}
+    model = build_with(**sizes, dim=32, heads=4, patch=4, decoder_layers=1)
+    model.base.change.requires_grad_(False)  # the base is the last frame, whatever the lead
+    past = torch.tensor([-2.0, -1.0, 0.0])
+    trained(model, torch.arange(-2.0, 5.0), 200, torch.Generator().manual_seed(seed))
+    leads = torch.tensor([2.0, 2.5, 3.0])
+    films = moving_blobs(300, torch.cat([past, leads]), torch.Generator().manual_seed(99))
+    history, target = films.split(3, dim=1)
+    with torch.no_grad():
+        tokens = model.at_leads(model.embedding(fill_and_mask(history)), 10 * leads)
+        forecast = history[:, -1:] + model.readout(tokens, 16, 16)
+        errors = (forecast - target).square().mean(dim=(0, 2, 3, 4))
+        persistence = (history[:, -1:] - target).square().mean(dim=(0, 2, 3, 4))
+    before, between, after = errors.tolist()
+    assert 0.8 * before < between < 1.2 * after
+    assert (errors < 0.5 * persistence).all()

@@ -31,13 +31,13 @@ def rolled(frames):
 
 @pytest.mark.parametrize("arch", ["fill_in", "encoder_decoder"])
 def test_without_positions_the_order_of_tokens_is_unknown(arch, shaken):
-    model = shaken(build_with("none", attention="joint", arch=arch)).eval()
-    history = torch.randn(2, 3, 1, 6, 10)
+    model = shaken(build_with("none", attention="joint", arch=arch)).eval().double()
+    history = torch.randn(2, 3, 1, 6, 10, dtype=torch.float64)
     torch.testing.assert_close(
-        increments(model, rolled(history)), rolled(increments(model, history)), rtol=0, atol=1e-5
+        increments(model, rolled(history)), rolled(increments(model, history)), rtol=0, atol=1e-6
     )
     other = history[:, [1, 0, 2] if arch == "encoder_decoder" else [1, 2, 0]]  # its queries know the last frame
-    torch.testing.assert_close(increments(model, other), increments(model, history), rtol=0, atol=1e-5)
+    torch.testing.assert_close(increments(model, other), increments(model, history), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
