@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.recurrent import level
 from models.recurrent.gates import cell_update
 from models.recurrent.norms import make_norm
 from models.recurrent.options import RecurrentOptions
@@ -35,6 +36,17 @@ class ConvLSTMCell(nn.Module):
     def drive(self, inputs: Float[Tensor, "t b c h w"]) -> list[Driven]:
         """The inputs' share of the gates, and the bias, of each step."""
         return [(gates,) for gates in convolved_steps(inputs, self.input_to_state.weight, self.bias)]
+
+    def at_once(
+        self, inputs: Float[Tensor, "t b c h w"] | None, state: State | None, steps: int
+    ) -> tuple[Float[Tensor, "t b d h w"], State] | None:
+        """All steps by one function, where there is one for these."""
+        hidden, cell = (None, None) if state is None else state
+        of_input = self.input_to_state.weight if inputs is not None else None
+        weights = level.Weights(of_input, self.state_to_state.weight, self.bias, self.peephole)
+        if self.norm is not None or not level.suits(weights, inputs, hidden):
+            return None
+        return level.run(weights, inputs, hidden, cell, steps)
 
     def step(self, driven: Driven | None, state: State | None, convolve: Repeated) -> State:
         """The next (hidden, cell)."""

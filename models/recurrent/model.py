@@ -94,8 +94,10 @@ class Recurrent(nn.Module):
         if self.noisy is not None:
             cells = self.noisy(rearrange(states, "t b d h w -> b t (h w) d"), noise)
             states = rearrange(cells, "b t (h w) d -> t b d h w", h=states.shape[-2])
-        flat: Tensor = self.readout(rearrange(states, "t b d h w -> (t b) d h w"))
-        return rearrange(flat, "(t b) c h w -> t b c h w", t=len(states))
+        kernel = rearrange(self.readout.weight, "c d 1 1 -> c d")
+        # a matrix product: channels are last in memory, and oneDNN's 1x1 convolution would bring them to the front
+        cells = functional.linear(rearrange(states, "t b d h w -> t b h w d"), kernel, self.readout.bias)
+        return rearrange(cells, "t b h w c -> t b c h w")
 
     def _drop(self, steps: Float[Tensor, "t b d h w"]) -> Float[Tensor, "t b d h w"]:
         """Whole channels dropped, the same ones at every step of a sample."""

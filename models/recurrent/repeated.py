@@ -21,6 +21,7 @@ class Repeated:
             torch.is_inference_mode_enabled()
             and (weight.device.type, weight.dtype) == ("cpu", torch.float32)
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+            and (_precision(weight) != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
         )
 
     def __call__(
@@ -29,7 +30,7 @@ class Repeated:
         """The convolved state, plus the bias."""
         if not self.packs:
             return functional.conv2d(state, self.weight, bias, padding="same")
-        precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.weight.dtype
+        precision = _precision(self.weight)
         state = state.to(precision)
         side = self.weight.shape[-1] // 2
         geometry = ([side, side], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
@@ -39,3 +40,7 @@ class Repeated:
         bias = None if bias is None else bias.to(precision)
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(state, self.packed, bias, *geometry, "none", [], "")
         return convolved
+
+
+def _precision(weight: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype

@@ -4,7 +4,7 @@ A state is a tuple of maps (b, d, h, w) or stacks of them; the first is the hidd
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -33,10 +33,23 @@ class Cell(Protocol):
         """
 
 
+@runtime_checkable
+class AtOnce(Protocol):
+    """A cell that may have one function for all steps."""
+
+    def at_once(
+        self, inputs: Float[Tensor, "t b c h w"] | None, state: State | None, steps: int
+    ) -> tuple[Float[Tensor, "t b d h w"], State] | None:
+        """What `unroll` returns, or None where the cell goes step by step."""
+
+
 def unroll(
     cell: Cell, inputs: Float[Tensor, "t b c h w"] | None, state: State | None, steps: int
 ) -> tuple[Float[Tensor, "t b d h w"], State]:
     """Hidden states of all steps, and the last state; either of inputs and state may be absent (zero)."""
+    at_once = cell.at_once(inputs, state, steps) if isinstance(cell, AtOnce) else None
+    if at_once is not None:
+        return at_once
     driven: Sequence[Driven | None] = [None] * steps if inputs is None else cell.drive(inputs)
     convolve = Repeated(cell.state_to_state.weight)
     hidden_states = []

@@ -281,7 +281,7 @@ def test_a_kernel_laid_out_once_convolves_as_ever(side, biased):
         for seed in range(2):
             state = maps(2, 5, 3, 11, seed=seed, dtype=torch.float32)
             torch.testing.assert_close(once(state, bias), convolve(state, bias), rtol=1e-5, atol=1e-5)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16):  # laid out only where the processor has bfloat16
                 rounded = Repeated(weight)(state, bias)
             assert rounded.dtype == torch.bfloat16
             torch.testing.assert_close(rounded.float(), convolve(state, bias), rtol=0.05, atol=0.1)

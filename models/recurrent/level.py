@@ -1,0 +1,159 @@
+"""All steps of one ConvLSTM level as one function, forward and backward, for CPUs in single precision.
+
+The same sums as `models.recurrent.convlstm` takes step by step. Here one convolution takes the channels of input and
+state side by side, by fewer multiplications (`models.recurrent.winograd`); the gradient of its kernel adds up in place,
+and no step of autograd stands between. In `_Level` maps have channels last, and gates are four maps, each whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from models.recurrent.gates import Step, act
+from models.recurrent.winograd import POINTS, Grid, Kernel, channels_first, channels_last, of_kernel, transformed
+
+CHANNELS = 16  # with fewer on either side the transforms cost more than the products that they save
+TILES = 8  # of a sample; with fewer, likewise
+AT_ONCE = 128  # tiles: with fewer, kernels are read too often; with more, products leave the processor's cache
+
+Steps = Float[Tensor, "t b c h w"]
+Maps = Float[Tensor, "b d h w"]
+Tiles = Float[Tensor, "n_n tiles c"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a level; the kernel of the input is absent where there is none."""
+
+    of_input: Float[Tensor, "4d c k k"] | None
+    of_state: Float[Tensor, "4d d k k"]
+    bias: Float[Tensor, " 4d"]
+    peephole: Float[Tensor, "3 d 1 1"] | None
+
+
+def suits(weights: Weights, inputs: Steps | None, hidden: Maps | None) -> bool:
+    """Whether `run` is for these: on a CPU in single precision, kernels of one side, 3 or 5, and enough to do."""
+    maps = hidden if inputs is None else inputs[0]
+    if maps is None or maps.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    if is_in_torch_dispatch_mode() and type(maps) is Tensor:  # somebody counts operations: show those of the definition
+        return False
+    kernels = [kernel for kernel in (weights.of_input, weights.of_state) if kernel is not None]
+    return (
+        all(values.dtype == torch.float32 for values in (maps, *kernels))
+        and {kernel.shape[-1] for kernel in kernels} in ({side} for side in POINTS)
+        and min(size for kernel in kernels for size in kernel.shape[:2]) >= CHANNELS
+        and Grid(*maps.shape[-2:]).tiles >= TILES
+    )
+
+
+def run(
+    weights: Weights, inputs: Steps | None, hidden: Maps | None, cell: Maps | None, steps: int
+) -> tuple[Steps, tuple[Maps, Maps]]:
+    """Hidden states of all steps, and the last (hidden, cell); inputs, or both states, may be absent (zero).
+
+    As many samples at a time as the processor's cache holds.
+    """
+    kernel = transformed(*([] if weights.of_input is None else [weights.of_input]), weights.of_state)
+    like = hidden if inputs is None else inputs[0]
+    assert like is not None  # inputs, or states
+    size = max(1, AT_ONCE // Grid(*like.shape[-2:]).tiles)
+    count = -(-len(like) // size)
+    samples = zip(*(_split(maps, size, count) for maps in (inputs, hidden, cell)), strict=True)
+    rest = kernel, weights.bias, weights.peephole, steps, torch.is_grad_enabled()
+    parts = [_Level.apply(*of_part, *rest) for of_part in samples]  # type: ignore[no-untyped-call]
+    states, last_hidden, last_cell = (
+        parts[0] if count == 1 else (torch.cat(x, dim=-4) for x in zip(*parts, strict=True))
+    )
+    return states, (last_hidden, last_cell)
+
+
+def _split(maps: Tensor | None, size: int, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if maps is None else torch.split(maps, size, dim=-4)
+
+
+class _Level(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Steps | None, hidden: Maps | None, cell: Maps | None, kernel: Kernel,
+        bias: Tensor, peephole: Tensor | None, steps: int, keep: bool,
+    ) -> tuple[Steps, Maps, Maps]:  # fmt: skip
+        ctx.set_materialize_grads(False)
+        transform, per_gate = of_kernel(kernel), None if peephole is None else peephole.flatten(1)
+        grid = Grid(*(hidden if inputs is None else inputs).shape[-2:])  # type: ignore[union-attr]
+        state, first_cell = (None if maps is None else channels_last(maps) for maps in (hidden, cell))
+        states, new, kept, products = [], first_cell, [], None
+        for step in range(steps):
+            joint = [channels_last(inputs[step])] if inputs is not None else []
+            tiles = transform.tiles(torch.cat(joint if state is None else [*joint, state], dim=3), grid)
+            products = torch.bmm(tiles, kernel[:, : tiles.shape[2]], out=products)
+            products[0] += bias  # see `Transform`
+            gates = transform.results(products, grid, 4)
+            state, new, seen = act(gates.unbind(), new, per_gate)
+            states.append(state)
+            kept += [tiles, gates, new, seen] if keep else []
+        assert new is not None  # there is a step
+        ctx.grid, ctx.channels_in, ctx.has_state = grid, 0 if inputs is None else inputs.shape[2], cell is not None
+        ctx.save_for_backward(kernel, peephole, first_cell, *kept)
+        return torch.stack(states).permute(0, 1, 4, 2, 3), channels_first(states[-1]), channels_first(new)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_states: Steps | None, of_hidden: Maps | None, of_cell: Maps | None) -> tuple[Any, ...]:
+        kernel, peephole, first_cell, *kept = ctx.saved_tensors
+        steps = [kept[at : at + 4] for at in range(0, len(kept), 4)]
+        cells_before = [first_cell, *(new for _, _, new, _ in steps)]
+        wanted = _Wanted(kernel, peephole, ctx.channels_in if not ctx.needs_input_grad[0] else 0)
+        of_hidden, of_cell = (None if maps is None else channels_last(maps) for maps in (of_hidden, of_cell))
+        of_inputs = []
+        for number, (tiles, gates, new, seen) in reversed(list(enumerate(steps))):
+            of_hidden = _total(of_hidden, None if of_states is None else channels_last(of_states[number]), like=new)
+            step = Step(gates.unbind(), cells_before[number], new, seen, wanted.per_gate)
+            of_gates = torch.empty_like(gates)
+            of_cell = step.gradients(of_hidden, of_cell, of_gates.unbind())
+            of_joint = wanted.add(step, of_gates, tiles, ctx.grid)
+            of_step, of_hidden = torch.tensor_split(of_joint, (ctx.channels_in - wanted.skipped,), dim=3)
+            of_inputs.append(of_step)
+        of_maps = torch.stack(of_inputs[::-1]).permute(0, 1, 4, 2, 3) if ctx.needs_input_grad[0] else None
+        of_first = [
+            channels_first(maps) if ctx.has_state and maps is not None else None for maps in (of_hidden, of_cell)
+        ]
+        return of_maps, *of_first, wanted.of_kernel, wanted.of_bias, wanted.of_peephole, None, None
+
+
+class _Wanted:
+    """Gradients of a level's weights, which add up over the steps."""
+
+    def __init__(self, kernel: Kernel, peephole: Tensor | None, skipped: int) -> None:
+        self.kernel, self.skipped = kernel, skipped  # channels of input whose gradient nobody asks for
+        self.per_gate = None if peephole is None else peephole.flatten(1)
+        self.of_kernel, self.of_bias = torch.zeros_like(kernel), kernel.new_zeros(kernel.shape[2])
+        self.of_peephole = None if peephole is None else torch.zeros_like(peephole)
+
+    def add(self, step: Step, of_gates: Float[Tensor, "4 b h w d"], tiles: Tiles, grid: Grid) -> Tensor:
+        """Add what one step gives; return the gradient of its input and state side by side, (b, h, w, c + d)."""
+        if self.of_peephole is not None:
+            self.of_peephole += step.of_peephole(of_gates.unbind(), (0, 1, 2)).view_as(self.of_peephole)
+        transform, channels = of_kernel(self.kernel), tiles.shape[2]  # fewer channels without a state
+        of_products = transform.products_of(of_gates, grid)
+        self.of_bias += of_products[0].sum(dim=0)
+        self.of_kernel[:, :channels].baddbmm_(tiles.mT, of_products)
+        if channels == self.skipped:
+            return step.new[..., :0]
+        return transform.maps_of(of_products @ self.kernel[:, self.skipped : channels].mT, grid)
+
+
+def _total(first: Tensor | None, second: Tensor | None, like: Tensor) -> Tensor:
+    """The sum of those that are there, zeros like a third if none is."""
+    if first is not None and second is not None:
+        return first + second
+    there = first if first is not None else second
+    return torch.zeros_like(like) if there is None else there
