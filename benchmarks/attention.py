@@ -3,7 +3,8 @@
 Every pattern that the video transformer knows, and joint attention with its weights in memory, take turns in a network
 that is otherwise the same. Time is the best of several turns of forward and backward pass, in float32, one film; memory
 is what is kept for the backward pass (on a GPU: the peak). A dash was not measured: it would not fit, or take too long.
-`--full` measures longer, and trains on all tasks at 1024 tokens: for a GPU, or a night.
+Quality comes from three tasks on 128 or 256 tokens, some minutes on two cores. `--full` measures longer, and trains on
+all tasks at 1024 tokens: for a GPU, or a night.
 """
 
 import argparse
@@ -18,7 +19,6 @@ from arena import costs, quality, report
 from arena.backbone import Backbone
 from arena.patterns import PATTERNS
 from arena.picture import SHOWN_AT, draw
-from arena.tasks import TASKS
 
 OUT = Path(__file__).parents[1] / "data" / "bench"
 
@@ -68,9 +68,7 @@ def main() -> None:
     for name, table in tables.items():
         say(report.cost_lines(f"A training step of {name}, four sub-layers, d {sizes[0]}", table, SHOWN_AT))
     learned = quality.table(training, device)
-    tokens = " x ".join(map(str, training.grid)) if training.grid else "1024"
-    title = f"Right answers after {training.steps} steps on {tokens} tokens, mean of {training.seeds} seeds"
-    say(report.quality_lines(title, learned, weights(*sizes)))
+    say(report.quality_lines(learned, training, weights(*sizes)))
     found = {
         "machine": machine(device),
         "settings": {"digest": setting, "effort": asdict(effort), "training": asdict(training)},
@@ -80,9 +78,7 @@ def main() -> None:
     }
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "attention.json").write_text(json.dumps(found, indent=2) + "\n")
-    task = next(task for task in TASKS if task.name == training.tasks[0])
-    trained_on = f"“{task.asks}”: {training.steps} steps on {tokens} tokens"
-    draw(tables["the network"], learned[task.name], trained_on, machine(device), OUT / "attention.png")
+    draw(tables["the network"], learned, training, machine(device), OUT / "attention.png")
 
 
 if __name__ == "__main__":

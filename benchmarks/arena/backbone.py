@@ -7,20 +7,21 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FASTEST = 1.0  # radians a cell or a frame
+FASTEST, SLOWEST = 2.5, 0.4  # radians a cell or a frame
+LOUDNESS = 3.0  # amplitude of positions: with 1, networks take twice as many steps to begin to look elsewhere
 
 
 def positions(t: int, h: int, w: int, dim: int) -> Float[Tensor, "t h w dim"]:
     """Sines and cosines of frame, row and column, about a third of the features each; what is left over is 0."""
     table = torch.zeros(t, h, w, dim)
     count = dim // 6
-    rates = FASTEST * 0.05 ** (torch.arange(count) / max(count - 1, 1))
+    rates = FASTEST * (SLOWEST / FASTEST) ** (torch.arange(count) / max(count - 1, 1))
     for axis, length in enumerate((t, h, w)):
         shape = [1, 1, 1, count]
         shape[axis] = length
         angle = (torch.arange(length)[:, None] * rates).reshape(shape)
         start = 2 * count * axis
-        table[..., start : start + 2 * count] = torch.cat([angle.sin(), angle.cos()], dim=-1)
+        table[..., start : start + 2 * count] = LOUDNESS * torch.cat([angle.sin(), angle.cos()], dim=-1)
     return table
 
 

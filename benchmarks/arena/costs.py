@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from .backbone import Backbone
 from .measure import Cost, cost_in_turns, exponent
@@ -44,7 +45,7 @@ def table(build: Build, grids: Sequence[Grid], effort: Effort, device: str, dim:
     """Costs of all patterns; those of one size are measured in turns. What does not fit or is slow is left out."""
     costs: Table = {name: {} for name in PATTERNS}
     left = dict(PATTERNS)
-    for grid in grids:
+    for grid in tqdm(grids, "costs", unit="size"):
         left = {name: it for name, it in left.items() if weights_mb(it.mixers(dim, heads), grid) <= MOST_MB}
         networks = {}
         for name, pattern in left.items():

@@ -1,17 +1,20 @@
-"""The picture of the arena: what patterns learn against what they cost, and how their cost grows."""
+"""The picture of the arena: what patterns learn, from the cheapest to the dearest, and how their cost grows."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.patheffects import withStroke
 
 from .costs import Table
 from .patterns import EXPLICIT, JOINT
+from .quality import Lesson, Training
+from .tasks import TASKS
 
 INK, SOFT, FAINT = "#222222", "#555555", "#dddddd"
 FAMILIES = {  # Okabe & Ito (2008): told apart with every common colour blindness
@@ -26,55 +29,62 @@ MARKERS = "os^Dv"
 SHOWN_AT = 4096  # tokens
 
 
-def draw(costs: Table, quality: Mapping[str, float], trained_on: str, machine: str, path: Path) -> None:
-    """Write the picture as a PNG."""
-    figure = Figure(figsize=(13.0, 5.6), layout="constrained")
+def draw(
+    costs: Table, quality: Mapping[str, Mapping[str, float]], training: Training, machine: str, path: Path
+) -> None:
+    """Write the picture as a PNG: a panel for each task, and one for how costs grow."""
+    figure = Figure(figsize=(2.1 * len(quality) + 8.2, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    draw_quality(left, costs, quality, trained_on)
-    draw_growth(right, costs)
-    for axes in (left, right):
+    *panels, growth = figure.subplots(1, len(quality) + 1, width_ratios=[*[1.0] * len(quality), 3.3])
+    order = sorted(next(iter(quality.values())), key=lambda name: -seconds_shown(costs, name))
+    for axes, (task, right) in zip(panels, quality.items(), strict=True):
+        draw_quality(axes, {name: right[name] for name in order}, task, training.lessons[task])
+    draw_names(panels[0], order, costs)
+    draw_growth(growth, costs)
+    for axes in (*panels, growth):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=FAINT, linewidth=0.6)
+        axes.grid(axis="both" if axes is growth else "x", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.tick_params(colors=SOFT)
     for family, (colour, _) in FAMILIES.items():
-        left.plot([], [], "o", color=colour, label=family)
+        growth.plot([], [], "o", color=colour, label=family)
     figure.legend(loc="outside lower center", ncols=len(FAMILIES), frameon=False, labelcolor=INK)
     figure.suptitle(f"Attention patterns in one network of four sub-layers, d 64; {machine}", color=SOFT, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def draw_quality(axes: Axes, costs: Table, quality: Mapping[str, float], trained_on: str) -> None:
-    """Right answers against the time of a training step."""
-    known = {name: costs[name][SHOWN_AT].seconds for name in quality if SHOWN_AT in costs[name]}
-    order = sorted(known, key=lambda name: quality[name])
-    heights = apart([100 * quality[name] for name in order], 2.6)
-    for name, height in zip(order, heights, strict=True):
-        axes.plot(known[name], 100 * quality[name], marker_of(name), color=COLOURS[name], markersize=8)
-        axes.annotate(
-            name,
-            (known[name], 100 * quality[name]),
-            (1.09 * known[name], height),
-            color=COLOURS[name],
-            va="center",
-            fontsize=9,
-        )
-    axes.axhline(50, color=SOFT, linewidth=1, linestyle=(0, (4, 2)))
-    axes.text(
-        0.995, 50.4, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=SOFT, fontsize=9
-    )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    low, high = min(known.values()), max(known.values())
-    axes.set_xlim(low / 1.25, high * (high / low) ** 0.25)
-    axes.set_ylim(min(46, heights[0] - 2), max(103, heights[-1] + 2))
-    axes.set_xlabel(f"seconds of a training step at {SHOWN_AT} tokens", color=INK)
-    axes.set_ylabel("right answers, %", color=INK)
-    axes.set_title(trained_on, loc="left", color=INK, fontsize=10)
+def seconds_shown(costs: Table, name: str) -> float:
+    """Time of a training step of the size that patterns are sorted by; infinite where it was not measured."""
+    return costs[name][SHOWN_AT].seconds if SHOWN_AT in costs[name] else math.inf
+
+
+def draw_quality(axes: Axes, right: Mapping[str, float], task: str, lesson: Lesson) -> None:
+    """A bar from chance to the right answers of each pattern, the first at the bottom."""
+    asks = next(it.asks for it in TASKS if it.name == task)
+    for row, (name, share) in enumerate(right.items()):
+        axes.barh(row, 100 * share - 50, 0.62, 50, color=COLOURS[name])
+        axes.text(max(100 * share, 50) + 1.5, row, f"{100 * share:.0f}", color=COLOURS[name], va="center", fontsize=9)
+    axes.axvline(50, color=SOFT, linewidth=1)
+    axes.set_xlim(46, 110)
+    axes.set_ylim(-0.6, len(right) - 0.4)
+    axes.set_xticks([50, 75, 100], ["chance", "75", "100 %"])
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(colors=SOFT, labelsize=9)
+    axes.set_title("\n".join(wrap(f"{task}: {asks}", 22)), loc="left", color=INK, fontsize=10)
+    grid = " x ".join(map(str, lesson.grid))
+    axes.set_xlabel(f"{grid} tokens,\n{lesson.steps} steps of {lesson.batch} films", color=SOFT, fontsize=9)
+
+
+def draw_names(axes: Axes, order: Sequence[str], costs: Table) -> None:
+    """Names of the rows of the panels of quality, the cheapest pattern at the top, with what a step takes."""
+    taken = [seconds_shown(costs, name) for name in order]
+    labels = [f"{name}  {time:.2g} s" if math.isfinite(time) else name for name, time in zip(order, taken, strict=True)]
+    axes.set_yticks(range(len(order)), labels)
+    for name, label in zip(order, axes.get_yticklabels(), strict=True):
+        label.set_color(COLOURS[name])
+    axes.tick_params(axis="y", length=0, labelsize=10)
+    axes.set_ylabel(f"from dear (below) to cheap: seconds of a step at {SHOWN_AT} tokens", color=SOFT, fontsize=9)
 
 
 def draw_growth(axes: Axes, costs: Table) -> None:
@@ -95,9 +105,11 @@ def draw_growth(axes: Axes, costs: Table) -> None:
     for size in {size for size, _ in ends.values()}:
         names = sorted((name for name in ends if ends[name][0] == size), key=lambda name: ends[name][1])
         for name, height in zip(names, apart([math.log(ends[name][1]) for name in names], step), strict=True):
-            axes.text(1.07 * size, math.exp(height), name, color=COLOURS[name], va="center", fontsize=9)
+            label = axes.text(1.07 * size, math.exp(height), name, color=COLOURS[name], va="center", fontsize=9)
+            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
     axes.set_xlabel("tokens: 16 x 16 a frame, more and more frames", color=INK)
     axes.set_ylabel("seconds of a training step", color=INK)
+    axes.tick_params(colors=SOFT)
     axes.set_title("The same network on longer films", loc="left", color=INK, fontsize=10)
 
 

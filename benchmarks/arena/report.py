@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from .costs import Ratio, Table, growth
 from .patterns import EXPLICIT, JOINT
+from .quality import Training
+from .tasks import TASKS
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -36,9 +38,16 @@ def versus(costs: Table, other: str, name: str, at: int, field: str) -> str:
     return number(getattr(costs[other][at], field) / getattr(costs[name][at], field))
 
 
-def quality_lines(title: str, quality: Mapping[str, Mapping[str, float]], weights: Mapping[str, int]) -> list[str]:
+def quality_lines(
+    quality: Mapping[str, Mapping[str, float]], training: Training, weights: Mapping[str, int]
+) -> list[str]:
     """A row for each pattern: its weights beside those of joint attention, and its right answers in each task."""
-    lines = [title, "", f"{'':<15}{'weights':>9}{'of joint':>10}" + "".join(f"{task:>12}" for task in quality)]
+    asks = {task.name: task.asks for task in TASKS}
+    lines = [f"Right answers, mean of {training.seeds} seeds; half would be right by chance"]
+    for name, lesson in training.lessons.items():
+        grid = " x ".join(map(str, lesson.grid))
+        lines.append(f"  {name}: {asks[name]} {lesson.steps} steps of {lesson.batch} films of {grid} tokens")
+    lines += ["", f"{'':<15}{'weights':>9}{'of joint':>10}" + "".join(f"{task:>12}" for task in quality)]
     for name in next(iter(quality.values())):
         shares = "".join(f"{100 * quality[task][name]:>10.1f} %" for task in quality)
         lines.append(f"{name:<15}{weights[name]:>9}{weights[name] / weights[JOINT]:>10.2f}{shares}")

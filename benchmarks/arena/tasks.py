@@ -97,16 +97,28 @@ def advected(films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:
 
 
 def which_first(count: int, grid: tuple[int, int, int], seed: int) -> Questions:
-    """Two frames of a field that moves with the `WIND`, in either order: is the first one the earlier?"""
+    """Two frames of a field that moves with the `WIND`, in either order: is the first one the earlier?
+
+    Asked where it rains in the first frame. Every field comes twice there, followed by where the wind takes it or by
+    where it came from: neither the field nor any one cell gives the answer away.
+    """
     draws = np.random.default_rng(seed)
     films, answers = np.zeros((count, *grid, 1), np.float32), np.full((count, *grid), np.nan, np.float32)
-    field = echoes(draws, (count, *grid[1:]), 1.0)
-    forwards = draws.permutation(np.arange(count) % 2)
-    for k in range(count):
-        pair = [field[k], np.roll(field[k], WIND, axis=(0, 1))]
-        films[k, :2, ..., 0] = pair if forwards[k] else pair[::-1]
-        answers[k, 0] = forwards[k]
+    for k in range(0, count, 2):
+        before, field, after = _moving(draws, grid[1:])
+        for film, answer, second, earlier in zip(films[k:], answers[k:], (after, before), (1.0, 0.0), strict=False):
+            film[0, ..., 0], film[1, ..., 0] = field, second
+            answer[0][field > 0] = earlier
     return questions(list(films), list(answers))
+
+
+def _moving(draws: np.random.Generator, shape: tuple[int, ...]) -> list[Float[np.ndarray, "h w"]]:
+    """A field one step earlier, now and one step later; drawn again where earlier and later are the same."""
+    while True:
+        field = echoes(draws, shape, 1.0)
+        before, after = (np.roll(field, (step * WIND[0], step * WIND[1]), axis=(0, 1)) for step in (-1, 1))
+        if (before != after).any() and (field > 0).any():
+            return [before, field, after]
 
 
 def came_first(films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:

@@ -6,21 +6,33 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from benchmarks.arena.tasks import LAG, TASKS, WIND, Task, advected_pattern, connected_storms, delayed_recall
+from benchmarks.arena.quality import SHORT
+from benchmarks.arena.tasks import (
+    LAG,
+    TASKS,
+    WIND,
+    Task,
+    advected_pattern,
+    connected_storms,
+    delayed_recall,
+    which_first,
+)
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+SIZES = [(task, task.grid) for task in TASKS] + [(task, SHORT[task.name].grid) for task in TASKS if task.name in SHORT]
+every_size = pytest.mark.parametrize(("task", "grid"), SIZES, ids=lambda it: getattr(it, "name", str(it)))
 COUNT = 200
 
 
-@every_task
-def test_half_of_the_answers_are_yes(task: Task) -> None:
-    answers = task.make(COUNT, task.grid, 11).answers
+@every_size
+def test_half_of_the_answers_are_yes(task: Task, grid: tuple[int, int, int]) -> None:
+    answers = task.make(COUNT, grid, 11).answers
     assert abs(float(answers.nanmean()) - 0.5) <= 0.02
 
 
-@every_task
-def test_its_oracle_knows_every_answer(task: Task) -> None:
-    films, answers = task.make(COUNT, task.grid, 12)
+@every_size
+def test_its_oracle_knows_every_answer(task: Task, grid: tuple[int, int, int]) -> None:
+    films, answers = task.make(COUNT, grid, 12)
     asked = answers.isfinite()
     assert asked.flatten(1).any(dim=1).all()
     assert torch.equal(task.oracle(films)[asked], answers[asked])
@@ -67,6 +79,24 @@ def test_a_grid_that_the_wind_crosses_is_refused() -> None:
 def test_too_few_frames_to_recall_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 2 frames to recall, got 2"):
         delayed_recall(1, (2, 3, 5), 3)
+
+
+def test_a_field_is_followed_by_where_the_wind_takes_it_and_by_where_it_came_from() -> None:
+    films, answers = which_first(2, (2, 11, 13), 3)
+    field = films[0, 0, ..., 0]
+    assert torch.equal(films[1, 0, ..., 0], field)
+    assert torch.equal(films[0, 1, ..., 0], field.roll(WIND, dims=(0, 1)))
+    assert torch.equal(films[1, 1, ..., 0].roll(WIND, dims=(0, 1)), field)
+    rain = field > 0
+    assert torch.equal(answers[:, 0].isfinite(), rain.expand(2, 11, 13))
+    assert (answers[0, 0][rain] == 1).all()
+    assert (answers[1, 0][rain] == 0).all()
+    assert answers[:, 1].isnan().all()
+
+
+def test_the_earlier_frame_is_never_the_same_as_the_later_one() -> None:
+    films, _ = which_first(2000, (2, 8, 8), 4)
+    assert (films[::2, 1] != films[1::2, 1]).flatten(1).any(dim=1).all()
 
 
 def test_marked_points_are_as_far_apart_when_in_one_echo_as_when_not() -> None:
