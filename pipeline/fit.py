@@ -69,6 +69,12 @@ class Samples(LightningDataModule):
         return SampleDataset(self.reader, read_init_times(PREPARED / "init_times.csv", split), self.shape)
 
 
+EMULATED = (
+    "train.precision {}: this processor has no bfloat16 instructions and emulates them, several times slower than "
+    "float32; choose 32-true\n"
+)
+
+
 class EpochLines(Callback):
     """One line an epoch where there is no terminal to draw a progress bar on."""
 
@@ -129,6 +135,8 @@ def fit(params: config.Params, description: Description, climatology: xr.Dataset
     newest = ModelCheckpoint(resume, "last", enable_version_counter=False)  # of every epoch, better or not
     watch = TQDMProgressBar() if sys.stderr.isatty() else EpochLines(description.model)
     trainer = make_trainer(options, [watch, keep, newest], RunLogger(run))
+    if trainer.strategy.root_device.type == "cpu" and "bf16" in options.precision and not has_bfloat16():
+        sys.stderr.write(EMULATED.format(options.precision))
     last = resume / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # samples are read in whole batches
@@ -147,6 +155,11 @@ def fit(params: config.Params, description: Description, climatology: xr.Dataset
         facts,
         training_costs(description, options, network, budget, len(samples.training)),
     )
+
+
+def has_bfloat16() -> bool:
+    """Return whether this processor computes in bfloat16 by itself."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def statistics(description: Description, climatology: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

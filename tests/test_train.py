@@ -122,6 +122,16 @@ def test_repeatable_and_seeded(project: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("has", [False, True])
+def test_emulated_bfloat16_is_told(
+    has: bool, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "has_bfloat16", lambda: has)
+    train(rewrite(project, {"train": {"precision": "bf16-mixed", "epochs": 1}}), "video_transformer")
+    assert ("train.precision bf16-mixed: this processor has no bfloat16" in capsys.readouterr().err) == (not has)
+
+
+@pytest.mark.slow
 def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> None:
     params = rewrite(project, {"train": {"epochs": 100_000, "max_minutes": 0.08, "patience": 100_000}})
     rates: list[float] = []
