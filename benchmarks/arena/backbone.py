@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 FASTEST, SLOWEST = 2.5, 0.4  # radians a cell or a frame
-LOUDNESS = 3.0  # amplitude of positions: with 1, networks take twice as many steps to begin to look elsewhere
+LOUDNESS = 3.0  # amplitude of positions: with 1, networks are slower to begin to look at other tokens
 
 
 def positions(t: int, h: int, w: int, dim: int) -> Float[Tensor, "t h w dim"]:

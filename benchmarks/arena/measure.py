@@ -64,7 +64,7 @@ def held_bytes(forward: Callable[[], Tensor], parameters: Sequence[Tensor] = ())
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes(), tensor.detach()
-        return tensor
+        return tensor.detach()  # a result that keeps itself would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _result = forward()

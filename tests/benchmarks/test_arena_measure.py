@@ -2,6 +2,7 @@
 
 import math
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,19 @@ def test_held_bytes_counts_each_storage_once_and_no_weights() -> None:
     assert held_bytes(lambda: linear(values), list(linear.parameters())) == 3 * 5 * 4
     assert held_bytes(lambda: values * values) == 3 * 5 * 4
     assert held_bytes(lambda: values.exp().sin()) == 3 * 5 * 4  # exp keeps its result, which sin keeps too
+
+
+def test_what_was_measured_is_freed() -> None:
+    values = torch.randn(3, 5, requires_grad=True)
+    results: list[weakref.ref[Tensor]] = []
+
+    def forward() -> Tensor:
+        result = values.exp()  # keeps its result
+        results.append(weakref.ref(result))
+        return result
+
+    held_bytes(forward)
+    assert results[0]() is None
 
 
 def test_exponent_of_a_power_law() -> None:
