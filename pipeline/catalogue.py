@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 import models
 from models.attention.choices import ATTENTIONS
+from models.sizes import Sizes
 from pipeline.costs import count_macs, device_name
 from pipeline.memory import training_memory
+from pipeline.theory import theory_of
 
 PAGE = Path("docs/models.md")
 SIZES: dict[str, Any] = {"channels_in": 1, "channels_out": 1, "history": 6, "horizon": 12, "step_minutes": 5}
@@ -144,6 +146,17 @@ def costs_table(sides: Sequence[int] = SIDES) -> str:
     return table(head, rows)
 
 
+def theory_table(sides: Sequence[int] = SIDES) -> str:
+    """Return the table of what must wait and how far information travels, which follows from the options."""
+    rows = []
+    for name, variant in VARIANTS.items():
+        found = [theory_of(variant.stated(), Sizes(**SIZES), (side, side)) for side in sides]
+        paths = ["never" if theory.path is None else str(theory.path) for theory in found]
+        rows.append([name, str(found[0].in_a_row), f"`{found[0].row_grows}`", *paths, f"`{found[0].path_grows}`"])
+    head = ["variant", "operations in a row", "grow as", *(f"path {side} x {side}" for side in sides), "grows as"]
+    return table(head, rows)
+
+
 def seconds_table(sides: Sequence[int] = SIDES) -> str:
     """Return the table of what was measured on this machine."""
     rows = []
@@ -172,7 +185,7 @@ def options_table(kind: str) -> str:
     return table(["option", "default", "meaning"], rows)
 
 
-def page(costs: str, seconds: str, machine: str) -> str:
+def page(costs: str, theory: str, seconds: str, machine: str) -> str:
     """Return the whole page."""
     history, horizon = SIZES["history"], SIZES["horizon"]
     kinds = "\n\n".join(f"### `{kind}`\n\n{options_table(kind)}" for kind in models.LEARNED)
@@ -206,6 +219,18 @@ whether a training fits into memory, and what would.
 
 The clusters of `clustered` depend on the data: its MB are the worst case, its GMAC those of an empty field.
 
+## What waits, and how far information travels
+
+An operation mixes places or times: a step of a recurrent cell, a sub-layer of attention, a convolution. Operations in a
+row are those that must wait for one another, from the first frame to the last lead, however many processors there are.
+The path is the fewest of them from a corner of the first frame to the opposite corner at the last lead: where it is
+longer than the operations in a row, that lead does not see that corner. T are the steps of history and horizon, K the
+`memory`, n the cells or tokens along the longest axis, r those that one operation reaches.
+
+{theory}
+
+`trajgru`, `reformer` and `deformable` choose where they look: theirs is the path to the places that they choose.
+
 ## How long they take
 
 The fastest of {REPEATS} on {machine}, one sample at a time. Approximations
@@ -225,7 +250,7 @@ def main() -> None:
     import torch
 
     machine = f"{device_name(learned=False)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    PAGE.write_text(page(costs_table(), seconds_table(), machine))
+    PAGE.write_text(page(costs_table(), theory_table(), seconds_table(), machine))
     sys.stdout.write(f"{PAGE}\n")
 
 

@@ -7,7 +7,7 @@ import pytest
 import models
 from models.attention.choices import ATTENTIONS
 from pipeline import catalogue
-from pipeline.catalogue import SIDES, VARIANTS, cost_of, options_table, parameters_of, short
+from pipeline.catalogue import SIDES, VARIANTS, cost_of, options_table, parameters_of, short, theory_table
 from tests.imports import ROOT
 
 PAGE = (ROOT / catalogue.PAGE).read_text()
@@ -36,6 +36,10 @@ def test_costs_are_those_of_the_code(name: str) -> None:
     assert cells[1 + len(SIDES)] == short(found.held_mb)
     assert cells[-2] == f"`{variant.kind}` `{variant.in_yaml()}`"
     assert cells[-1] == variant.paper
+
+
+def test_theory_is_that_of_the_code() -> None:
+    assert theory_table() in PAGE
 
 
 def test_every_variant_was_timed() -> None:
