@@ -80,7 +80,7 @@ def compare(entries: Mapping[str, Entry], options: Compare) -> Comparison:
     found = evidence(fair, tested_scores(next(iter(fair.values()))), options)
     references = [name for name, entry in entries.items() if entry.kind in models.REFERENCES]
     spoken_of = {score: title for score, title in titles.items() if (found.models[0], score) in found.intervals}
-    said = verdict.verdict(found, metrics, spoken_of, references, left_out)
+    said = verdict.verdict(found, metrics, spoken_of, references, left_out, fairness.learnt_on(fair))
     return Comparison(entries, left_out, metrics, titles, found, said)
 
 

@@ -115,12 +115,30 @@ class Sample(Section):
     coordinates: bool = False  # row and column as two more inputs
 
 
+class Online(Section):
+    """How networks learn on while the test period is forecast, as in Shi et al. (2017, arXiv:1706.03458), 3.4."""
+
+    learning_rate: PositiveFloat = 1e-4  # of AdaGrad
+    threshold: NonNegativeFloat = 0.0  # samples with a loss up to here are passed over; in normalised units
+
+
 class Forecast(Section):
     """How the test period is forecast."""
 
     batch_size: PositiveInt = 16  # init times read, forecast and written together; no value depends on it
     tile_cells: PositiveInt | None = None  # default: the training crop; whole fields where that is null too
     overlap_cells: NonNegativeInt = 16
+    online: Online | None = None  # null: networks stay as they were trained, as they always do on a schedule
+
+    def check_online(self, grid_shape: tuple[int, int], crop_cells: int | None) -> None:
+        """Raise `InputError` where networks would learn on, from whole fields, and forecast these by tiles."""
+        tile = self.tile_cells or crop_cells
+        if self.online is not None and tile is not None and tile < max(grid_shape):
+            raise InputError(
+                f"params.yaml: forecast.online learns from whole fields, here of {grid_shape[0]} x {grid_shape[1]}"
+                f" cells, which may not fit into memory where forecasts are made by tiles of {tile}; set"
+                f" forecast.online to null, or forecast.tile_cells to {max(grid_shape)} if whole fields do fit"
+            )
 
 
 class Region(Section):
@@ -281,6 +299,15 @@ class Params(Section):
             there, missing = ("models", "kinds") if odd[0] in value else ("kinds", "models")
             raise ValueError(f"{odd[0]!r} stands under {there}, not under {missing}; expected the same names in both")
         return {name: _model_options(name, kinds[name], options or {}) for name, options in value.items()}
+
+    @model_validator(mode="after")
+    def _somebody_can_be_champion(self) -> Params:
+        if self.forecast.online is not None and not set(self.kinds.values()) & set(models.REFERENCES):
+            raise ValueError(
+                "forecast.online leaves promotion without a candidate, since all models in kinds learn on; add a"
+                " reference such as persistence, or set forecast.online to null"
+            )
+        return self
 
 
 def _model_options(name: str, kind: str, options: dict[str, Any]) -> BaseModel:

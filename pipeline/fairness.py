@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import xarray as xr
 
-from pipeline.schema import INIT_TIME, LEAD_TIME
+from pipeline.schema import INIT_TIME, LEAD_TIME, ONLINE
 from pipeline.scores.sums import SCALE, THRESHOLD, VALID_CRC, fields_of
 
 Budget = Mapping[str, object]
@@ -34,6 +34,12 @@ def unfair(sums: Mapping[str, xr.Dataset], budgets: Mapping[str, Budget | None])
         if found:
             reasons[model] = found
     return reasons
+
+
+def learnt_on(sums: Mapping[str, xr.Dataset]) -> dict[str, list[str]]:
+    """Return why models cannot be promoted that learnt on while the test period was forecast, by model."""
+    why = "it learnt on through the test period (forecast.online), which a schedule does not do"
+    return {model: [why] for model, own in sums.items() if ONLINE in own.attrs}
 
 
 def _standard(groups: Sequence[list[str]]) -> str:

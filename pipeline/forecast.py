@@ -1,24 +1,27 @@
 """Stage `forecast`: a checkpoint + the histories of all test init times -> `data/forecasts/<model>.zarr`.
 
-Blocks of init times are forecast and written one by one, so that memory does not grow with the test period.
+Blocks of init times are forecast and written one by one, so that memory does not grow with the test period. With
+`forecast.online` networks learn on between the forecasts.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from einops import rearrange
+from tqdm import tqdm
 
 from models import LEARNED
 from pipeline import checkpoint, config, costs, store
 from pipeline.frames import FrameReader, read_init_times
 from pipeline.parallel import run_blocks
 from pipeline.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
-from pipeline.schema import INIT_TIME, LEAD_TIME, MEMBER, X, Y, lead_times
+from pipeline.schema import INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
 from pipeline.tiles import forecast_members
 
 
@@ -54,14 +57,18 @@ def forecast(
     without any valid value in its history is NaN.
     """
     description = checkpoint.describe(folder)
+    online = options.online if description.kind in LEARNED else None
     with store.open_observations(observations) as observed:
         grid = store.forecast_grid(observed, description.target_names)
+    if online is not None:
+        options.check_online((grid.sizes[Y], grid.sizes[X]), description.crop_cells)
     digest = store.directory_digest(folder)
     attributes = {
         "model": description.model,
         "checkpoint_digest": digest,  # its MLflow run carries the same
         "data_digest": description.data_digest,
         **({"members": description.members_are} if description.members_are else {}),
+        **({ONLINE: online.learning_rate} if online is not None else {}),
     }
     leads = lead_times(description.horizon, np.timedelta64(description.step_minutes, "m"))
     starts = range(0, len(init_times), options.batch_size)
@@ -74,12 +81,16 @@ def forecast(
             for start in starts
         ]
         alone = description.kind in LEARNED and scheduler is None  # torch uses all cores by itself
-        seconds = run_blocks(
-            forecast_block,
-            jobs,
-            scheduler="synchronous" if alone else scheduler,
-            description=f"forecast {description.model}",
-            unit="block",
+        seconds = (
+            run_blocks(
+                forecast_block,
+                jobs,
+                scheduler="synchronous" if alone else scheduler,
+                description=f"forecast {description.model}",
+                unit="block",
+            )
+            if online is None
+            else forecast_online(folder, observations, init_times, partial, options, online)
         )
     return costs.Costs(
         forecast_milliseconds=round(1000 * sum(seconds) / len(init_times), 2),
@@ -106,11 +117,51 @@ def forecast_block(
     started = time.perf_counter()
     fields = forecast_members(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
     seconds = time.perf_counter() - started
+    write_fields(out, start, fields, forecaster.description)
+    return seconds
+
+
+def forecast_online(
+    folder: Path,
+    observations: Path,
+    init_times: np.ndarray,
+    out: Path,
+    options: config.Forecast,
+    online: config.Online,
+) -> list[float]:
+    """Forecast all init times, which ascend, while the network learns on; return the seconds of each.
+
+    One after the other in this process, whatever `dask.scheduler` is; the seconds are those of reading, learning and
+    forecasting. No frame after an init time is read before its forecast is made. The checkpoint stays as it is.
+    """
+    from pipeline.online import Learning  # brings torch, which references do without
+
+    description = checkpoint.describe(folder)
+    forecaster = checkpoint.load(folder, checkpoint.best_device(description.kind))  # the cached one must not change
+    assert forecaster.network is not None
+    reader = FrameReader(observations, [channel["name"] for channel in description.channels])
+    positions = reader.positions(init_times)
+    learning = Learning(forecaster.network, description, reader, online)
+    seconds = []
+    starts = range(0, len(init_times), options.batch_size)
+    for start in tqdm(starts, f"forecast {description.model}", unit="block", disable=not sys.stderr.isatty()):
+        fields = []
+        for i in range(start, min(start + options.batch_size, len(init_times))):
+            started, alone = time.perf_counter(), init_times[i : i + 1]
+            learning.before(init_times[i])
+            history = reader.read(positions[i] + 1 - description.history, positions[i] + 1)[None]
+            fields.append(forecast_members(forecaster, history, alone, options.tile_cells, options.overlap_cells))
+            seconds.append(time.perf_counter() - started)
+        write_fields(out, start, np.concatenate(fields), description)
+    return seconds
+
+
+def write_fields(out: Path, start: int, fields: np.ndarray, description: checkpoint.Description) -> None:
+    """Write forecasts (b, m, horizon, c, y, x) from position `start` of the store `out`."""
     fields = rearrange(fields, "b m f c y x -> c b f m y x")
     dims = (INIT_TIME, LEAD_TIME, MEMBER, Y, X)
-    block = xr.Dataset({name: (dims, fields[i]) for i, name in enumerate(forecaster.description.target_names)})
-    store.write_block(out, start, block.squeeze(MEMBER) if forecaster.description.members is None else block)
-    return seconds
+    block = xr.Dataset({name: (dims, fields[i]) for i, name in enumerate(description.target_names)})
+    store.write_block(out, start, block.squeeze(MEMBER) if description.members is None else block)
 
 
 if __name__ == "__main__":

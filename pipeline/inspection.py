@@ -88,7 +88,7 @@ def check_live(params: config.Params, step_minutes: int) -> None:
 
 
 def check_sizes(params: config.Params, found: Summary) -> None:
-    """Raise `InputError` where crops or tiles are larger than the grid."""
+    """Raise `InputError` where crops or tiles are larger than the grid, or online learning needs tiles."""
     for key, size in (
         ("sample.crop_cells", params.sample.crop_cells),
         ("forecast.tile_cells", params.forecast.tile_cells),
@@ -97,6 +97,7 @@ def check_sizes(params: config.Params, found: Summary) -> None:
             raise InputError(
                 f"params.yaml: {key} is {size}, larger than the grid of {found.grid_shape[0]} x {found.grid_shape[1]}"
             )
+    params.forecast.check_online(found.grid_shape, params.sample.crop_cells)
 
 
 def check_leads(params: config.Params, step_minutes: int) -> None:

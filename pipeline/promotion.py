@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import xarray as xr
 
 from pipeline.config import Compare, Guards, Promotion
+from pipeline.fairness import learnt_on
 from pipeline.figures import lead_unit, readable
 from pipeline.schema import InputError, lead_minutes
 from pipeline.scores.ranking import badness
@@ -48,17 +49,18 @@ def decide(
 ) -> Decision:
     """Return whether the best fair model replaces the champion, or without one the best reference.
 
-    `sums` are those of all models, `excluded` says which are not fair and why, `champion` is the model in office. The
-    score is that of the first field. Raises `InputError` for leads that no forecast has, or when no fair model is left.
+    `sums` are those of all models, `excluded` says which are not fair and why, `champion` is the model in office. A
+    model that learnt on while it forecast is no candidate either: no schedule would issue what was scored. The score is
+    that of the first field. Raises `InputError` for leads that no forecast has, or when no fair model is left.
     """
-    left_out = excluded or {}
-    pooled = {model: _pooled(own, promotion) for model, own in sums.items() if model not in left_out}
-    if not pooled:
-        raise InputError("data/scores: no model was scored on equal terms, see the comparison's list of reasons")
+    left_out = {**learnt_on(sums), **(excluded or {})}
     if champion is not None and champion in left_out:
         why = "; ".join(left_out[champion])
         reason = f"not promoted: the champion {readable(champion)} has no fair scores: {why}"
         return Decision(None, champion, False, reason, [])
+    pooled = {model: _pooled(own, promotion) for model, own in sums.items() if model not in left_out}
+    if not pooled:
+        raise InputError("data/scores: no model was scored on equal terms, see the comparison's list of reasons")
     score = _prefix(pooled) + promotion.score
     shown = evidence(pooled, [score], compare)
     values = {model: next(iter(shown.intervals[model, score].values())).value for model in pooled}

@@ -17,6 +17,7 @@ GRID_MAPPING = "spatial_ref"
 CONVENTIONS = "CF-1.11"
 TIME_UNITS = "seconds since 1970-01-01"
 RAIN_RATE_UNITS = "mm h-1"
+ONLINE = "online_learning_rate"  # attribute of forecasts, and of their sums, by a network that learnt on meanwhile
 
 
 class SchemaError(ValueError):

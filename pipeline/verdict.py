@@ -25,11 +25,12 @@ def verdict(
     titles: Mapping[str, str],
     references: Sequence[str],
     excluded: Mapping[str, Sequence[str]] | None = None,
+    not_promoted: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
     """Return the sentences of a comparison, most important first.
 
     `titles` names the scores in `evidence` that are spoken of, the first one decides; `references` are the models that
-    are not trained; `excluded` says why other models were left out.
+    are not trained; `excluded` says why other models were left out, `not_promoted` why some cannot be champion.
     """
     deciding, *others = titles
     sentences = [best_where(evidence, deciding, titles[deciding])]
@@ -39,6 +40,9 @@ def verdict(
     sentences += [best_where(evidence, score, titles[score]) for score in others]
     sentences += hidden_faults(evidence, metrics, deciding, titles[deciding])
     sentences += [f"{readable(model)} is left out: {'; '.join(why)}." for model, why in (excluded or {}).items()]
+    sentences += [
+        f"{readable(model)} cannot be champion: {'; '.join(why)}." for model, why in (not_promoted or {}).items()
+    ]
     return [*sentences, method(evidence)]
 
 

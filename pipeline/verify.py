@@ -18,6 +18,7 @@ from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED, SCORE
 from pipeline.schema import (
     INIT_TIME,
     LEAD_TIME,
+    ONLINE,
     TIME,
     VALID_TIME,
     InputError,
@@ -85,6 +86,7 @@ def verify(
         "model": str(forecasts.attrs.get("model", "")),
         "minimum_valid": MINIMUM_VALID,
         "members": str(forecasts.attrs.get("members", "ensemble" if MEMBER in forecasts.dims else "none")),
+        **({ONLINE: forecasts.attrs[ONLINE]} if ONLINE in forecasts.attrs else {}),
     }
     return check_scores(merged)
 
