@@ -28,7 +28,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 NETWORKS = {
     "convlstm": ("recurrent", {"hidden": [24, 24]}),
     "simvp": ("simvp", {"channels": 12, "levels": 1, "hidden": 32, "blocks": 2}),
-    "factorised": ("video_transformer", {"dim": 48, "heads": 3, "layers": 1, "patch": 4}),
+    "factorised": ("video_transformer", {"dim": 48, "heads": 3, "layers": 1, "patch": 8}),
 }
 
 

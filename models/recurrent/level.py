@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from models.recurrent.gates import Step, act
 from models.recurrent.winograd import POINTS, Grid, Kernel, channels_first, channels_last, of_kernel, transformed
 
-CHANNELS = 16  # with fewer on either side the transforms cost more than the products that they save
+CHANNELS = 16  # of the state; with fewer, transforms cost more than the products that they save
 TILES = 8  # of a sample; with fewer, likewise
 AT_ONCE = 128  # tiles: with fewer, kernels are read too often; with more, products leave the processor's cache
 
@@ -50,7 +50,7 @@ def suits(weights: Weights, inputs: Steps | None, hidden: Maps | None) -> bool:
     return (
         all(values.dtype == torch.float32 for values in (maps, *kernels))
         and {kernel.shape[-1] for kernel in kernels} in ({side} for side in POINTS)
-        and min(size for kernel in kernels for size in kernel.shape[:2]) >= CHANNELS
+        and weights.of_state.shape[1] >= CHANNELS
         and Grid(*maps.shape[-2:]).tiles >= TILES
     )
 

@@ -24,7 +24,7 @@ from models.recurrent.winograd import (
     with_roots,
 )
 
-CHANNELS, HIDDEN = 19, 17
+CHANNELS, HIDDEN = 5, 17
 GRIDS = [(13, 7), (8, 12), (1, 5)]
 
 
@@ -181,7 +181,7 @@ def test_operations_are_counted_as_the_model_defines_them():
 
 
 def test_a_whole_model_by_tiles_trains_as_ever(monkeypatch):
-    options = models.OPTIONS["recurrent"].model_validate({"hidden": (16, 24), "kernel": 3, "patch": 2})
+    options = models.OPTIONS["recurrent"].model_validate({"hidden": (16, 24), "kernel": 3, "patch": 3})
     sizes = {"channels_in": 3, "channels_out": 1, "history": 3, "horizon": 4, "step_minutes": 5}
     torch.manual_seed(0)
     model = models.build("recurrent", options, **sizes)
