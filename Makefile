@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 EXTRAS := grib,advection,s3,geo,dev
 TESTS ?= tests
-# processes that test side by side, each on one thread, since two threads beside other work are slow
+# processes that test side by side, each on one thread, since two threads beside other work are slow; a file at a time,
+# in their order, or the files of few and long tests would come last and leave a process without work
 WORKERS ?= 2
 LOCK := UV_FIND_LINKS= uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -35,7 +36,7 @@ repro: setup  ## the whole pipeline; a second time only what has changed
 	@echo "Report: data/comparison/report.html; make ui compares the runs in MLflow"
 
 test: setup  ## all tests; TESTS="tests -m 'not slow'" is the fast suite
-	@OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: setup  ## style, types, and that the lock file of packages is fresh
 	@ruff check .

@@ -23,7 +23,7 @@ from pipeline.source_options import StormsOptions
 from pipeline.sources.storms import simulate
 
 HISTORY, HORIZON, CELLS, EVENTS, HELD_OUT = 4, 4, 24, 40, 10
-STEPS, BATCH, SEEDS, LEARNING_RATE = 150, 4, (0, 1, 2), 3e-3
+STEPS, BATCH, SEEDS, LEARNING_RATE = 100, 4, (0, 1), 3e-3
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 NETWORKS = {
     "convlstm": ("recurrent", {"hidden": [24, 24]}),
