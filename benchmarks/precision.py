@@ -4,7 +4,7 @@ Each learned kind, small, forecasts 20 minutes of simulated rain: 24 x 24 cells,
 `bf16-mixed` computes most of a step in bfloat16 and keeps weights in float32, `bf16-true` keeps weights in it too; both
 as `train.precision` has them. Errors are mean squared ones on events that no training sees, relative to float32 with
 the same seed; beside them, how much float32 differs from seed to seed, and what forecasts in bfloat16 do to a network
-that learned in float32. A processor without bfloat16 emulates it: equal results, many times as slow.
+that learned in float32. A processor without bfloat16 emulates it, several times slower.
 """
 
 import json
