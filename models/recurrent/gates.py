@@ -31,8 +31,8 @@ Blocks = Sequence[Maps]  # input, forget, candidate, output: raw from the convol
 def act(blocks: Blocks, cell: Maps | None, peephole: Tensor | None) -> tuple[Maps, Maps, Maps]:
     """The new hidden and cell state and the tanh of the latter; the blocks become the gates as they act, in place.
 
-    The peephole is (3, ...) and broadcasts over maps, as the forget gate is idle without a cell state. Shi et al. 2015,
-    equation 3, without its convolutions.
+    Without a cell state the forget gate stays raw. The peephole is (3, ...); each of its parts broadcasts over maps.
+    Shi et al. 2015, equation 3, without its convolutions.
     """
     i, f, g, o = blocks
     if peephole is not None and cell is not None:
