@@ -193,7 +193,7 @@ def save_checkpoint(folder: Path, description: Description, arrays: Mapping[str,
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     contents = {
         CONFIG: (json.dumps(asdict(description), indent=2) + "\n").encode(),
         WEIGHTS: save(contiguous),
@@ -206,6 +206,24 @@ def save_checkpoint(folder: Path, description: Description, arrays: Mapping[str,
             os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+def card_of(description: Description, facts: dict[str, Any]) -> str:
+    """Return the model card: what the checkpoint forecasts, from what, and how it was made."""
+    lead = description.horizon * description.step_minutes
+    rows, columns = (description.contract[axis]["cells"] for axis in (Y, X))
+    rows = {
+        "forecasts": ", ".join(
+            f"{channel['name']} [{channel['units']}]" for channel in description.channels[: description.targets]
+        ),
+        "from": f"{description.history} frames, one every {description.step_minutes} minutes",
+        "leads": f"{description.step_minutes} to {lead} minutes",
+        "trained on": f"{rows} x {columns} cells, data {description.data_digest}",
+        "options": json.dumps(description.options),
+        **facts,
+    }
+    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# {description.model}\n\n| | |\n|---|---|\n{lines}\n"
 
 
 def describe(folder: Path) -> Description:

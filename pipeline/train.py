@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -29,6 +28,7 @@ from pipeline.checkpoint import (
     Fitted,
     Forecaster,
     best_device,
+    card_of,
     climatology_at,
     forecaster_of,
     save_checkpoint,
@@ -276,24 +276,6 @@ def _training_blocks(
         chosen = slice(start, start + FIT_BLOCK)
         frames = np.stack([reader.read(p + 1 - history, p + 1 + horizon) for p in positions[chosen]])
         yield frames[:, :history], frames[:, history:], init_times[chosen]
-
-
-def card_of(description: Description, facts: dict[str, Any]) -> str:
-    """Return the model card: what the checkpoint forecasts, from what, and how it was made."""
-    lead = description.horizon * description.step_minutes
-    rows, columns = (description.contract[axis]["cells"] for axis in (Y, X))
-    rows = {
-        "forecasts": ", ".join(
-            f"{channel['name']} [{channel['units']}]" for channel in description.channels[: description.targets]
-        ),
-        "from": f"{description.history} frames, one every {description.step_minutes} minutes",
-        "leads": f"{description.step_minutes} to {lead} minutes",
-        "trained on": f"{rows} x {columns} cells, data {description.data_digest}",
-        "options": json.dumps(description.options),
-        **facts,
-    }
-    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"# {description.model}\n\n| | |\n|---|---|\n{lines}\n"
 
 
 def _run_id(resume: Path) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import models
+from models.attention.choices import ATTENTIONS
 from pipeline import checkpoint
 from pipeline.calibration import Calibration
 from pipeline.checkpoint import Description, Forecaster, climatology_at
@@ -71,6 +72,25 @@ def test_round_trip_is_bitwise(model: str, tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path / model)
     np.testing.assert_array_equal(loaded(history(), TIMES), original(history(), TIMES))
     assert sorted(path.name for path in (tmp_path / model).iterdir()) == ["card.md", "config.json", "model.safetensors"]
+
+
+VARIANTS = {
+    **{attention: ("video_transformer", {"attention": attention}) for attention in ATTENTIONS},
+    **{
+        mixer: ("recurrent", {"temporal_mixer": mixer, "hidden": [8]})
+        for mixer in ("convlstm", "convgru", "trajgru", "attention")
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "options"), VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_comes_back_bit_for_bit(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    original, arrays = trained(kind, tmp_path / "it", options=LEARNED[kind] | options)
+    loaded = checkpoint.load(tmp_path / "it")
+    assert loaded.network is not None
+    for name, value in loaded.network.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), arrays[name], strict=True)  # shapes too, also of single numbers
+    np.testing.assert_array_equal(loaded(history(), TIMES), original(history(), TIMES))
 
 
 @pytest.mark.parametrize("model", [*LEARNED, "persistence", "climatology", "damped_persistence", "advection"])
