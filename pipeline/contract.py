@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyproj
 import xarray as xr
 from pyproj.exceptions import CRSError
 
-from pipeline.schema import GRID_MAPPING, X, Y
+from pipeline.schema import GRID_MAPPING, TIME, InputError, X, Y, step_of
 
 DIGITS = 6  # of coordinates
 KM_PER_DEGREE, KM_PER_UNIT = 111.195, {"m": 1e-3, "km": 1.0}
@@ -75,6 +76,13 @@ def compare_contracts(expected: dict[str, Any], found: dict[str, Any]) -> str | 
         here, there = found["phase_seconds"], expected["phase_seconds"]
         return f"frames are {here} s after whole steps of {expected['step_minutes']} minutes, expected {there} s"
     return None
+
+
+def check_observations(path: Path, observed: xr.Dataset, expected: dict[str, Any], model: str) -> None:
+    """Raise `InputError` where the observations at `path` lack anything of the contract that `model` learned from."""
+    found = contract_of(observed, list(expected["units"]), step_of(observed), observed[TIME].values[0])
+    if difference := compare_contracts(expected, found):
+        raise InputError(f"{path}: {difference}, as {model} was trained; take another checkpoint")
 
 
 def _axis(centres: xr.DataArray) -> dict[str, Any]:

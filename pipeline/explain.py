@@ -23,12 +23,12 @@ from models.video_transformer.options import VideoTransformerOptions
 from pipeline import checkpoint, store
 from pipeline.checkpoint import Description, Forecaster
 from pipeline.config import Forecast
-from pipeline.contract import compare_contracts, contract_of
+from pipeline.contract import check_observations
 from pipeline.figures import readable_units
 from pipeline.live.clock import to_numpy
 from pipeline.network import Network
 from pipeline.paths import OBSERVATIONS
-from pipeline.schema import TIME, InputError, X, Y, step_of
+from pipeline.schema import TIME, InputError, X, Y
 from pipeline.tiles import forecast_fields
 
 How = Literal["gradient", "rollout"]
@@ -180,11 +180,8 @@ def _no_rollout(description: Description) -> str | None:
 
 def _check_data(path: Path, observed: xr.Dataset, description: Description, question: Question) -> int:
     """Return the position of the last frame of the history."""
-    names = [channel["name"] for channel in description.channels]
+    check_observations(path, observed, description.contract, description.model)
     times = observed[TIME].values
-    found = contract_of(observed, names, step_of(observed), times[0])
-    if difference := compare_contracts(description.contract, found):
-        raise InputError(f"{path}: {difference}, as {description.model} was trained; take another checkpoint")
     last = int(np.searchsorted(times, question.init_time))
     if last == len(times) or times[last] != question.init_time or last + 1 < description.history:
         first = times[min(description.history, len(times)) - 1]

@@ -19,7 +19,7 @@ OWNERS = {
     "lightning": {"pipeline.fit", "pipeline.module"},
     "pysteps": {"models.motion", "models.steps.forecast"},
     "rioxarray": {"pipeline.live.copies"},
-    "typer": {"pipeline.cli"},
+    "typer": {"pipeline.cli", "pipeline.live_cli"},
 }
 
 

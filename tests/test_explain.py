@@ -1,11 +1,9 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import models
@@ -14,39 +12,15 @@ from pipeline.cli import app
 from pipeline.explain import Question, explain, question_of, seam_ratio
 from pipeline.explain_figure import check_picture, levels_of, write_picture
 from pipeline.live.clock import parse
-from pipeline.paths import OBSERVATIONS, PREPARED
+from pipeline.paths import OBSERVATIONS
 from pipeline.schema import InputError
-from pipeline.train import describe
-from tests.conftest import rewrite
+from tests.checkpoints import untrained
 
 AT = np.datetime64("2024-06-02T06:30", "ns")  # rain is simulated from 06:00 on
-KINDS: dict[str, dict[str, Any]] = {
-    "recurrent": {"hidden": [5], "patch": 4},
-    "video_transformer": {"dim": 8, "heads": 2, "patch": 6},
-    "simvp": {"channels": 3, "hidden": 5, "blocks": 1, "levels": 1},
-}
-
-
-def make(project: Path, kind: str, spread: float = 0.0, crop: int | None = None, **options: Any) -> Path:
-    """Write a checkpoint of a model without training, so persistence, or with weights off by `spread`."""
-    torch.manual_seed(0)
-    chosen = models.OPTIONS[kind].model_validate({**KINDS[kind], **options}).model_dump(mode="json")
-    described = describe(rewrite(project, {}), "convlstm", "0" * 32 + ".dir")
-    described = replace(described, model="mine", kind=kind, options=chosen, crop_cells=crop)
-    channel = json.loads((PREPARED / "statistics.json").read_text())["channels"][0]
-    network = checkpoint.build_network(
-        described, np.full((1, 1, 1, 1), channel["mean"]), np.array([channel["scale"]], dtype=np.float32)
-    )
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(spread * torch.randn_like(parameter))
-    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
-    checkpoint.save_checkpoint(project / "mine", described, arrays, "# card\n")
-    return project / "mine"
 
 
 def test_persistence_comes_from_the_last_frame_of_the_same_place(project: Path) -> None:
-    folder = make(project, "recurrent")
+    folder = untrained(project, "recurrent")
     observed = store.open_observations(OBSERVATIONS)["rain_rate"]
     frame = observed.sel(time=AT).values
     row, column = np.unravel_index(np.argmax(frame[3:-3, 3:-3]), (18, 18))
@@ -73,14 +47,14 @@ def test_persistence_comes_from_the_last_frame_of_the_same_place(project: Path) 
 
 
 def test_without_a_cell_it_is_the_strongest(project: Path) -> None:
-    explained = explain(make(project, "recurrent", 0.05), Question(AT, 20))
+    explained = explain(untrained(project, "recurrent", 0.05), Question(AT, 20))
     assert explained.forecast.values[explained.cell] == explained.forecast.max()
 
 
 @pytest.mark.parametrize("kind", models.LEARNED)
 @pytest.mark.parametrize("output", ["point", "quantiles", "ensemble"])
 def test_every_learned_model_can_be_explained(project: Path, kind: str, output: str) -> None:
-    folder = make(project, kind, 0.05, output=output)
+    folder = untrained(project, kind, 0.05, output=output)
     explained = explain(folder, Question(AT, 20, (12, 11)))
     assert explained.shares.sum() == pytest.approx(1)
     assert (explained.shares.sum(axis=(1, 2)) > 0).all()
@@ -89,20 +63,20 @@ def test_every_learned_model_can_be_explained(project: Path, kind: str, output: 
 
 
 def test_rollout_of_a_transformer(project: Path) -> None:
-    folder = make(project, "video_transformer", 0.05)
+    folder = untrained(project, "video_transformer", 0.05)
     explained = explain(folder, Question(AT, 5, (3, 8), "rollout"))
     assert explained.shares.sum() == pytest.approx(1)
     patches = explained.shares.reshape(3, 4, 6, 4, 6)
     np.testing.assert_allclose(patches, patches[:, :, :1, :, :1].repeat(6, 2).repeat(6, 4))  # even inside a patch
     of_patches = patches.sum(axis=(0, 2, 4))
     assert np.unravel_index(of_patches.argmax(), (4, 4)) == (0, 1)  # that of the cell
-    folder = make(project, "video_transformer", 0.05, attention="linear")
+    folder = untrained(project, "video_transformer", 0.05, attention="linear")
     with pytest.raises(InputError, match=r"--how is rollout, but rollout needs attention: .*, got linear in mine"):
         explain(folder, Question(AT, 5, (3, 8), "rollout"))
 
 
 def test_a_crop_sees_what_is_around_the_cell(project: Path) -> None:
-    folder = make(project, "simvp", 0.05, crop=12)
+    folder = untrained(project, "simvp", 0.05, crop=12)
     for cell, rows, columns in (((2, 13), (0, 12), (7, 19)), ((23, 20), (12, 24), (12, 24))):
         seen = explain(folder, Question(AT, 5, cell)).shares
         inside = seen[:, slice(*rows), slice(*columns)]
@@ -129,13 +103,13 @@ def test_a_crop_sees_what_is_around_the_cell(project: Path) -> None:
     ],
 )
 def test_what_cannot_be_explained_is_refused(project: Path, changes: dict[str, Any], message: str) -> None:
-    folder = make(project, "recurrent")
+    folder = untrained(project, "recurrent")
     with pytest.raises(InputError, match=message):
         explain(folder, replace(Question(AT, 10, (3, 4)), **changes))
 
 
 def test_other_checkpoints_are_refused(project: Path) -> None:
-    folder = make(project, "recurrent")
+    folder = untrained(project, "recurrent")
     description = checkpoint.describe(folder)
     checkpoint.save_checkpoint(folder, replace(description, kind="persistence", options={}), {}, "")
     with pytest.raises(InputError, match="mine is a persistence, which learns nothing that could be explained"):
@@ -172,7 +146,7 @@ def test_levels_hold_half_and_nine_tenths() -> None:
 
 
 def test_pictures_are_equal_and_in_any_folder(project: Path) -> None:
-    explained = explain(make(project, "simvp", 0.05), Question(AT, 10, (1, 22)))
+    explained = explain(untrained(project, "simvp", 0.05), Question(AT, 10, (1, 22)))
     paths = project / "some" / "where.png", project / "again.png"
     for path in paths:
         write_picture(explained, path)
@@ -187,7 +161,7 @@ def test_pictures_are_equal_and_in_any_folder(project: Path) -> None:
 
 
 def test_the_command(project: Path) -> None:
-    folder = make(project, "recurrent")
+    folder = untrained(project, "recurrent")
     result = CliRunner().invoke(app, ["explain", str(folder), "--at", "2024-06-02T06:30", "--lead", "10"])
     assert result.exit_code == 0, result.output
     assert result.output.endswith("Picture: data/explained.png\n")
