@@ -1,5 +1,6 @@
 """Feeds behind addresses, from servers on this machine, and Zarr stores."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -38,7 +39,8 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.answer(self)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked has hung up
+                    server.answer(self)
 
             def log_message(self, *_: object) -> None:
                 pass
