@@ -121,7 +121,9 @@ class ForecastModule(lightning.LightningModule):
         if probability > 0 and self.network.takes_truth:
             truth = draw_truth(probability, len(target), target.shape[1], target.device)
         forecast = self.network(batch["history"], *where, target=target, truth=truth).float()
-        return self.loss(forecast, first_leads(target, leads or target.shape[1]), self._weights(batch["target"]))
+        wanted, weights = first_leads(target, leads or target.shape[1]), self._weights(batch["target"])
+        batches = forecast.split(len(wanted))  # one, or with deep supervision one after every decoder layer
+        return torch.stack([self.loss(each, wanted, weights) for each in batches]).mean()
 
     def _weights(self, observed: Tensor) -> Tensor:
         """Return the weights of the cells of a physical target (b, horizon, c, h, w), in a shape that broadcasts."""

@@ -144,6 +144,32 @@ def test_teacher_forcing_and_free_rollout_by_hand() -> None:
         assert loss.item() == pytest.approx(sum(errors) / 3)
 
 
+class Deep(nn.Module):
+    """Forecasts twice in training, as after two decoder layers: half the last frame, then a quarter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.ParameterList([torch.tensor(0.5), torch.tensor(0.25)])
+
+    def forward(self, history: Tensor, noise: Tensor | None = None) -> Tensor:
+        both = [factor * history[:, -1:, :1] for factor in self.factors]
+        return torch.cat(both if self.training else both[1:])
+
+
+def test_all_layers_of_deep_supervision_count_alike() -> None:
+    """Targets 4 and NaN of a batch of two: (8 - 4)^2 and (4 - 4)^2 in training, the last layer's alone outside."""
+    module = module_of(Deep())
+    batch = batch_of(torch.tensor([16.0, 1.0]).view(2, 1, 1, 1, 1), torch.tensor([4.0, math.nan]).view(2, 1, 1, 1, 1))
+    loss = module._loss(batch)
+    assert loss.item() == pytest.approx((16 + 0) / 2)
+    loss.backward()
+    model = module.network.model
+    assert isinstance(model, Deep)
+    assert model.factors[0].grad.item() == pytest.approx(2 * 4 * 16 / 2)  # type: ignore[union-attr]
+    module.eval()
+    assert module._loss(batch).item() == 0
+
+
 def test_the_gradient_of_a_free_rollout_goes_back_through_all_forecasts() -> None:
     module = module_of(Stepper(3), loss="mae")
     module._loss(batch_of(powers([16.0]), powers([math.nan, math.nan, 0.0]))).backward()

@@ -64,11 +64,12 @@ class VideoTransformer(nn.Module):
         *,
         target: Frames | None = None,
         truth: Bool[Tensor, "b f"] | None = None,
-    ) -> Float[Tensor, "b *m f c_out h w"]:
+    ) -> Float[Tensor, "layers_b *m f c_out h w"]:
         """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
 
         There are members unless its output is point; an ensemble's `noise` is drawn where none is given. In training,
-        the next lead is fed the `target` where `truth` says so (everywhere by default) instead of the own forecast.
+        the next lead is fed the `target` where `truth` says so (everywhere by default) instead of the own forecast; and
+        with deep supervision there is a batch of forecasts after every decoder layer, the last layer's last.
         Raises ValueError when steps or channels are not those it was built for, or for a target that nothing is fed.
         """
         self.sizes.check(history.shape)
@@ -77,11 +78,13 @@ class VideoTransformer(nn.Module):
         tokens = self.embedding(fill_and_mask(history))
         if isinstance(self.decoder, FrameDecoder):
             increment = self._increments_in_turn(tokens, history, target if self.training else None, truth)
+        elif self.decoder is None:
+            increment = self._read(self.filled_in(tokens), noise, history)
         else:
-            future = (
-                self.filled_in(tokens) if self.decoder is None else self.at_leads(tokens, self.minutes[self.slots :])
-            )
-            increment = self.readout(self._with_noise(future, noise), *history.shape[-2:])
+            decoded = self._decoded(tokens, self.minutes[self.slots :])
+            futures = decoded if self.training and self.options.deep_supervision else decoded[-1:]
+            increment = torch.cat([self._read(future, noise, history) for future in futures])
+            history = torch.cat([history] * len(futures))
         forecast: Tensor = self.base(members_apart(increment, self.options), history)
         return forecast
 
@@ -93,7 +96,11 @@ class VideoTransformer(nn.Module):
         return filled if self.queries is None else filled[:, self.slots :]
 
     def at_leads(self, tokens: Grid, minutes: Minutes) -> Grid:
-        """Tokens of leads at any `minutes` from init_time, in any order, which read the encoded history.
+        """Tokens of leads at any `minutes` from init_time, in any order, which read the encoded history."""
+        return self._decoded(tokens, minutes)[-1]
+
+    def _decoded(self, tokens: Grid, minutes: Minutes) -> list[Grid]:
+        """Tokens of leads after each decoder layer.
 
         A query starts from what is known of its own patch at init_time: cross-attention alone finds it hundreds of
         training steps later.
@@ -102,8 +109,12 @@ class VideoTransformer(nn.Module):
         assert self.queries is not None
         memory, (before, after) = self._remembered(tokens, minutes)
         queries = self.queries(memory, len(minutes)) + memory[:, -1:]
-        decoded: Grid = self.decoder(placed(queries, after), memory, after, before)
+        decoded: list[Grid] = self.decoder(placed(queries, after), memory, after, before)
         return decoded
+
+    def _read(self, future: Grid, noise: Float[Tensor, "b m k"] | None, history: Tensor) -> Frames:
+        increment: Frames = self.readout(self._with_noise(future, noise), *history.shape[-2:])
+        return increment
 
     def _increments_in_turn(
         self,

@@ -11,6 +11,7 @@ ONLY: dict[str, tuple[str, tuple[str, ...]]] = {  # option: the other option it 
     "decode": ("arch", ("encoder_decoder",)),
     "decoder_layers": ("arch", ("encoder_decoder",)),
     "query_attention": ("arch", ("encoder_decoder",)),
+    "deep_supervision": ("arch", ("encoder_decoder",)),
     "positions_grid": ("positions", ("learned", "onehot")),
 }
 
@@ -35,6 +36,9 @@ class VideoTransformerOptions(AttentionOptions):
         description="decode queries only: factorised: queries see one another along time and space; none: each alone",
     )
     decoder_layers: int = Field(default=2, ge=1, description="encoder_decoder only: layers of the decoder")
+    deep_supervision: bool = Field(
+        default=False, description="decode queries only: in training forecasts after every decoder layer count alike"
+    )
     positions: Literal["sines", "sincos3d", "learned", "onehot", "rotary3d", "none"] = Field(
         default="sines",
         description="sines: fixed in space, network of minutes in time; sincos3d: fixed in both; learned, onehot: "
@@ -80,6 +84,8 @@ class VideoTransformerOptions(AttentionOptions):
             raise ValueError(f"future: direct needs a tubelet of 1, got {self.tubelet}")
         if self.autoregressive and self.query_attention != "factorised":
             raise ValueError("query_attention applies to decode: queries only, got 'none' with autoregressive")
+        if self.autoregressive and self.deep_supervision:
+            raise ValueError("deep_supervision applies to decode: queries only, got true with autoregressive")
         if self.autoregressive and self.output != "point":
             raise ValueError(f"decode: autoregressive gives output: point only, got {self.output}")
         return self

@@ -61,12 +61,14 @@ class QueryDecoder(nn.Module):
 
     def forward(
         self, queries: Grid, memory: Grid, positions: Positions | None, memory_positions: Positions | None
-    ) -> Grid:
-        """The queries' frames, decoded from the encoded history."""
+    ) -> list[Grid]:
+        """The queries' frames, decoded from the encoded history, after each layer."""
         known = flatten(memory), flat_positions(positions), flat_positions(memory_positions)
+        decoded = []
         for layer in self.layers:
             if self.sparing and torch.is_grad_enabled():
                 queries = checkpoint(layer, queries, *known, use_reentrant=False)
             else:
                 queries = layer(queries, *known)
-        return queries
+            decoded.append(queries)
+        return decoded

@@ -202,6 +202,11 @@ def test_own_options_change_the_mixer(attention):
         ({"decode": "autoregressive"}, "decode applies to arch: encoder_decoder only"),
         ({"decoder_layers": 3}, "decoder_layers applies to arch: encoder_decoder only"),
         ({"query_attention": "none"}, "query_attention applies to arch: encoder_decoder only"),
+        ({"deep_supervision": True}, "deep_supervision applies to arch: encoder_decoder only"),
+        (
+            {"arch": "encoder_decoder", "decode": "autoregressive", "deep_supervision": True},
+            "deep_supervision applies to decode: queries only",
+        ),
         (
             {"arch": "encoder_decoder", "decode": "autoregressive", "query_attention": "none"},
             "query_attention applies to decode: queries only",

@@ -5,6 +5,7 @@ from torch import nn
 import models
 from models.attention.decoder import DecoderLayer
 from models.gaps import fill_and_mask
+from models.members import NOISE
 from models.video_transformer.options import VideoTransformerOptions
 
 
@@ -54,6 +55,24 @@ def test_queries_that_see_one_another_do_depend(shaken, history):
     tokens, leads = model.embedding(fill_and_mask(history)), model.minutes[model.slots :]
     alone = model.at_leads(tokens, leads[[3]])
     assert (alone - model.at_leads(tokens, leads)[:, [3]]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("output", ["point", "quantiles", "ensemble"])
+def test_deep_supervision_forecasts_after_every_layer(shaken, history, output):
+    """In training, where the last layer's forecast is that of the same network without, and that of a shorter one."""
+    members = {} if output == "point" else {"members": 3}
+    build = {"output": output, **members}
+    deep = shaken(build_with(deep_supervision=True, decoder_layers=3, **build)).train()
+    plain = build_with(decoder_layers=3, **build)
+    plain.load_state_dict(deep.state_dict())
+    noise = None if output != "ensemble" else torch.randn(2, 3, NOISE, generator=torch.Generator().manual_seed(5))
+    after_one, after_two, after_three = deep(history, noise).split(2)
+    torch.testing.assert_close(after_three, plain.train()(history, noise))
+    for count, forecast in ((1, after_one), (2, after_two)):
+        short = build_with(decoder_layers=count, **build)
+        short.load_state_dict({k: v for k, v in deep.state_dict().items() if k in short.state_dict()})
+        torch.testing.assert_close(forecast, short.train()(history, noise))
+    torch.testing.assert_close(deep.eval()(history, noise), plain.eval()(history, noise))
 
 
 def test_untrained_leads_lie_between_their_neighbours(shaken, history):
