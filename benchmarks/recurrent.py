@@ -2,8 +2,8 @@
 
 The plain one is written as most are: float32, channels first, and at every step of every layer a convolution of the
 input and one of the state. History 10, horizon 10, 64 x 64 cells in patches of 4, kernels of 5 x 5, two layers of 64
-channels and the two of 128 of Shi et al. 2015. A training step is forward and backward; forecasts are of one sample and
-of four. Interleaved, the best of three. bfloat16 only where the processor has it.
+channels and the two of 128 of Shi et al. 2015. A training step is forward and backward; forecasts are of one sample, of
+four and of sixteen. Interleaved, the best of three. bfloat16 only where the processor has it.
 """
 
 import json
@@ -20,7 +20,7 @@ from models.patches import patchify, unpatchify
 
 STEPS, CELLS, PATCH, KERNEL, RUNS = 10, 64, 4, 5, 3
 SIZES = ((64, 64), (128, 128))  # channels of the layers
-BATCHES, SAMPLES = (4, 16), (1, 4)  # of a training step, of a forecast
+BATCHES, SAMPLES = (4, 16), (1, 4, 16)  # of a training step, of a forecast
 AREA = PATCH**2
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

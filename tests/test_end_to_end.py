@@ -61,12 +61,16 @@ def commit(folder: Path) -> None:
     run(folder, "git", "commit", "-q", "-m", "state")
 
 
+def only(params: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return the parameters with these models alone: every one is three more processes."""
+    of_names = {section: {k: v for k, v in params[section].items() if k in names} for section in ("kinds", "models")}
+    return {**params, **of_names}
+
+
 @pytest.fixture(scope="module")
 def params(small: dict[str, Any]) -> dict[str, Any]:
-    params = merged(small, {"train": {"epochs": 5}})
-    for name in ("climatology", "damped_persistence"):  # like persistence; every model is three more processes
-        del params["models"][name], params["kinds"][name]
-    return params
+    every = merged(small, {"train": {"epochs": 5}})
+    return only(every, set(every["kinds"]) - {"climatology", "damped_persistence", "steps"})  # like those that stay
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +190,8 @@ def kill_when(folder: Path, ready: Callable[[], bool]) -> None:
 def test_killed_and_run_again_ends_with_the_same_scores(
     done: tuple[Path, str], params: dict[str, Any], tracker: Path, tmp_path: Path
 ) -> None:
-    folder = make_project(tmp_path / "project", params, tracker)
+    few = {"persistence", "convlstm"}
+    folder = make_project(tmp_path / "project", only(params, few), tracker)
     kill_when(folder, (folder / "data/.observations.zarr.partial").exists)
     assert not (folder / "data/observations.zarr").exists()
     kill_when(folder, (folder / "data/resume/convlstm/last.ckpt").exists)
@@ -194,7 +199,8 @@ def test_killed_and_run_again_ends_with_the_same_scores(
     run_id = (folder / "data/resume/convlstm/run_id").read_text()
     said = run(folder, "dvc", "repro")
     assert "Running stage 'ingest'" not in said
-    assert (folder / SCORES).read_bytes() == (done[0] / SCORES).read_bytes()
+    here, undisturbed = (json.loads((project / SCORES).read_text()) for project in (folder, done[0]))
+    assert here == {name: undisturbed[name] for name in few}
 
     from mlflow import MlflowClient
 
@@ -258,7 +264,7 @@ def test_mlflow_opens_on_scores_of_all_models_against_lead_time(done: tuple[Path
             server.wait(20)
     for chart in ("lead/rmse", "lead/csi_0.5_mm_h", "lead/csi_2_mm_h"):
         assert chart in text
-    for model in ("persistence", "advection", "steps", "convlstm", "video_transformer", "convlstm_quantiles"):
+    for model in ("persistence", "advection", "convlstm", "video_transformer", "convlstm_quantiles"):
         assert model in text
 
 
