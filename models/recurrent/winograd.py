@@ -117,7 +117,7 @@ class Transform:
     def results(self, products: Float[Tensor, "n_n tiles q_d"], grid: Grid, q: int = 1) -> Float[Tensor, "q b h w d"]:
         """The results, back from products; channels as q maps, each whole in memory."""
         n, m = len(self.tile), OUTPUTS
-        squares = both_ways(self.result, products.view(n, n, -1)).view(
+        squares = both_ways_by_columns(self.result, products.view(n, n, -1)).view(
             m, m, -1, grid.rows, grid.columns, q, products.shape[2] // q
         )
         squares = squares.permute(5, 2, 3, 0, 4, 1, 6)  # q b i y j x d
@@ -129,7 +129,8 @@ class Transform:
         (q, _, _, _, d), (below, right), m = of_results.shape, grid.beyond, OUTPUTS
         padded = functional.pad(of_results, (0, 0, 0, right, 0, below)) if below or right else of_results
         squares = padded.view(q, -1, grid.rows, m, grid.columns, m, d).permute(3, 5, 1, 2, 4, 0, 6)  # y x b i j q d
-        return both_ways(self.result.T, squares.reshape(m, m, -1)).view(len(self.tile) ** 2, -1, q * d)
+        of_products = both_ways_by_columns(self.result.T, squares.reshape(m, m, -1))
+        return of_products.view(len(self.tile) ** 2, -1, q * d)
 
     def maps_of(self, of_tiles: Float[Tensor, "n_n tiles c"], grid: Grid) -> Float[Tensor, "b h w c"]:
         """Gradients of maps from those of tiles: the transpose of `tiles`, a sum where tiles overlap."""
@@ -150,6 +151,14 @@ def both_ways(matrix: Float[Tensor, "q p"], squares: Float[Tensor, "p p values"]
     q, p = matrix.shape
     rows = (matrix @ squares.view(p, -1)).view(q, p, -1)
     return matrix @ rows
+
+
+def both_ways_by_columns(
+    matrix: Float[Tensor, "q p"], squares: Float[Tensor, "p p values"]
+) -> Float[Tensor, "q q values"]:
+    """The same, a column of the squares at a time: on several threads faster for matrices that are not square."""
+    columns = matrix @ squares.transpose(0, 1)
+    return matrix @ columns.transpose(0, 1)
 
 
 def of_kernel(kernel: Kernel) -> Transform:
