@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -22,11 +21,11 @@ from models.attention.clustered import Clustered
 from models.attention.core import projection_macs, score_macs
 from models.video_transformer.options import VideoTransformerOptions
 from pipeline import checkpoint
-from pipeline.calibration import PREFIX
-from pipeline.checkpoint import CONFIG, WEIGHTS, Description, Forecaster, card_of, save_checkpoint
+from pipeline.checkpoint import CONFIG, Description, Forecaster, card_of, save_checkpoint
 from pipeline.contract import check_observations
 from pipeline.figures import readable_units
 from pipeline.frames import FrameReader, read_init_times
+from pipeline.network import Network
 from pipeline.paths import OBSERVATIONS, PREPARED
 from pipeline.samples import Batch, SampleDataset, SampleShape
 from pipeline.schema import InputError
@@ -60,20 +59,22 @@ class Clustering:
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is the same each time it is measured."""
-        rmse = {f"validation RMSE of {name}": _told(pair) for name, pair in self.rmse.items()}
-        macs = Pair(self.attention_macs.exact / 1e6, self.attention_macs.clustered / 1e6)
-        return {**rmse, "attention [million multiply-adds]": _told(macs), "clusters": f"{self.clusters:.0%} of tokens"}
+        rows = {f"validation: {name}": _told(pair) for name, pair in self._rows()}
+        return {**rows, "clusters": f"{self.clusters:.0%} of the tokens"}
 
     def text(self) -> str:
         """Return what was found as lines to print."""
-        units = {channel["name"]: channel["units"] for channel in self.forecaster.description.channels}
-        rows = [(f"RMSE of {name} [{readable_units(units[name])}]", pair) for name, pair in self.rmse.items()]
-        macs = Pair(self.attention_macs.exact / 1e6, self.attention_macs.clustered / 1e6)
-        rows += [("attention [million multiply-adds]", macs), ("forecast [ms]", self.milliseconds)]
+        rows = [*self._rows(), ("forecast [ms]", self.milliseconds)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{'':{width}}  {'exact':>9}  {'clustered':>9}  {'change':>8}"]
         lines += [f"{name:{width}}  {it.exact:9.4g}  {it.clustered:9.4g}  {it.change:+8.2%}" for name, it in rows]
         return "\n".join([*lines, f"clusters: {self.clusters:.0%} of the tokens"]) + "\n"
+
+    def _rows(self) -> list[tuple[str, Pair]]:
+        units = {channel["name"]: channel["units"] for channel in self.forecaster.description.channels}
+        rows = [(f"RMSE of {name} [{readable_units(units[name])}]", pair) for name, pair in self.rmse.items()]
+        macs = Pair(self.attention_macs.exact / 1e6, self.attention_macs.clustered / 1e6)
+        return [*rows, ("attention [million multiply-adds]", macs)]
 
 
 def _told(pair: Pair) -> str:
@@ -92,17 +93,16 @@ def cluster(folder: Path, rounds: int, ratio: float, out: Path) -> Clustering:
         raise InputError(f"--ratio is {ratio:g}, expected more than 0")
     old = checkpoint.describe(folder)
     described = replace(old, model=out.name, options=_options(folder, old, rounds))
-    training, validation = (_samples(old, split) for split in ("train", "validation"))
+    reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in old.channels])
+    check_observations(OBSERVATIONS, reader.observations, old.contract, old.model)
+    training, validation = (_samples(reader, old, split) for split in ("train", "validation"))
     exact = checkpoint.load(folder, checkpoint.best_device(old.kind))
-    clustered = _with_clusters(load_file(folder / WEIGHTS), described)
-    _calibrate(clustered, training, ratio)
-    found = _measure(exact, clustered, validation)
+    network = _with_clusters(exact, described)
+    _calibrate(network, training, ratio)
+    found = _measure(exact, Forecaster(described, exact.arrays, network), validation)
     facts = {"clusters made from": old.model, "width of bins": f"{ratio:g} of the typical distance"}
-    assert clustered.network is not None  # a learned model has one
-    arrays = {name: value.cpu().numpy() for name, value in clustered.network.state_dict().items()}
-    calibration = {name: value for name, value in exact.arrays.items() if name.startswith(PREFIX)}
-    card = card_of(described, {**facts, **found.facts})
-    save_checkpoint(out, described, {**arrays, **calibration}, card)
+    weights = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+    save_checkpoint(out, described, {**exact.arrays, **weights}, card_of(described, {**facts, **found.facts}))
     return found
 
 
@@ -123,16 +123,13 @@ def _options(folder: Path, description: Description, rounds: int) -> dict[str, A
     return options.model_dump(mode="json")
 
 
-def _samples(description: Description, split: str) -> list[Batch]:
+def _samples(reader: FrameReader, description: Description, split: str) -> list[Batch]:
     """Return some samples of a period, each a batch of one, as the training saw them."""
-    names = tuple(channel["name"] for channel in description.channels)
-    reader = FrameReader(OBSERVATIONS, names)
-    check_observations(OBSERVATIONS, reader.observations, description.contract, description.model)
     init_times = read_init_times(PREPARED / "init_times.csv", split)
     shape = SampleShape(
         description.history,
         description.horizon,
-        names,
+        tuple(reader.channels),
         description.targets,
         description.crop_cells,
         min_valid_share=1.0,
@@ -142,36 +139,36 @@ def _samples(description: Description, split: str) -> list[Batch]:
     return [samples[(int(index), int(index))] for index in chosen]
 
 
-def _with_clusters(arrays: dict[str, np.ndarray], description: Description) -> Forecaster:
-    weights = {name: array for name, array in arrays.items() if not name.startswith(PREFIX)}
-    fresh = checkpoint.build_network(description, weights["normaliser.baseline"], weights["normaliser.scale"])
-    own = {name: value.numpy() for name, value in fresh.state_dict().items()}
-    device = checkpoint.best_device(description.kind)
-    return checkpoint.forecaster_of(description, {**own, **arrays}, device)
+def _with_clusters(exact: Forecaster, description: Description) -> Network:
+    """Return the network of `description` with the weights of another, on its device."""
+    assert exact.network is not None  # a learned model has one
+    learned = exact.network.state_dict()
+    baseline, scale = (learned[f"normaliser.{name}"] for name in ("baseline", "scale"))
+    network = checkpoint.build_network(description, baseline.cpu().numpy(), scale.cpu().numpy())
+    network.load_state_dict(learned, strict=False)  # all but the clusters' own projections and widths
+    return network.eval().to(scale.device)
 
 
-def _layers(forecaster: Forecaster) -> list[Clustered]:
-    assert forecaster.network is not None
-    return [layer for layer in forecaster.network.modules() if isinstance(layer, Clustered)]
+def _layers(network: Network) -> list[Clustered]:
+    return [layer for layer in network.modules() if isinstance(layer, Clustered)]
 
 
-def _calibrate(forecaster: Forecaster, samples: list[Batch], ratio: float) -> None:
+def _calibrate(network: Network, samples: list[Batch], ratio: float) -> None:
     """Choose the width of each layer, the first one's before the second is reached, as each sees these samples."""
 
     def choose(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         assert isinstance(layer, Clustered)
-        layer.calibrate(arguments[0], ratio)
+        try:
+            layer.calibrate(arguments[0], ratio)
+        except ValueError as error:
+            raise InputError(f"{OBSERVATIONS}: {error}; are there values in the training period?") from None
 
-    network = forecaster.network
-    assert network is not None
-    hooks = [layer.register_forward_pre_hook(choose) for layer in _layers(forecaster)]
+    hooks = [layer.register_forward_pre_hook(choose) for layer in _layers(network)]
     device = next(network.parameters()).device
     together = {name: torch.cat([sample[name] for sample in samples]).to(device) for name in samples[0]}
     try:
         with torch.no_grad():
             network(together["history"], together["init_time"], together["origin"])
-    except ValueError as error:
-        raise InputError(f"{OBSERVATIONS}: {error}; are there values in the training period?") from None
     finally:
         for hook in hooks:
             hook.remove()
@@ -223,7 +220,8 @@ def _work(forecaster: Forecaster, sample: Batch) -> tuple[int, int, float]:
         clustered.append(layer.macs(t, h, w, clusters) - projection_macs(t * h * w, layer.dim))
         shares.append(clusters / (t * h * w))
 
-    hooks = [layer.register_forward_pre_hook(count) for layer in _layers(forecaster)]
+    assert forecaster.network is not None
+    hooks = [layer.register_forward_pre_hook(count) for layer in _layers(forecaster.network)]
     _forecast(forecaster, sample)
     for hook in hooks:
         hook.remove()

@@ -78,13 +78,15 @@ class VideoTransformer(nn.Module):
         tokens = self.embedding(fill_and_mask(history))
         if isinstance(self.decoder, FrameDecoder):
             increment = self._increments_in_turn(tokens, history, target if self.training else None, truth)
-        elif self.decoder is None:
-            increment = self._read(self.filled_in(tokens), noise, history)
-        else:
-            decoded = self._decoded(tokens, self.minutes[self.slots :])
-            futures = decoded if self.training and self.options.deep_supervision else decoded[-1:]
+        elif self.training and self.options.deep_supervision:
+            futures = self._decoded(tokens, self.minutes[self.slots :])
             increment = torch.cat([self._read(future, noise, history) for future in futures])
             history = torch.cat([history] * len(futures))
+        else:
+            future = (
+                self.filled_in(tokens) if self.decoder is None else self.at_leads(tokens, self.minutes[self.slots :])
+            )
+            increment = self._read(future, noise, history)
         forecast: Tensor = self.base(members_apart(increment, self.options), history)
         return forecast
 
