@@ -54,7 +54,7 @@ bench: setup  ## ratios against peers, measured in one run
 	@for file in benchmarks/*.py; do python $$file || exit 1; done
 
 models: setup  ## docs/models.md: what each variant of a model is and costs
-	@python -m pipeline.catalogue
+	@python -m docs.tools.model_table
 
 replay: setup  ## scheduled forecasts over a day of radar files that arrive with faults, under a simulated clock
 	@fieldcast replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection

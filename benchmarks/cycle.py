@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.checkpoint import Description, build_network, save_checkpoint
-from pipeline.config import Params
-from pipeline.contract import contract_of
-from pipeline.live import cycle
-from pipeline.live.clock import SimulatedClock
-from pipeline.live.station import Station
-from pipeline.sources import open_source
-from pipeline.sources.target import target_of
+from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, save_checkpoint
+from fieldcast.pipeline.forecasting.forecaster import build_network
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.clock import SimulatedClock
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.sources import open_source
+from fieldcast.pipeline.sources.target import target_of
 
 ROOT = Path(__file__).parents[1]
 ARCHIVE = Path(os.environ.get("FIELDCAST_TEST_DATA", ROOT.parent / "shared" / "data")) / "radar" / "knmi"
@@ -48,7 +49,7 @@ def write_checkpoint(folder: Path, params: Params) -> None:
     first = source.parts()[0].times[0]
     channel = {"name": "rain_rate", "units": "mm h-1", "transform": "log", "floor": 2.0, "valid_min": 0.0}
     channel |= {"valid_max": None, "mean": 0.1, "scale": 0.4, "min": 0.0, "max": 150.0, "valid_values": 1}
-    description = Description(
+    description = CheckpointConfig(
         model="convlstm",
         kind="recurrent",
         options=params.models["convlstm"].model_dump(mode="json"),

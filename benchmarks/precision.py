@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-import models
-from pipeline.source_options import StormsOptions
-from pipeline.sources.storms import simulate
+from fieldcast import models
+from fieldcast.pipeline.config.sources import StormsOptions
+from fieldcast.pipeline.sources.storms import simulate
 
 HISTORY, HORIZON, CELLS, EVENTS, HELD_OUT = 4, 4, 24, 40, 10
 STEPS, BATCH, SEEDS, LEARNING_RATE = 100, 4, (0, 1), 3e-3

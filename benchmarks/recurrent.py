@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-import models
-from models.gaps import fill_and_mask
-from models.patches import patchify, unpatchify
+from fieldcast import models
+from fieldcast.models.layers.missing import fill_and_mask
+from fieldcast.models.layers.patches import patchify, unpatchify
 
 STEPS, CELLS, PATCH, KERNEL, RUNS = 10, 64, 4, 5, 3
 SIZES = ((64, 64), (128, 128))  # channels of the layers

@@ -14,9 +14,9 @@ import numpy as np
 import scores
 import xarray as xr
 
-from pipeline.scores.categorical import csi
-from pipeline.scores.continuous import mae, mean_error, rmse
-from pipeline.scores.sums import frame_sums
+from fieldcast.pipeline.verification.aggregation import frame_sums
+from fieldcast.pipeline.verification.categorical import csi
+from fieldcast.pipeline.verification.continuous import mae, mean_error, rmse
 
 THRESHOLDS = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0]
 DIMS = ("init_time", "lead_time", "y", "x")

@@ -10,45 +10,59 @@ Importing this package loads neither torch nor pysteps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel
 
-from models.advection.options import AdvectionOptions
-from models.climatology.options import ClimatologyOptions
-from models.damped_persistence.options import DampedPersistenceOptions
-from models.persistence.options import PersistenceOptions
-from models.recurrent.options import RecurrentOptions
-from models.simvp.options import SimVPOptions
-from models.sizes import Sizes
-from models.steps.options import StepsOptions
-from models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.advection.options import AdvectionOptions
+from fieldcast.models.climatology.options import ClimatologyOptions
+from fieldcast.models.damped_persistence.options import DampedPersistenceOptions
+from fieldcast.models.layers.sizes import Sizes
+from fieldcast.models.persistence.options import PersistenceOptions
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.simvp.options import SimVPOptions
+from fieldcast.models.steps.options import StepsOptions
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 if TYPE_CHECKING:
     from torch import nn
 
-REFERENCES: tuple[str, ...] = ("persistence", "climatology", "damped_persistence", "advection", "steps")
-LEARNED: tuple[str, ...] = ("recurrent", "video_transformer", "simvp")
+    from fieldcast.models.layers.reference import Reference
 
-NEEDS_PYSTEPS: tuple[str, ...] = ("advection", "steps")
 
-OPTIONS: dict[str, type[BaseModel]] = {
-    "persistence": PersistenceOptions,
-    "climatology": ClimatologyOptions,
-    "damped_persistence": DampedPersistenceOptions,
-    "advection": AdvectionOptions,
-    "steps": StepsOptions,
-    "recurrent": RecurrentOptions,
-    "video_transformer": VideoTransformerOptions,
-    "simvp": SimVPOptions,
+@dataclass(frozen=True)
+class Kind:
+    """One kind of model: its options, and its code in `models/<kind>/`, imported at first use: torch loads slowly."""
+
+    options: type[BaseModel]
+    network: str | None = None  # class in `<kind>.model` of a kind that is learned; None: a reference
+    fitted: bool = False  # a reference whose module has `fit`
+    needs_pysteps: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "persistence": Kind(PersistenceOptions),
+    "climatology": Kind(ClimatologyOptions, fitted=True),
+    "damped_persistence": Kind(DampedPersistenceOptions, fitted=True),
+    "advection": Kind(AdvectionOptions, needs_pysteps=True),
+    "steps": Kind(StepsOptions, needs_pysteps=True),
+    "recurrent": Kind(RecurrentOptions, network="Recurrent"),
+    "video_transformer": Kind(VideoTransformerOptions, network="VideoTransformer"),
+    "simvp": Kind(SimVPOptions, network="SimVP"),
 }
+OPTIONS: dict[str, type[BaseModel]] = {name: kind.options for name, kind in KINDS.items()}
+REFERENCES = tuple(name for name, kind in KINDS.items() if kind.network is None)
+LEARNED = tuple(name for name, kind in KINDS.items() if kind.network is not None)
+NEEDS_PYSTEPS = tuple(name for name, kind in KINDS.items() if kind.needs_pysteps)
 
-CLASSES = {  # imported when built: torch is slow to load
-    "recurrent": ("models.recurrent.model", "Recurrent"),
-    "video_transformer": ("models.video_transformer.model", "VideoTransformer"),
-    "simvp": ("models.simvp.model", "SimVP"),
-}
+
+def reference(kind: str) -> Reference:
+    """Return the module of a reference, which has `members` and, where `KINDS[kind].fitted`, `fit`."""
+    if kind not in REFERENCES:
+        raise ValueError(f"{kind!r} is no reference: allowed are {', '.join(REFERENCES)}")
+    return cast("Reference", import_module(f"{__name__}.{kind}.forecast"))
 
 
 def build(
@@ -66,11 +80,11 @@ def build(
     Draws from torch's global generator. Raises ValueError for a name that is not in `LEARNED`, options of another
     model, or sizes that cannot be.
     """
-    if name not in CLASSES:
-        raise ValueError(f"model {name!r} cannot be built: allowed are {', '.join(CLASSES)}")
+    if name not in LEARNED:
+        raise ValueError(f"model {name!r} cannot be built: allowed are {', '.join(LEARNED)}")
     if not isinstance(options, OPTIONS[name]):
         raise ValueError(f"model {name!r} takes {OPTIONS[name].__name__}, got {type(options).__name__}")
-    module, class_name = CLASSES[name]
     sizes = Sizes(channels_in, channels_out, history, horizon, step_minutes)
-    model: nn.Module = getattr(import_module(module), class_name)(options, sizes)
+    module = import_module(f"{__name__}.{name}.model")
+    model: nn.Module = getattr(module, KINDS[name].network or "")(options, sizes)
     return model

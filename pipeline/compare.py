@@ -9,16 +9,21 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
-from pipeline import config, costs, presentation, store, tracking
-from pipeline.champion import promote_by_rule
-from pipeline.coast import coastlines
-from pipeline.comparison import Comparison, Entry, compare, eventful, extremes, minute
-from pipeline.maps import case_of, case_strip
-from pipeline.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, SCORES
-from pipeline.presentation import ShownCase
-from pipeline.registry import Registry, TrackerError
-from pipeline.scores.sums import fields_of, read_sums
-from pipeline.summary import WIDTH, terminal_table
+from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, SCORES
+from fieldcast.pipeline.evaluation.champion import promote_by_rule
+from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare, eventful, extremes, minute
+from fieldcast.pipeline.forecasting import costs
+from fieldcast.pipeline.report import write as presentation
+from fieldcast.pipeline.report.coastlines import coastlines
+from fieldcast.pipeline.report.maps import case_of, case_strip
+from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
+from fieldcast.pipeline.report.write import ShownCase
+from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.tracking.comparison import log_comparison
+from fieldcast.pipeline.tracking.registry import Registry, TrackerError
+from fieldcast.pipeline.verification.aggregation import fields_of, read_sums
 
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` listens
 
@@ -28,9 +33,11 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Compare all models in `params.yaml` and write `data/comparison/`."""
     params = config.load()
-    digests = {name: store.directory_digest(CHECKPOINTS / name) for name in params.kinds}
+    digests = {name: store.directory_digest(CHECKPOINTS / name) for name in params.models}
     runs = tracking.runs_of(params.track.experiment, digests)
-    comparison = compare({name: _entry(name, kind, runs[name]) for name, kind in params.kinds.items()}, params.compare)
+    comparison = compare(
+        {name: _entry(name, each.kind, runs[name]) for name, each in params.models.items()}, params.compare
+    )
     cases = _cases(comparison)
     presentation.write(comparison, COMPARISON, params.model_dump(mode="json"), cases)
     console = Console(width=WIDTH)
@@ -39,7 +46,7 @@ def main() -> None:
     for sentence in _promote(comparison, digests, params):
         console.print(sentence, highlight=False)
     spent = {name: entry.costs for name, entry in comparison.entries.items()}
-    tracking.log_comparison(runs, COMPARISON, _tiles(cases, comparison.fair), spent)
+    log_comparison(runs, COMPARISON, _tiles(cases, comparison.fair), spent)
 
 
 def _entry(name: str, kind: str, run: tracking.Run) -> Entry:

@@ -16,13 +16,16 @@ import xarray as xr
 from einops import rearrange
 from tqdm import tqdm
 
-from models import LEARNED
-from pipeline import checkpoint, config, costs, store
-from pipeline.frames import FrameReader, read_init_times
-from pipeline.parallel import run_blocks
-from pipeline.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
-from pipeline.schema import INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
-from pipeline.tiles import forecast_members
+from fieldcast.models import LEARNED
+from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.parallel import run_blocks
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
+from fieldcast.pipeline.forecasting import checkpoint, costs
+from fieldcast.pipeline.forecasting.forecaster import best_device, load, load_cached
+from fieldcast.pipeline.forecasting.tiling import forecast_members
 
 
 def main() -> None:
@@ -109,7 +112,7 @@ def forecast_block(
     options: config.Forecast,
 ) -> float:
     """Forecast some init times, write them from position `start` of the store `out`; return the model's seconds."""
-    forecaster = checkpoint.load_cached(folder, digest)
+    forecaster = load_cached(folder, digest)
     names = [channel["name"] for channel in forecaster.description.channels]
     reader = FrameReader(observations, names)
     steps = forecaster.description.history
@@ -134,10 +137,10 @@ def forecast_online(
     One after the other in this process, whatever `dask.scheduler` is; the seconds are those of reading, learning and
     forecasting. No frame after an init time is read before its forecast is made. The checkpoint stays as it is.
     """
-    from pipeline.online import Learning  # brings torch, which references do without
+    from fieldcast.pipeline.forecasting.online import Learning  # brings torch, which references do without
 
     description = checkpoint.describe(folder)
-    forecaster = checkpoint.load(folder, checkpoint.best_device(description.kind))  # the cached one must not change
+    forecaster = load(folder, best_device(description.kind))  # the cached one must not change
     assert forecaster.network is not None
     reader = FrameReader(observations, [channel["name"] for channel in description.channels])
     positions = reader.positions(init_times)
@@ -156,7 +159,7 @@ def forecast_online(
     return seconds
 
 
-def write_fields(out: Path, start: int, fields: np.ndarray, description: checkpoint.Description) -> None:
+def write_fields(out: Path, start: int, fields: np.ndarray, description: checkpoint.CheckpointConfig) -> None:
     """Write forecasts (b, m, horizon, c, y, x) from position `start` of the store `out`."""
     fields = rearrange(fields, "b m f c y x -> c b f m y x")
     dims = (INIT_TIME, LEAD_TIME, MEMBER, Y, X)

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from pipeline import config, store
-from pipeline.parallel import run_blocks
-from pipeline.paths import OBSERVATIONS
-from pipeline.schema import TIME, InputError, X, Y, field_names
-from pipeline.source_options import IngestOptions, SourceOptions
-from pipeline.sources import Part, open_source, plan_source
-from pipeline.sources.axis import Plan
-from pipeline.sources.target import Target, read_frames, target_of
+from fieldcast.pipeline import config
+from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.parallel import run_blocks
+from fieldcast.pipeline.datasets.paths import OBSERVATIONS
+from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources import Part, open_source, plan_source
+from fieldcast.pipeline.sources.target import Target, read_frames, target_of
+from fieldcast.pipeline.sources.time_axis import Plan
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from pipeline import config, quality, store
-from pipeline.contract import contract_of
-from pipeline.normalise import HOURS, transform
-from pipeline.paths import OBSERVATIONS, PREPARED
-from pipeline.schema import FRAME_PRESENT, TIME, InputError, field_names, step_of
-from pipeline.splits import channel_order, select_init_times, span
+from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets import quality, store
+from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
+from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.splits import channel_order, select_init_times, span
+from fieldcast.pipeline.datasets.transforms import HOURS, transform
+from fieldcast.pipeline.errors import InputError
 
 
 def main() -> None:

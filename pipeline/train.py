@@ -21,24 +21,33 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-import models
-from pipeline import calibration, config, costs, memory, store, tracking
-from pipeline.checkpoint import (
-    Description,
-    Fitted,
-    Forecaster,
-    best_device,
-    card_of,
-    climatology_at,
-    forecaster_of,
-    save_checkpoint,
-)
-from pipeline.frames import FrameReader, read_init_times
-from pipeline.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
-from pipeline.schema import InputError, X, Y
-from pipeline.tiles import forecast_members
+from fieldcast import models
+from fieldcast.models.layers.reference import Training
+from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
+from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.forecasting import calibration, costs
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, card_of, save_checkpoint
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecaster_of
+from fieldcast.pipeline.forecasting.tiling import forecast_members
+from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.training import memory
 
 CODE = Path(__file__).parents[1]
+# code that a training runs through, besides the model's own folder: the same list as in dvc.yaml
+DEPENDENCIES = (
+    "models/layers",
+    "pipeline/config",
+    "pipeline/datasets",
+    "pipeline/errors.py",
+    "pipeline/forecasting",
+    "pipeline/tracking",
+    "pipeline/train.py",
+    "pipeline/training",
+)
 FIT_BLOCK = 32  # init times read at once
 CALIBRATION_TIMES = 200  # at most, of the validation period
 
@@ -88,13 +97,13 @@ def train(params: config.Params, model: str) -> None:
     shutil.rmtree(resume)
 
 
-def describe(params: config.Params, model: str, data_digest: str) -> Description:
+def describe(params: config.Params, model: str, data_digest: str) -> CheckpointConfig:
     """Return what the checkpoint of `model` will be."""
     statistics = json.loads((PREPARED / "statistics.json").read_text())
-    return Description(
+    return CheckpointConfig(
         model=model,
-        kind=params.kinds[model],
-        options=params.models[model].model_dump(mode="json"),
+        kind=params.models[model].kind,
+        options=params.models[model].options.model_dump(mode="json"),
         history=params.sample.history,
         horizon=params.sample.horizon,
         step_minutes=statistics["step_minutes"],
@@ -109,7 +118,7 @@ def describe(params: config.Params, model: str, data_digest: str) -> Description
     )
 
 
-def check_fits(params: config.Params, description: Description) -> None:
+def check_fits(params: config.Params, description: CheckpointConfig) -> None:
     """Raise `InputError` where training the model would take more memory than it may."""
     sizes = {
         "channels_in": description.channels_in,
@@ -120,7 +129,7 @@ def check_fits(params: config.Params, description: Description) -> None:
     }
     grid = (description.contract[Y]["cells"], description.contract[X]["cells"])
     cells = memory.training_cells(grid, description.crop_cells)
-    options = params.models[description.model]
+    options = params.models[description.model].options
     memory.check_memory(
         description.model, description.kind, options, sizes, cells, params.train.batch_size, params.train.memory_gb
     )
@@ -129,12 +138,12 @@ def check_fits(params: config.Params, description: Description) -> None:
 def prepare_resume(folder: Path, params: config.Params, model: str, data_digest: str) -> str:
     """Return the fingerprint of this training; empty `folder` unless it holds an interrupted training with the same."""
     parts = {
-        "model": params.models[model].model_dump(mode="json"),
-        "kind": params.kinds[model],
+        "model": params.models[model].options.model_dump(mode="json"),
+        "kind": params.models[model].kind,
         "sample": params.sample.model_dump(mode="json"),
         "train": params.train.model_dump(mode="json"),
         "data": data_digest,
-        "code": code_digest(params.kinds[model]),
+        "code": code_digest(params.models[model].kind),
     }
     fingerprint = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     record = folder / "fingerprint"
@@ -147,40 +156,23 @@ def prepare_resume(folder: Path, params: config.Params, model: str, data_digest:
 
 def code_digest(kind: str) -> str:
     """Return a digest of the code that a training of a model of this kind runs through."""
-    files = [
-        CODE / "pipeline" / f"{name}.py"
-        for name in (
-            "train",
-            "fit",
-            "module",
-            "network",
-            "normalise",
-            "losses",
-            "curriculum",
-            "samples",
-            "frames",
-            "checkpoint",
-            "calibration",
-            "tiles",
-        )
-    ]
-    files += (CODE / "models").glob("*.py")
-    files += [path for folder in ("attention", kind) for path in (CODE / "models" / folder).rglob("*.py")]
     digest = sha256()
-    for path in sorted(files):
-        digest.update(path.relative_to(CODE).as_posix().encode() + path.read_bytes())
+    for place in (*DEPENDENCIES, f"models/{kind}"):
+        path = CODE / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(CODE).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 def log_identity(run: tracking.Run, params: config.Params, model: str, data_digest: str) -> None:
     """Log the parameters that tell runs apart, the whole configuration and the data that the run learns from."""
-    options = {f"model.{key}": value for key, value in params.models[model].model_dump(mode="json").items()}
-    learned = params.kinds[model] in models.LEARNED
+    options = {f"model.{key}": value for key, value in params.models[model].options.model_dump(mode="json").items()}
+    learned = params.models[model].kind in models.LEARNED
     training = params.train.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "loss", "seed"})
     run.params(
         {
             "model.name": model,
-            "model.kind": params.kinds[model],
+            "model.kind": params.models[model].kind,
             **options,
             "sample.history": params.sample.history,
             "sample.horizon": params.sample.horizon,
@@ -195,28 +187,27 @@ def log_identity(run: tracking.Run, params: config.Params, model: str, data_dige
     run.artifact(PREPARED / "quality.png", "data")
 
 
-def fit_learned(params: config.Params, description: Description, resume: Path, run: tracking.Run) -> Fitted:
+def fit_learned(params: config.Params, description: CheckpointConfig, resume: Path, run: tracking.Run) -> Fitted:
     """Return the weights of a learned model."""
-    from pipeline.fit import fit  # Lightning takes seconds to import, and references do without
+    from fieldcast.pipeline.training.fit import fit  # Lightning takes seconds to import, and references do without
 
     with xr.open_dataset(PREPARED / "climatology.nc") as climatology:
         return fit(params, description, climatology.load(), resume, run)
 
 
-def fit_reference(params: config.Params, description: Description, resume: Path, run: tracking.Run) -> Fitted:
-    """Return what a reference needs: nothing, the climatology, or the climatology and the damping of anomalies."""
-    if description.kind not in ("climatology", "damped_persistence"):
+def fit_reference(params: config.Params, description: CheckpointConfig, resume: Path, run: tracking.Run) -> Fitted:
+    """Return what a reference learns from the training period: nothing for most kinds."""
+    del resume, run  # fitted in seconds, and without curves
+    if not models.KINDS[description.kind].fitted:
         return Fitted({}, {})
     with xr.open_dataset(PREPARED / "climatology.nc") as dataset:
         climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
-    if description.kind == "climatology":
-        return Fitted({"climatology": climatology}, {"maps": climatology.shape[0]})
-    damping = fit_damping(params, description, climatology)
-    leads = [f"{description.step_minutes * (i + 1)} min {value:.3f}" for i, value in enumerate(damping[:, 0])]
-    return Fitted({"climatology": climatology, "damping": damping}, {"damping": ", ".join(leads)})
+    step = np.timedelta64(description.step_minutes, "m")
+    blocks = _training_blocks(params, description)
+    return Fitted(*models.reference(description.kind).fit(Training(climatology, description.horizon, step, blocks)))
 
 
-def with_calibration(params: config.Params, description: Description, fitted: Fitted) -> Fitted:
+def with_calibration(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> Fitted:
     """Return a model with members and its calibration: on forecasts of the validation period, evenly thinned."""
     forecaster = forecaster_of(description, fitted.arrays, best_device(description.kind))
     init_times = read_init_times(PREPARED / "init_times.csv", "validation")
@@ -249,24 +240,8 @@ def complete(climatology: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(climatology), climatology, mean).astype(np.float32)
 
 
-def fit_damping(params: config.Params, description: Description, climatology: np.ndarray) -> np.ndarray:
-    """Return the damping (horizon, c) over all init times of the training period, read block by block."""
-    from models.damped_persistence.forecast import sums
-    from models.latest import latest_valid
-
-    total = None
-    for history, target, init_times in _training_blocks(params, description):
-        step = np.timedelta64(description.step_minutes, "m")
-        valid_times = init_times[:, None] + step * np.arange(1, description.horizon + 1)
-        anomaly = latest_valid(history) - climatology_at(climatology, init_times[:, None])[:, 0]
-        block = sums(anomaly, target - climatology_at(climatology, valid_times))
-        total = block if total is None else total + block
-    assert total is not None  # prepare leaves no split without init times
-    return total.damping()
-
-
 def _training_blocks(
-    params: config.Params, description: Description
+    params: config.Params, description: CheckpointConfig
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     reader = FrameReader(OBSERVATIONS, description.target_names, params.sample.cache)
     init_times = read_init_times(PREPARED / "init_times.csv", "train")

@@ -12,27 +12,26 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pipeline.config import Verify
-from pipeline.parallel import run_blocks
-from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
-from pipeline.schema import (
+from fieldcast.pipeline.config import Verify
+from fieldcast.pipeline.datasets.parallel import run_blocks
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
+from fieldcast.pipeline.datasets.schema import (
     INIT_TIME,
     LEAD_TIME,
     ONLINE,
     TIME,
     VALID_TIME,
-    InputError,
-    SchemaError,
     X,
     Y,
     check_scores,
     field_names,
 )
-from pipeline.scores import spectral
-from pipeline.scores.continuous import row_weights
-from pipeline.scores.groups import REGION, region_cuts
-from pipeline.scores.spatial import MINIMUM_VALID, spacing_km, window_cells
-from pipeline.scores.sums import Extras, frame_sums, label_sums, scores_of, write_sums
+from fieldcast.pipeline.errors import InputError, SchemaError
+from fieldcast.pipeline.verification import spectral
+from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, scores_of, write_sums
+from fieldcast.pipeline.verification.continuous import row_weights
+from fieldcast.pipeline.verification.spatial import MINIMUM_VALID, spacing_km, window_cells
+from fieldcast.pipeline.verification.strata import REGION, region_cuts
 
 BLOCK_BYTES = 64 * 2**20  # of forecasts held at once; the observed frames and masks of a block are of the same size
 MEMBER = "member"
@@ -55,13 +54,13 @@ def verify(
     data_range: Mapping[str, float] | None = None,
     scheduler: str | None = "synchronous",
 ) -> xr.Dataset:
-    """Return the sums of one model per init time and lead, laid out as `pipeline.scores.sums` describes.
+    """Return the sums of one model per init time and lead, laid out as `pipeline.verification.aggregation` describes.
 
     A cell counts where both the observation at the valid time and the forecast, all its members, are finite; for
     scores of one value the forecast is the mean over members. `climatology` holds fields `(hour, y, x)`, 24 or one, and
     `data_range` the highest less the lowest value of the training period by field; without them anomaly correlation, or
     PSNR and SSIM, are left out, and without units of length spectra are. Blocks of init times and leads bound the
-    memory; `scheduler` says where they run, as in `pipeline.parallel.run_blocks`.
+    memory; `scheduler` says where they run, as in `pipeline.datasets.parallel.run_blocks`.
 
     Raises `InputError` when a threshold names an unknown field or a region holds no cell, and `SchemaError` when grids
     or times do not match or a forecast is missing in a cell that was observed at init time.
@@ -206,7 +205,9 @@ def _check_complete(known: np.ndarray, at_init: np.ndarray, block: xr.DataArray)
 
 def main() -> None:
     """Verify the model named on the command line and log its scores."""
-    from pipeline import config, store, tracking  # the tracker is slow to import and the functions above do without
+    from fieldcast.pipeline import config  # the tracker is slow to import and the functions above do without
+    from fieldcast.pipeline.datasets import store
+    from fieldcast.pipeline.tracking import runs as tracking
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
@@ -224,13 +225,13 @@ def main() -> None:
         experiment=params.track.experiment,
         checkpoint=CHECKPOINTS / model,
         model=model,
-        kind=params.kinds[model],
+        kind=params.models[model].kind,
         scores=scores_of(sums),
         sums=path,
     )
 
 
 if __name__ == "__main__":
-    from pipeline import config
+    from fieldcast.pipeline import config
 
     config.run_stage(main)

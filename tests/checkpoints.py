@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import models
-from pipeline import checkpoint
-from pipeline.paths import PREPARED
-from pipeline.train import describe
+from fieldcast import models
+from fieldcast.pipeline.datasets.paths import PREPARED
+from fieldcast.pipeline.forecasting import checkpoint
+from fieldcast.pipeline.forecasting.forecaster import build_network
+from fieldcast.pipeline.train import describe
 from tests.conftest import rewrite
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -28,7 +29,7 @@ def untrained(project: Path, kind: str, spread: float = 0.0, crop: int | None = 
     described = describe(rewrite(project, {}), "convlstm", "0" * 32 + ".dir")
     described = replace(described, model="mine", kind=kind, options=chosen, crop_cells=crop)
     channel = json.loads((PREPARED / "statistics.json").read_text())["channels"][0]
-    network = checkpoint.build_network(
+    network = build_network(
         described, np.full((1, 1, 1, 1), channel["mean"]), np.array([channel["scale"]], dtype=np.float32)
     )
     with torch.no_grad():

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import config, tracking
-from pipeline.ingest import ingest
-from pipeline.paths import OBSERVATIONS, PREPARED
-from pipeline.prepare import prepare
-from pipeline.store import open_observations
+from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.store import open_observations
+from fieldcast.pipeline.ingest import ingest
+from fieldcast.pipeline.prepare import prepare
+from fieldcast.pipeline.tracking import runs as tracking
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ def modules() -> dict[str, Path]:
     found = {}
     for package in ("pipeline", "models"):
         for path in (ROOT / package).rglob("*.py"):
-            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = ("fieldcast", *path.relative_to(ROOT).with_suffix("").parts)
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
@@ -43,6 +43,6 @@ def closure(start: str) -> set[str]:
         if name not in reached:
             reached.add(name)
             waiting += edges[name]
-            if "." in name:
-                waiting.append(name.rpartition(".")[0])  # importing a module runs its package
+            if (package := name.rpartition(".")[0]) in edges:
+                waiting.append(package)  # importing a module runs its package
     return reached

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from pipeline.scores.sums import frame_sums, label_sums
+from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums
 
 STEP = np.timedelta64(5, "m")
 

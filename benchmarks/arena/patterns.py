@@ -7,9 +7,9 @@ from typing import cast
 
 from torch import nn
 
-from models.attention.axes import AlongAxes
-from models.attention.choices import ATTENTIONS, AttentionOptions, build_mixer
-from models.attention.mixer import Mixer
+from fieldcast.models.video_transformer.attention.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.choices import ATTENTIONS, AttentionOptions, build_mixer
+from fieldcast.models.video_transformer.attention.mixer import Mixer
 
 SUB_LAYERS = 4
 EXPLICIT, JOINT, FACTORISED = "joint explicit", "joint", "factorised"

@@ -6,8 +6,10 @@ Zawadzki 2002). Each channel moves by its own flow. Where the flow brings nothin
 
 import numpy as np
 
-from models.latest import latest_valid
-from models.motion import Array32, Array64, Transform, load_pysteps, motion
+from fieldcast.models.advection.options import AdvectionOptions
+from fieldcast.models.layers.latest import latest_valid
+from fieldcast.models.layers.motion import Array32, Array64, Transform, load_pysteps, motion
+from fieldcast.models.layers.reference import Case
 
 
 def forecast(
@@ -43,3 +45,9 @@ def move(field: Array32, flow: Array64, horizon: int) -> Array64:
     """The field (h, w) after 1 to `horizon` steps along `flow` (2, h, w); NaN where it comes from outside the grid."""
     extrapolate = load_pysteps()[1]
     return np.asarray(extrapolate(field.astype(np.float64), flow, list(range(1, horizon + 1))))
+
+
+def members(history: Array32, case: Case) -> Array32:
+    """Return advection as one member, (b, 1, horizon, c, h, w)."""
+    assert isinstance(case.options, AdvectionOptions)
+    return forecast(history, case.horizon, **case.options.model_dump())[:, None]

@@ -1,9 +1,19 @@
 """Climatology: the mean of the training period at each valid time."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldcast.models.layers.reference import Case, Training, climatology_at
 
-def forecast(climatology_at_valid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The climatology at each valid time, (b, horizon, c, h, w), as a copy in float32 of its own."""
-    return np.array(climatology_at_valid, dtype=np.float32)
+
+def members(history: NDArray[np.float32], case: Case) -> NDArray[np.float32]:
+    """Return the climatology at each valid time as one member, (b, 1, horizon, c, h, w), float32."""
+    del history
+    return np.array(climatology_at(case.arrays["climatology"], case.valid_times), dtype=np.float32)[:, None]
+
+
+def fit(training: Training) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """Return the climatology of the training period."""
+    return {"climatology": training.climatology}, {"maps": training.climatology.shape[0]}

@@ -7,12 +7,14 @@ damping[f, c] = sum(anomaly_init * anomaly_target) / sum(anomaly_init ** 2): lea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from einops import reduce
 from numpy.typing import NDArray
 
-from models.latest import latest_valid
+from fieldcast.models.layers.latest import latest_valid
+from fieldcast.models.layers.reference import Case, Training, climatology_at, valid_times
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,31 @@ def sums(anomaly_init: NDArray[np.float32], anomaly_target: NDArray[np.float32])
     )
 
 
-def fit(anomaly_init: NDArray[np.float32], anomaly_target: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The damping per lead and channel, (horizon, c), of cases that fit in memory; shapes as in `sums`."""
-    return sums(anomaly_init, anomaly_target).damping()
+def fit(training: Training) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """Return the climatology and the damping (horizon, c) over all init times of the training period."""
+    total = None
+    for history, target, init_times in training.blocks:
+        at_init = climatology_at(training.climatology, init_times[:, None])[:, 0]
+        at_valid = climatology_at(training.climatology, valid_times(init_times, training.horizon, training.step))
+        block = sums(latest_valid(history) - at_init, target - at_valid)
+        total = block if total is None else total + block
+    assert total is not None  # no split is without init times
+    damping = total.damping()
+    minutes = training.step / np.timedelta64(1, "m")
+    leads = [f"{minutes * (i + 1):g} min {value:.3f}" for i, value in enumerate(damping[:, 0])]
+    return {"climatology": training.climatology, "damping": damping}, {"damping": ", ".join(leads)}
+
+
+def members(history: NDArray[np.float32], case: Case) -> NDArray[np.float32]:
+    """Return damped persistence as one member, (b, 1, horizon, c, h, w)."""
+    climatology = case.arrays["climatology"]
+    return forecast(
+        history,
+        case.horizon,
+        climatology_at_init=climatology_at(climatology, case.init_times[:, None])[:, 0],
+        climatology_at_valid=climatology_at(climatology, case.valid_times),
+        damping=case.arrays["damping"],
+    )[:, None]
 
 
 def forecast(

@@ -4,7 +4,8 @@ import numpy as np
 from einops import repeat
 from numpy.typing import NDArray
 
-from models.latest import latest_valid
+from fieldcast.models.layers.latest import latest_valid
+from fieldcast.models.layers.reference import Case
 
 
 def forecast(history: NDArray[np.float32], horizon: int) -> NDArray[np.float32]:
@@ -13,3 +14,8 @@ def forecast(history: NDArray[np.float32], horizon: int) -> NDArray[np.float32]:
     Units as the history. NaN where no frame of the history is valid.
     """
     return repeat(latest_valid(history), "b c h w -> b f c h w", f=horizon)
+
+
+def members(history: NDArray[np.float32], case: Case) -> NDArray[np.float32]:
+    """Return persistence as one member, (b, 1, horizon, c, h, w)."""
+    return forecast(history, case.horizon)[:, None]

@@ -11,10 +11,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.recurrent.norms import make_norm
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.repeated import Repeated
-from models.recurrent.unroll import Driven, State, convolved_steps
+from fieldcast.models.recurrent.norms import make_norm
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.repeated import Repeated
+from fieldcast.models.recurrent.unroll import Driven, State, convolved_steps
 
 Maps = Float[Tensor, "b heads d h w"]
 Kept = Float[Tensor, "n b heads d h w"]  # the oldest first
@@ -30,7 +30,7 @@ def remembered(kept: Kept | None, newest: Maps, memory: int) -> Kept:
 def attend_in_time(query: Maps, keys: Kept, values: Kept, bias: Float[Tensor, "heads n"]) -> Maps:
     """For every cell and head the mix of its values by softmax(query key / sqrt(d) + bias).
 
-    The same as `models.attention.core.attend` with each cell a sample. As one query looks at few keys, sums over whole
+    The same as `attend` of the video transformer, each cell a sample. As one query looks at few keys, sums over whole
     maps as they lie in memory take a quarter of the time.
     """
     logits = (query * keys).sum(dim=3) * query.shape[2] ** -0.5

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.recurrent.norms import make_norm
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.repeated import Repeated
-from models.recurrent.unroll import Driven, State, convolved_steps
+from fieldcast.models.recurrent.norms import make_norm
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.repeated import Repeated
+from fieldcast.models.recurrent.unroll import Driven, State, convolved_steps
 
 SLOPE = 0.2  # of the leaky ReLU below zero
 

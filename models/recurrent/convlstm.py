@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.recurrent import level
-from models.recurrent.gates import cell_update
-from models.recurrent.norms import make_norm
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.repeated import Repeated
-from models.recurrent.unroll import Driven, State, convolved_steps
+from fieldcast.models.recurrent import level
+from fieldcast.models.recurrent.gates import cell_update
+from fieldcast.models.recurrent.norms import make_norm
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.repeated import Repeated
+from fieldcast.models.recurrent.unroll import Driven, State, convolved_steps
 
 
 class ConvLSTMCell(nn.Module):

@@ -17,8 +17,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from models.recurrent.gates import Step, act
-from models.recurrent.winograd import POINTS, Grid, Kernel, channels_first, channels_last, of_kernel, transformed
+from fieldcast.models.recurrent.gates import Step, act
+from fieldcast.models.recurrent.winograd import (
+    POINTS,
+    Grid,
+    Kernel,
+    channels_first,
+    channels_last,
+    of_kernel,
+    transformed,
+)
 
 CHANNELS = 16  # of the state; with fewer, transforms cost more than the products that they save
 TILES = 8  # of a sample; with fewer, likewise

@@ -15,17 +15,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.gaps import HistoryBase, fill_and_mask
-from models.members import NoisyBlock, members_apart
-from models.patches import crop, pad_to_multiple, patchify, unpatchify
-from models.recurrent.attention import AttentionCell
-from models.recurrent.convgru import ConvGRUCell
-from models.recurrent.convlstm import ConvLSTMCell
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.scales import Down, Up
-from models.recurrent.trajgru import TrajGRUCell
-from models.recurrent.unroll import Cell, State, unroll
-from models.sizes import Sizes
+from fieldcast.models.layers.members import NoisyBlock, members_apart
+from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.patches import crop, pad_to_multiple, patchify, unpatchify
+from fieldcast.models.layers.sizes import Sizes
+from fieldcast.models.recurrent.attention import AttentionCell
+from fieldcast.models.recurrent.convgru import ConvGRUCell
+from fieldcast.models.recurrent.convlstm import ConvLSTMCell
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.scales import Down, Up
+from fieldcast.models.recurrent.trajgru import TrajGRUCell
+from fieldcast.models.recurrent.unroll import Cell, State, unroll
 
 CELLS = {"convlstm": ConvLSTMCell, "convgru": ConvGRUCell, "trajgru": TrajGRUCell, "attention": AttentionCell}
 

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from models.outputs import OutputOptions
+from fieldcast.models.layers.outputs import OutputOptions
 
 APPLIES_TO = {  # options that only some mixers have
     "peephole": ("convlstm",),

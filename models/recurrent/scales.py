@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.recurrent.convgru import SLOPE
-from models.recurrent.unroll import all_steps
+from fieldcast.models.recurrent.convgru import SLOPE
+from fieldcast.models.recurrent.unroll import all_steps
 
 
 class Down(nn.Conv2d):

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.recurrent.convgru import SLOPE, GatedUpdate
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.repeated import Repeated
-from models.recurrent.unroll import Driven, State, convolved_steps
+from fieldcast.models.recurrent.convgru import SLOPE, GatedUpdate
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.repeated import Repeated
+from fieldcast.models.recurrent.unroll import Driven, State, convolved_steps
 
 FEATURES = 32  # between the two convolutions that give the flows
 

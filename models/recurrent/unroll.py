@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.recurrent.repeated import Repeated
+from fieldcast.models.recurrent.repeated import Repeated
 
 State = tuple[Tensor, ...]
 Driven = tuple[Tensor, ...]  # what one step's input adds, before the state is known

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.patches import unpatchify
+from fieldcast.models.layers.patches import unpatchify
 
 Maps = Float[Tensor, "b c h w"]
 

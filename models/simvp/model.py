@@ -9,12 +9,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.gaps import HistoryBase, fill_and_mask
-from models.members import NoisyBlock, members_apart
-from models.patches import crop, pad_to_multiple
-from models.simvp.layers import Decoder, Encoder, GatedBlock
-from models.simvp.options import SimVPOptions
-from models.sizes import Sizes
+from fieldcast.models.layers.members import NoisyBlock, members_apart
+from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.patches import crop, pad_to_multiple
+from fieldcast.models.layers.sizes import Sizes
+from fieldcast.models.simvp.layers import Decoder, Encoder, GatedBlock
+from fieldcast.models.simvp.options import SimVPOptions
 
 
 class SimVP(nn.Module):

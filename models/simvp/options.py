@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from models.outputs import OutputOptions
+from fieldcast.models.layers.outputs import OutputOptions
 
 
 class SimVPOptions(OutputOptions):

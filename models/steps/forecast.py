@@ -15,9 +15,10 @@ import dask.config
 import numpy as np
 from numpy.typing import NDArray
 
-from models.latest import latest_valid
-from models.motion import MISSING, filled, motion
-from models.steps.options import MIN_LEVELS, StepsOptions
+from fieldcast.models.layers.latest import latest_valid
+from fieldcast.models.layers.motion import MISSING, filled, motion
+from fieldcast.models.layers.reference import Case
+from fieldcast.models.steps.options import MIN_LEVELS, StepsOptions
 
 Array32 = NDArray[np.float32]
 Array64 = NDArray[np.float64]
@@ -118,3 +119,16 @@ def _undisturbed() -> Iterator[None]:
             yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
+
+
+def members(history: Array32, case: Case) -> Array32:
+    """Return the members (b, m, horizon, c, h, w), seeded by the init times."""
+    assert isinstance(case.options, StepsOptions)
+    return forecast(
+        history,
+        case.horizon,
+        seconds=case.init_times.astype("datetime64[s]").astype(np.int64),
+        spacing_km=case.spacing_km,
+        step_minutes=float(case.step / np.timedelta64(1, "m")),
+        options=case.options,
+    )

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.attention.axes import AlongAxes
-from models.attention.choices import build_mixer
-from models.attention.core import Rotate
-from models.attention.mixer import Grid
-from models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.attention.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.choices import build_mixer
+from fieldcast.models.video_transformer.attention.core import Rotate
+from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 Turns = dict[str, Rotate]  # by letter of the axes along which attention runs
 

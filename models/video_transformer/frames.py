@@ -5,15 +5,15 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.attention.decoder import Cache, Decoder
-from models.attention.flat import flatten
-from models.attention.masks import not_later
-from models.attention.mixer import Grid
-from models.gaps import fill_and_mask
-from models.patches import pad_to_multiple, patchify
-from models.video_transformer.options import VideoTransformerOptions
-from models.video_transformer.queries import Positions, flat_positions
-from models.video_transformer.tokens import Embedding
+from fieldcast.models.layers.missing import fill_and_mask
+from fieldcast.models.layers.patches import pad_to_multiple, patchify
+from fieldcast.models.video_transformer.attention.decoder import Cache, Decoder
+from fieldcast.models.video_transformer.attention.flat import flatten
+from fieldcast.models.video_transformer.attention.masks import not_later
+from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.queries import Positions, flat_positions
+from fieldcast.models.video_transformer.tokens import Embedding
 
 
 def any_valid(masked: Float[Tensor, "b f c h w"], patch: int) -> Bool[Tensor, "b n"]:

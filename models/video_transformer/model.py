@@ -13,16 +13,16 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.attention.mixer import Grid
-from models.gaps import HistoryBase, fill_and_mask
-from models.members import NoisyBlock, members_apart
-from models.sizes import Sizes
-from models.video_transformer.block import Trunk, Turns
-from models.video_transformer.frames import FrameDecoder
-from models.video_transformer.options import VideoTransformerOptions
-from models.video_transformer.positions import POSITIONS, Minutes, minutes_from_init, turns
-from models.video_transformer.queries import Positions, QueryDecoder
-from models.video_transformer.tokens import Embedding, Queries, Readout
+from fieldcast.models.layers.members import NoisyBlock, members_apart
+from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.sizes import Sizes
+from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.block import Trunk, Turns
+from fieldcast.models.video_transformer.frames import FrameDecoder
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.positions import POSITIONS, Minutes, minutes_from_init, turns
+from fieldcast.models.video_transformer.queries import Positions, QueryDecoder
+from fieldcast.models.video_transformer.tokens import Embedding, Queries, Readout
 
 Frames = Float[Tensor, "b f c_out h w"]
 

@@ -10,9 +10,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.attention.axes import AXES
-from models.attention.core import Rotate
-from models.attention.positions import (
+from fieldcast.models.video_transformer.attention.axes import AXES
+from fieldcast.models.video_transformer.attention.core import Rotate
+from fieldcast.models.video_transformer.attention.positions import (
     angles_3d,
     nearest,
     nearest_time,
@@ -23,7 +23,7 @@ from models.attention.positions import (
     sines_2d,
     sines_3d,
 )
-from models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 TIME_FEATURES = 64
 Minutes = Float[Tensor, " t"]  # from init_time

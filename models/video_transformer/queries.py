@@ -6,12 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention.axes import AlongAxes
-from models.attention.decoder import DecoderLayer
-from models.attention.flat import flatten
-from models.attention.mixer import Grid
-from models.video_transformer.block import Branch
-from models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.attention.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.decoder import DecoderLayer
+from fieldcast.models.video_transformer.attention.flat import flatten
+from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.block import Branch
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 Positions = Float[Tensor, "t h w d"]
 

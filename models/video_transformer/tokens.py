@@ -5,8 +5,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.attention.mixer import Grid
-from models.patches import crop, pad_to_multiple, patchify, unpatchify
+from fieldcast.models.layers.patches import crop, pad_to_multiple, patchify, unpatchify
+from fieldcast.models.video_transformer.attention.mixer import Grid
 
 
 def whole_tubelets(frames: Float[Tensor, "b t c h w"], tubelet: int) -> Float[Tensor, "b t_end c h w"]:

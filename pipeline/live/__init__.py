@@ -1,5 +1,9 @@
-"""Scheduled forecasts: live frames -> one cycle -> a published forecast -> its verification; writes data/live alone."""
+"""Scheduled forecasts: live frames, one cycle, a published forecast, its verification.
 
-from pipeline.live.archive import open_forecasts
+In: new frames and a trained model. Out: files under `data/live` alone.
+May import: all packages but `cli`; no stage.
+"""
+
+from fieldcast.pipeline.live.archive.publish import open_forecasts
 
 __all__ = ["open_forecasts"]

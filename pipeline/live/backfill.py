@@ -9,14 +9,14 @@ from datetime import datetime
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.live import cycle
-from pipeline.live.choice import forecast_one
-from pipeline.live.clock import to_numpy
-from pipeline.live.cycle import Prepared
-from pipeline.live.outcomes import Outcome
-from pipeline.live.station import Station
-from pipeline.parallel import run_blocks
-from pipeline.schema import InputError
+from fieldcast.pipeline.datasets.parallel import run_blocks
+from fieldcast.pipeline.datasets.times import to_numpy
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.cycle import Prepared
+from fieldcast.pipeline.live.deployed_model import forecast_one
+from fieldcast.pipeline.live.outcomes import Outcome
 
 TOGETHER = 32  # cycles on a cluster at once, and under one lock
 

@@ -6,8 +6,6 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-import numpy as np
-
 STAMP = "%Y%m%dT%H%M%SZ"
 ALLOWED_BACK = timedelta(seconds=2)  # clocks are set back by so much in normal use
 
@@ -82,13 +80,3 @@ def parse(text: str) -> datetime:
     except ValueError:
         moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def to_numpy(moment: datetime) -> np.datetime64:
-    """Return a time as datetime64[ns]."""
-    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "ns")
-
-
-def from_numpy(moment: np.datetime64) -> datetime:
-    """Return a datetime64 as an aware time, in whole seconds."""
-    return datetime.fromtimestamp(int(moment.astype("datetime64[s]").astype(np.int64)), UTC)

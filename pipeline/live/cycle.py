@@ -17,14 +17,19 @@ from datetime import datetime
 
 import numpy as np
 
-from pipeline.live import afterwards, archive, choice, recovery, verification
-from pipeline.live.archive import Issue, path_of
-from pipeline.live.choice import Chosen
-from pipeline.live.clock import iso, to_numpy
-from pipeline.live.files import BusyError, DamagedError, failpoint, make_folder
-from pipeline.live.ledger import OPEN, VISIBLE, Cycle, Ledger, State
-from pipeline.live.outcomes import ExitCode, Outcome, Result, code_of
-from pipeline.live.station import Station
+from fieldcast.pipeline.datasets.times import to_numpy
+from fieldcast.pipeline.live import deployed_model as choice
+from fieldcast.pipeline.live import post_cycle as afterwards
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive import recovery
+from fieldcast.pipeline.live.archive.durable import BusyError, DamagedError, failpoint, make_folder
+from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.publish import Issue, path_of
+from fieldcast.pipeline.live.clock import iso
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.deployed_model import Chosen
+from fieldcast.pipeline.live.monitoring import verification
+from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result, code_of
 
 log = logging.getLogger(__name__)
 GOOD, FILLED = "good", "filled"

@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.schema import InputError
+from fieldcast.pipeline.errors import InputError
 
 SHARES = {  # of the frames that each fault befalls, once at least
     "never came": 0.03,

@@ -16,14 +16,16 @@ import xarray as xr
 from rich import box
 from rich.table import Table
 
-from pipeline.live import archive
-from pipeline.live.clock import iso, parse, to_numpy
-from pipeline.live.files import DamagedError
-from pipeline.live.ledger import OPEN, VISIBLE, Cycle, Ledger, State
-from pipeline.live.recovery import QUARANTINE
-from pipeline.live.rehearsal import Expected, Setting
-from pipeline.schema import INIT_TIME, InputError
-from pipeline.sources.files import file_sha256
+from fieldcast.pipeline.datasets.schema import INIT_TIME
+from fieldcast.pipeline.datasets.times import to_numpy
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.durable import DamagedError
+from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.recovery import QUARANTINE
+from fieldcast.pipeline.live.clock import iso, parse
+from fieldcast.pipeline.live.rehearsal import Expected, Setting
+from fieldcast.pipeline.sources.files import file_sha256
 
 MADE = [str(state) for state in VISIBLE]  # the events that say that a forecast has been published
 CONTENT = ("cycles", "verifications")  # tables of the ledger that a rerun must not change

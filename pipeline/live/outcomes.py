@@ -8,10 +8,10 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from pipeline.live.clock import iso
-from pipeline.live.files import BusyError, CannotWriteError, DamagedError, is_full
-from pipeline.registry import TrackerError
-from pipeline.schema import InputError
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError, is_full
+from fieldcast.pipeline.live.clock import iso
+from fieldcast.pipeline.tracking.registry import TrackerError
 
 
 class ExitCode(IntEnum):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from pipeline.live.archive import LEDGER
-from pipeline.live.clock import parse
-from pipeline.live.cycle import GOOD, outcome_of, policy
-from pipeline.live.ledger import OPEN, Cycle, Ledger
-from pipeline.live.outcomes import Outcome, Result
-from pipeline.live.station import PLANNED, Station
+from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, Ledger
+from fieldcast.pipeline.live.archive.publish import LEDGER
+from fieldcast.pipeline.live.clock import parse
+from fieldcast.pipeline.live.context import PLANNED, Station
+from fieldcast.pipeline.live.cycle import GOOD, outcome_of, policy
+from fieldcast.pipeline.live.outcomes import Outcome, Result
 
 
 def preview(station: Station, init_times: Sequence[datetime] | None = None) -> list[Outcome]:

@@ -16,20 +16,22 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-import models
-from models.latest import latest_valid
-from pipeline import checkpoint
-from pipeline.checkpoint import Description
-from pipeline.config import LateData, Params
-from pipeline.contract import contract_of
-from pipeline.live.clock import from_numpy, to_numpy
-from pipeline.live.faults import Plan
-from pipeline.schema import InputError, field_names
-from pipeline.source_options import IngestOptions, RadarOptions
-from pipeline.sources import Part, open_source
-from pipeline.sources.axis import plan_axis
-from pipeline.sources.target import Target, read_frames, target_of
-from pipeline.tiles import forecast_fields
+from fieldcast import models
+from fieldcast.models.layers.latest import latest_valid
+from fieldcast.pipeline.config import LateData, Params
+from fieldcast.pipeline.config.sources import IngestOptions, RadarOptions
+from fieldcast.pipeline.datasets.schema import field_names
+from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.forecasting import checkpoint
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
+from fieldcast.pipeline.forecasting.forecaster import load
+from fieldcast.pipeline.forecasting.tiling import forecast_fields
+from fieldcast.pipeline.live.faults import Plan
+from fieldcast.pipeline.sources import Part, open_source
+from fieldcast.pipeline.sources.target import Target, read_frames, target_of
+from fieldcast.pipeline.sources.time_axis import plan_axis
 
 CHECKPOINT, FEED, LIVE, EXPERIMENT = "checkpoint", "feed", "live", "replay"
 PATIENCE = 6  # steps after the last valid time after which a truth with gaps is taken as it is
@@ -133,7 +135,7 @@ class Setting:
         history = np.stack(frames)
         if expected.quality.startswith("fallback"):
             return np.repeat(self._inside_range(latest_valid(history[None])), self.rehearsal.horizon, axis=0)
-        forecaster = checkpoint.load(self.checkpoint)
+        forecaster = load(self.checkpoint)
         return np.asarray(forecast_fields(forecaster, history[None], np.array([to_numpy(times[-1])]), None, 0)[0])
 
     @property
@@ -227,7 +229,7 @@ def write_checkpoint(folder: Path, rehearsal: Rehearsal, archive: Archive) -> No
     grid, step = archive.target.grid, archive.step
     first = min(archive.parts)
     contract = contract_of(grid, archive.names, np.timedelta64(step), to_numpy(first))
-    description = Description(
+    description = CheckpointConfig(
         model=rehearsal.model,
         kind=rehearsal.model,
         options=models.OPTIONS[rehearsal.model]().model_dump(mode="json"),

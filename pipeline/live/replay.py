@@ -23,15 +23,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from models.motion import load_pysteps
-from pipeline.live import afterwards, archive, cycle, status
-from pipeline.live.clock import iso
-from pipeline.live.faults import Feed, plan_feed
-from pipeline.live.files import DamagedError
-from pipeline.live.findings import Findings, Machine, changed, examine, snapshot
-from pipeline.live.ledger import OPEN, Ledger
-from pipeline.live.outcomes import ExitCode, Result
-from pipeline.live.rehearsal import (
+from fieldcast.models.layers.motion import load_pysteps
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live import post_cycle as afterwards
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.durable import DamagedError
+from fieldcast.pipeline.live.archive.ledger import OPEN, Ledger
+from fieldcast.pipeline.live.clock import iso
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.faults import Feed, plan_feed
+from fieldcast.pipeline.live.findings import Findings, Machine, changed, examine, snapshot
+from fieldcast.pipeline.live.monitoring import status
+from fieldcast.pipeline.live.outcomes import ExitCode, Result
+from fieldcast.pipeline.live.rehearsal import (
     CHECKPOINT,
     EXPERIMENT,
     FEED,
@@ -43,10 +48,8 @@ from pipeline.live.rehearsal import (
     params_of,
     write_checkpoint,
 )
-from pipeline.live.schedulers import DISK, KILLED, ShownClock, Waking, disturbed, logging_to, start, wake
-from pipeline.live.station import Station
-from pipeline.schema import InputError
-from pipeline.tracking import DATABASE, open_client
+from fieldcast.pipeline.live.schedulers import DISK, KILLED, ShownClock, Waking, disturbed, logging_to, start, wake
+from fieldcast.pipeline.tracking.runs import DATABASE, open_client
 
 MARK, LOG, PAGE, UNDISTURBED = "replay.json", "replay.log", "status.html", "undisturbed"
 JUMP = timedelta(hours=-2)  # of the clock, for a step of the archive, then it is right again

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]
 
-from pipeline.config import Schedule
-from pipeline.schema import InputError
+from fieldcast.pipeline.config import Schedule
+from fieldcast.pipeline.errors import InputError
 
 
 def trigger_of(schedule: Schedule) -> CronTrigger:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.config import Params
-from pipeline.live import cycle
-from pipeline.live.clock import SystemClock
-from pipeline.live.files import FAILPOINT
-from pipeline.live.outcomes import ExitCode, code_of, worst
-from pipeline.live.rehearsal import Expected
-from pipeline.live.station import Station
+from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.archive.durable import FAILPOINT
+from fieldcast.pipeline.live.clock import SystemClock
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.outcomes import ExitCode, code_of, worst
+from fieldcast.pipeline.live.rehearsal import Expected
 
 log = logging.getLogger(__name__)
 FAILPOINTS = (  # at which a process is killed
@@ -51,7 +51,12 @@ KILLED = -9
 KILLS = 0.1  # of the wakings side by side at which a cycle is decided: one is killed at a random moment
 KILL_SECONDS = 0.5  # within which it is
 SIDE_BY_SIDE = (0.6, 0.1)  # of the wakings at which a cycle is decided, and of the others
-PRELOADED = [__name__, "distributed", "h5netcdf", "models.persistence.forecast"]  # what a cycle imports when it runs
+PRELOADED = [
+    __name__,
+    "distributed",
+    "h5netcdf",
+    "fieldcast.models.persistence.forecast",
+]  # what a cycle imports when it runs
 
 
 class ShownClock(SystemClock):
@@ -117,7 +122,7 @@ def start(params: Params, folder: Path, waking: Waking, log_path: Path) -> BaseP
     It comes from a server that has loaded everything and holds neither lock nor ledger.
     """
     context = multiprocessing.get_context("forkserver")
-    advection = ["pipeline.live.with_advection"] if "advection" in params.models else []
+    advection = ["fieldcast.pipeline.live.with_advection"] if "advection" in params.models else []
     context.set_forkserver_preload(PRELOADED + advection)
     process = context.Process(target=_look, args=(params, folder, waking.shown, waking.failpoint, log_path))
     process.start()

@@ -1,4 +1,8 @@
-"""Archives of gridded observations: one file a kind, behind one Protocol, and one dict in view."""
+"""Archives of gridded observations: one file a kind, behind one Protocol, and one dict in view.
+
+In: files, URLs or a simulation. Out: frames in physical units on the source's own grid, and their times.
+May import: `errors`, `config`, `datasets`.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from pipeline.schema import X, Y, field_names
-from pipeline.source_options import IngestOptions, SourceOptions
-from pipeline.sources.axis import Plan, plan_axis
-from pipeline.sources.gridded import GriddedSource
-from pipeline.sources.moving_mnist import MovingMnistSource
-from pipeline.sources.radar import RadarSource
-from pipeline.sources.storms import StormsSource
-from pipeline.sources.target import target_of
+from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
+from fieldcast.pipeline.datasets.schema import X, Y, field_names
+from fieldcast.pipeline.sources.gridded import GriddedSource
+from fieldcast.pipeline.sources.moving_mnist import MovingMnistSource
+from fieldcast.pipeline.sources.radar.composites import RadarSource
+from fieldcast.pipeline.sources.storms import StormsSource
+from fieldcast.pipeline.sources.target import target_of
+from fieldcast.pipeline.sources.time_axis import Plan, plan_axis
 
 
 class Part(Protocol):

@@ -21,7 +21,8 @@ from dask.base import compute
 from dask.delayed import delayed
 from tqdm import tqdm
 
-from pipeline.schema import GRID_MAPPING, InputError, X, Y, field_names
+from fieldcast.pipeline.datasets.schema import GRID_MAPPING, X, Y, field_names
+from fieldcast.pipeline.errors import InputError
 
 HEADERS_AT_ONCE = 256
 TIMEOUT_SECONDS = 60

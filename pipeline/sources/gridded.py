@@ -19,10 +19,11 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from pipeline.schema import TIME, InputError, X, Y
-from pipeline.source_options import GriddedOptions
-from pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
-from pipeline.sources.grid import cf_crs, fields, grid_template
+from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.datasets.schema import TIME, X, Y
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
+from fieldcast.pipeline.sources.template import cf_crs, fields, grid_template
 
 ENGINES = {".nc": "h5netcdf", ".nc4": "h5netcdf", ".cdf": "h5netcdf", ".h5": "h5netcdf", ".zarr": "zarr"}
 ENGINES |= {".grib": "cfgrib", ".grb": "cfgrib", ".grib2": "cfgrib", ".grb2": "cfgrib"}

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from pipeline.schema import InputError, X, Y
-from pipeline.source_options import MovingMnistOptions
-from pipeline.sources.files import fetch
-from pipeline.sources.grid import fields, grid_template
+from fieldcast.pipeline.config.sources import MovingMnistOptions
+from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.files import fetch
+from fieldcast.pipeline.sources.template import fields, grid_template
 
 CANVAS, DIGIT = 64, 28
 STEP = 0.1  # of the free range, a frame

@@ -36,9 +36,9 @@ import xarray as xr
 from scipy.ndimage import map_coordinates
 from scipy.special import ndtri
 
-from pipeline.schema import RAIN_RATE_UNITS, X, Y
-from pipeline.source_options import StormsOptions
-from pipeline.sources.grid import RAIN_RATE, fields, grid_template
+from fieldcast.pipeline.config.sources import StormsOptions
+from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS, X, Y
+from fieldcast.pipeline.sources.template import RAIN_RATE, fields, grid_template
 
 SPECTRAL_SLOPE = 3.2
 LIFETIME_POWER = 1.2

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from pipeline.schema import InputError, X, Y, field_names
-from pipeline.source_options import SourceOptions
-from pipeline.sources.grid import block_mean, cells, target_grid
+from fieldcast.pipeline.config.sources import SourceOptions
+from fieldcast.pipeline.datasets.schema import X, Y, field_names
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.template import block_mean, cells, target_grid
 
 if TYPE_CHECKING:
-    from pipeline.sources import Part
+    from fieldcast.pipeline.sources import Part
 
 
 @dataclass(frozen=True)

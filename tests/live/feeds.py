@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline import store
-from pipeline.contract import contract_of
-from pipeline.ingest import ingest
-from pipeline.live.clock import Clock, SimulatedClock, from_numpy
-from pipeline.live.observations import LiveObservations
-from pipeline.schema import field_names
-from pipeline.source_options import GriddedOptions, IngestOptions, RadarOptions, SourceOptions
+from fieldcast.pipeline.config.sources import GriddedOptions, IngestOptions, RadarOptions, SourceOptions
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.schema import field_names
+from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.times import from_numpy
+from fieldcast.pipeline.ingest import ingest
+from fieldcast.pipeline.live.clock import Clock, SimulatedClock
+from fieldcast.pipeline.live.feed.store import LiveObservations
 from tests.sources import archives
 
 START = datetime(2024, 6, 1, tzinfo=UTC)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.live.archive import LEDGER, audit, open_forecasts, path_of
-from pipeline.live.files import CannotWriteError
-from pipeline.live.ledger import Ledger
-from pipeline.store import directory_digest
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.live.archive.durable import CannotWriteError
+from fieldcast.pipeline.live.archive.ledger import Ledger
+from fieldcast.pipeline.live.archive.publish import LEDGER, audit, open_forecasts, path_of
 from tests.live.publishing import at, fields, grid, publish
 
 KILOBYTES = [*range(90, 570, 32), *range(2200, 2550, 70)]  # of a ledger without a cycle to five cycles; with a reserve

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.config import Retention
-from pipeline.live import archive, recovery
-from pipeline.live.archive import Issue, path_of
-from pipeline.live.clock import SystemClock
-from pipeline.live.files import FAILPOINT, BusyError, failpoint, locked
-from pipeline.live.ledger import VISIBLE, Cycle, Ledger, State
-from pipeline.sources.grid import grid_template
+from fieldcast.pipeline.config import Retention
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive import recovery
+from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, failpoint, locked
+from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.publish import Issue, path_of
+from fieldcast.pipeline.live.clock import SystemClock
+from fieldcast.pipeline.sources.template import grid_template
 
 START = datetime(2020, 10, 31, 6, tzinfo=UTC)
 STEP = timedelta(minutes=5)

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.checkpoint import Description, build_network, save_checkpoint
-from pipeline.config import Params
-from pipeline.contract import contract_of
-from pipeline.live.clock import SimulatedClock
-from pipeline.live.station import Station
-from pipeline.source_options import StormsOptions
-from pipeline.sources.storms import StormsSource
-from pipeline.sources.target import target_of
+from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.config.sources import StormsOptions
+from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, save_checkpoint
+from fieldcast.pipeline.forecasting.forecaster import build_network
+from fieldcast.pipeline.live.clock import SimulatedClock
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.sources.storms import StormsSource
+from fieldcast.pipeline.sources.target import target_of
 from tests.conftest import merged
 
 START = datetime(2024, 6, 1, 6, 0, tzinfo=UTC)
@@ -49,7 +50,7 @@ def params(changes: dict[str, Any] | None = None) -> Params:
     return Params.model_validate(merged(PARAMS, {"live": changes or {}}))
 
 
-def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> Description:
+def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> CheckpointConfig:
     """Return what a checkpoint for the source's data is."""
     options = StormsOptions(**source)
     storms = StormsSource(options)
@@ -82,7 +83,7 @@ def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> Des
         "crop_cells": None,
         "data_digest": "none",
     }
-    return Description(**(facts | changes))
+    return CheckpointConfig(**(facts | changes))
 
 
 def write_reference(folder: Path, model: str = "persistence", source: dict[str, Any] = SOURCE) -> Path:

@@ -19,13 +19,15 @@ import pyproj
 import pytest
 import xarray as xr
 
-from pipeline.live import archive, open_forecasts
-from pipeline.live.archive import CATALOGUE, MANIFEST, path_of, read_catalogue, staging_of
-from pipeline.live.files import BusyError, CannotWriteError, DamagedError
-from pipeline.live.ledger import Ledger, State
-from pipeline.schema import InputError, check_forecasts
-from pipeline.sources.grid import grid_template
-from pipeline.store import directory_digest
+from fieldcast.pipeline.datasets.schema import check_forecasts
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import open_forecasts
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.live.archive.ledger import Ledger, State
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, MANIFEST, path_of, read_catalogue, staging_of
+from fieldcast.pipeline.sources.template import grid_template
 from tests.live.publishing import (
     HEIGHT,
     LEADS,

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline.live.axis import Axis, merged
-from pipeline.schema import InputError
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.cycle_schedule import Axis, merged
 
 MINUTE = timedelta(minutes=1)
 

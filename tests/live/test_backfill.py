@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import Dask
-from pipeline.live import cycle
-from pipeline.live.archive import LEDGER, open_forecasts
-from pipeline.live.backfill import backfill
-from pipeline.live.ledger import Ledger
-from pipeline.live.outcomes import Result
-from pipeline.schema import InputError
-from pipeline.store import directory_digest
+from fieldcast.pipeline.config import Dask
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.archive.ledger import Ledger
+from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
+from fieldcast.pipeline.live.backfill import backfill
+from fieldcast.pipeline.live.outcomes import Result
 from tests.live.stations import START, minutes, station
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from pipeline.live.clock import SimulatedClock, SystemClock, from_numpy, iso, parse, stamp, to_numpy
+from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
+from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock, iso, parse, stamp
 
 MOMENT = datetime(2020, 10, 31, 6, 5, tzinfo=UTC)
 

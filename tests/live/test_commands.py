@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import cli, store, tracking
-from pipeline.live.archive import LEDGER, open_forecasts
-from pipeline.live.ledger import Ledger
+from fieldcast.pipeline.cli import main as cli
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.live.archive.ledger import Ledger
+from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
+from fieldcast.pipeline.tracking import runs as tracking
 from tests.conftest import merged
 from tests.live.stations import PARAMS, write_reference
 
@@ -127,8 +129,8 @@ def test_a_wrong_cron_expression_stops_the_start(fieldcast: Command, project: Pa
 
 
 def test_another_process_at_work_is_told(fieldcast: Command, project: Path) -> None:
-    from pipeline.live.clock import SystemClock
-    from pipeline.live.files import locked
+    from fieldcast.pipeline.live.archive.durable import locked
+    from fieldcast.pipeline.live.clock import SystemClock
 
     content = yaml.safe_load((project / "params.yaml").read_text())
     content["live"]["lock_wait_seconds"] = 0.1

@@ -13,10 +13,11 @@ import pytest
 import rasterio
 import xarray as xr
 
-from pipeline import store
-from pipeline.live.copies import check_kinds, remove_copies, write_copies
-from pipeline.schema import InputError, check_forecasts, field_names
-from pipeline.sources.grid import grid_template
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.schema import check_forecasts, field_names
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive.exports import check_kinds, remove_copies, write_copies
+from fieldcast.pipeline.sources.template import grid_template
 
 STAMP = "20201031T060000Z"
 INIT_TIMES = np.array(["2020-10-31T06:00"], "datetime64[ns]")

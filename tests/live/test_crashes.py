@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.live import archive
-from pipeline.live.archive import LEDGER, path_of, read_catalogue
-from pipeline.live.clock import iso, parse
-from pipeline.live.ledger import OPEN, VISIBLE, Ledger, State
-from pipeline.store import directory_digest
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
+from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
+from fieldcast.pipeline.live.clock import iso, parse
 from tests.imports import ROOT
 from tests.live.publishing import (
     SEED,

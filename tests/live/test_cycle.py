@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.advection.forecast import forecast as advection
-from pipeline import config, store
-from pipeline.forecast import forecast as hindcast_all
-from pipeline.ingest import ingest
-from pipeline.live import archive, cycle
-from pipeline.live.archive import LEDGER, open_forecasts, path_of
-from pipeline.live.clock import SimulatedClock, iso, to_numpy
-from pipeline.live.files import BusyError, DamagedError
-from pipeline.live.ledger import Ledger, State
-from pipeline.live.outcomes import ExitCode, Result
-from pipeline.live.preview import preview
-from pipeline.live.station import Station
-from pipeline.schema import InputError
-from pipeline.source_options import StormsOptions
-from pipeline.store import directory_digest
+from fieldcast.models.advection.forecast import forecast as advection
+from fieldcast.pipeline import config
+from fieldcast.pipeline.config.sources import StormsOptions
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.datasets.times import to_numpy
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.forecast import forecast as hindcast_all
+from fieldcast.pipeline.ingest import ingest
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.durable import BusyError, DamagedError
+from fieldcast.pipeline.live.archive.ledger import Ledger, State
+from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts, path_of
+from fieldcast.pipeline.live.clock import SimulatedClock, iso
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.outcomes import ExitCode, Result
+from fieldcast.pipeline.live.preview import preview
 from tests.live.stations import SOURCE, START, minutes, params, station, write_learned, write_reference
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.live.clock import SimulatedClock, SystemClock
-from pipeline.live.feed import UnavailableError, address, has_codes, public, within
-from pipeline.schema import InputError
-from pipeline.sources.files import listed
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock
+from fieldcast.pipeline.live.feed.poll import UnavailableError, address, has_codes, public, within
+from fieldcast.pipeline.sources.files import listed
 from tests.live import feeds
 from tests.live.feeds import LATER, START, at, bom, contract, gridded, ingested, live_of, require_equal
 
@@ -243,8 +243,8 @@ def test_a_server_that_is_down_or_silent(server, pattern, trained, tmp_path, mon
     assert all("no answer (<urlopen error" in line and "refused" in line for line in scan.waiting)
     silent = Server(server.folder)
     silent.stalled.clear()
-    monkeypatch.setattr("pipeline.live.feed.REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr("pipeline.live.feed.SCAN_SECONDS", 0.5)
+    monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.SCAN_SECONDS", 0.5)
     url = pattern.replace(server.url, silent.url)
     slow = live_of(tmp_path / "slow", bom(url), contract(trained), SystemClock())
     before = time.monotonic()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.live import files
-from pipeline.live.clock import SimulatedClock, SystemClock
-from pipeline.live.files import BusyError, CannotWriteError, locked
+from fieldcast.pipeline.live.archive import durable as files
+from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, locked
+from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock
 from tests.live.publishing import ended, processes, start
 
 

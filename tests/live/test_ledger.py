@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.live import database, ledger
-from pipeline.live.files import BusyError, CannotWriteError, DamagedError
-from pipeline.live.ledger import OPEN, VISIBLE, Cycle, Ledger, State, Verification
-from pipeline.schema import InputError
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive import database, ledger
+from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State, Verification
 from tests.live.publishing import SEED, START, at, ended, start
 
 CYCLES = 12

@@ -14,13 +14,14 @@ from statistics import median
 
 import pytest
 
-from pipeline.config import Schedule
-from pipeline.live import archive, cycle
-from pipeline.live.clock import SimulatedClock, iso
-from pipeline.live.ledger import VISIBLE, Ledger
-from pipeline.live.outcomes import Result
-from pipeline.live.serve import trigger_of
-from pipeline.live.station import Station
+from fieldcast.pipeline.config import Schedule
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.ledger import VISIBLE, Ledger
+from fieldcast.pipeline.live.clock import SimulatedClock, iso
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.outcomes import Result
+from fieldcast.pipeline.live.scheduler import trigger_of
 from tests.conftest import ROOT
 from tests.live.stations import minutes, params, write_reference
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.live.clock import SimulatedClock, from_numpy
-from pipeline.live.files import FAILPOINT, BusyError, CannotWriteError, DamagedError
-from pipeline.live.observations import LiveObservations, encode
-from pipeline.schema import InputError
-from pipeline.source_options import MovingMnistOptions, RadarOptions, StormsOptions
-from pipeline.sources import open_source
-from pipeline.sources.storms import StormsSource
+from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, StormsOptions
+from fieldcast.pipeline.datasets.times import from_numpy
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.live.clock import SimulatedClock
+from fieldcast.pipeline.live.feed.store import LiveObservations, encode
+from fieldcast.pipeline.sources import open_source
+from fieldcast.pipeline.sources.storms import StormsSource
 from tests.live.feeds import (
     LATER,
     START,
@@ -502,7 +503,7 @@ def test_an_index_of_a_later_version_or_no_index_at_all(live, tmp_path):
 
 def test_an_index_that_others_hold_is_busy(live, tmp_path, monkeypatch):
     live.bring_in(*WHOLE)
-    monkeypatch.setattr("pipeline.live.frame_index.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("fieldcast.pipeline.live.feed.index.BUSY_SECONDS", 0.1)
     index = sqlite3.connect(tmp_path / "live" / "index.sqlite", isolation_level=None)
     index.execute("BEGIN EXCLUSIVE")
     with pytest.raises(BusyError, match=r"index\.sqlite: another process holds it"):

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline.live.files import BusyError, CannotWriteError, DamagedError
-from pipeline.live.outcomes import ExitCode, Outcome, Result, code_of, worst
-from pipeline.schema import InputError
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result, code_of, worst
 
 INIT_TIME = datetime(2020, 10, 31, 6, tzinfo=UTC)
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import Retention
-from pipeline.live import archive
-from pipeline.live.archive import CATALOGUE, COPIES, LEDGER, MANIFEST, path_of, read_catalogue
-from pipeline.live.copies import write_copies
-from pipeline.live.files import DamagedError
-from pipeline.live.ledger import Cycle, Ledger, State
-from pipeline.live.recovery import GRACE, QUARANTINE, require_present, retire
-from pipeline.schema import InputError
-from pipeline.store import directory_digest
+from fieldcast.pipeline.config import Retention
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.durable import DamagedError
+from fieldcast.pipeline.live.archive.exports import write_copies
+from fieldcast.pipeline.live.archive.ledger import Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, COPIES, LEDGER, MANIFEST, path_of, read_catalogue
+from fieldcast.pipeline.live.archive.recovery import GRACE, QUARANTINE, require_present, retire
 from tests.live.publishing import ATTEMPTS, START, at, claim, fields, grid, issue, publish, writing
 
 CYCLES = 3

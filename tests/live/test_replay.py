@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.live import cycle
-from pipeline.live.archive import CATALOGUE, FORECASTS, LEDGER, path_of
-from pipeline.live.clock import iso
-from pipeline.live.faults import OUTAGE, SHARES, Feed, alter, plan_feed
-from pipeline.live.ledger import Ledger, State
-from pipeline.live.rehearsal import Rehearsal, policy
-from pipeline.live.replay import Play, replay, set_up
-from pipeline.live.schedulers import FAILPOINTS, ShownClock
-from pipeline.live.station import Station
-from pipeline.schema import InputError
-from pipeline.source_options import RadarOptions
-from pipeline.sources import open_source
+from fieldcast.pipeline.cli.main import app
+from fieldcast.pipeline.config.sources import RadarOptions
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.archive.ledger import Ledger, State
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, FORECASTS, LEDGER, path_of
+from fieldcast.pipeline.live.clock import iso
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.faults import OUTAGE, SHARES, Feed, alter, plan_feed
+from fieldcast.pipeline.live.rehearsal import Rehearsal, policy
+from fieldcast.pipeline.live.replay import Play, replay, set_up
+from fieldcast.pipeline.live.schedulers import FAILPOINTS, ShownClock
+from fieldcast.pipeline.sources import open_source
 from tests.conftest import ROOT
 from tests.live.feeds import at, frame, write_bom
 from tests.sources import archives
@@ -269,7 +269,7 @@ def test_schedulers_that_do_not_ask_the_ledger_fail(
     played: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A naive pair makes every cycle again at each waking: the rehearsal must say so."""
-    monkeypatch.setattr("pipeline.live.station.OPEN", tuple(State))
+    monkeypatch.setattr("fieldcast.pipeline.live.context.OPEN", tuple(State))
     monkeypatch.setattr(Ledger, "cycle", lambda *_: None)
     rehearsal = replace(played.setting.rehearsal, into=tmp_path / "naive", cycles=2, feed_faults=False)
     play = Play(set_up(rehearsal), tmp_path / "naive" / "live")

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import Schedule
-from pipeline.live.archive import LEDGER, open_forecasts
-from pipeline.live.clock import SimulatedClock
-from pipeline.live.ledger import Ledger
-from pipeline.live.outcomes import Result
-from pipeline.live.serve import Server, attend_waiting, trigger_of
-from pipeline.live.station import Station
-from pipeline.schema import InputError
+from fieldcast.pipeline.config import Schedule
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive.ledger import Ledger
+from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
+from fieldcast.pipeline.live.clock import SimulatedClock
+from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.outcomes import Result
+from fieldcast.pipeline.live.scheduler import Server, attend_waiting, trigger_of
 from tests.conftest import merged
 from tests.live.stations import PARAMS, START, minutes, params, write_reference
 
@@ -75,7 +75,7 @@ def test_waiting_ends_at_the_deadline(project: Path, monkeypatch: pytest.MonkeyP
     looks = []
 
     def work(station: Station) -> list[object]:
-        from pipeline.live import cycle
+        from fieldcast.pipeline.live import cycle
         from tests.live.test_cycle import hide
 
         hide(station, START - minutes(5))

@@ -19,14 +19,16 @@ import xarray as xr
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from pipeline.live import cycle, pictures, status
-from pipeline.live.archive import CATALOGUE, LEDGER, MANIFEST, path_of
-from pipeline.live.clock import SimulatedClock, iso, stamp
-from pipeline.live.ledger import Cycle, Ledger, State, Verification
-from pipeline.live.outcomes import ExitCode
-from pipeline.live.status import Status, headline, look, table, write_metrics, write_page
-from pipeline.live.verification import scores_of
-from pipeline.store import directory_digest
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.archive.ledger import Cycle, Ledger, State, Verification
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, LEDGER, MANIFEST, path_of
+from fieldcast.pipeline.live.clock import SimulatedClock, iso, stamp
+from fieldcast.pipeline.live.monitoring import charts as pictures
+from fieldcast.pipeline.live.monitoring import status
+from fieldcast.pipeline.live.monitoring.status import Status, headline, look, table, write_metrics, write_page
+from fieldcast.pipeline.live.monitoring.verification import scores_of
+from fieldcast.pipeline.live.outcomes import ExitCode
 from tests.live.stations import START, minutes, params, station
 
 CYCLES = 17
@@ -472,7 +474,8 @@ def test_perfect_forecasts_have_a_chart() -> None:
 
 
 def test_a_look_loads_no_model_tracker_or_plotting_library() -> None:
-    code = "import sys, pipeline.live.status; print({'torch', 'mlflow', 'lightning', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, fieldcast.pipeline.live.monitoring.status; "
+    code += "print({'torch', 'mlflow', 'lightning', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import store, tracking
-from pipeline.live.tracker import (
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.mlflow_sync import (
     STALE_SECONDS,
     Record,
     Registered,
@@ -28,7 +29,7 @@ from pipeline.live.tracker import (
     fetch_registered,
     send_records,
 )
-from pipeline.schema import InputError
+from fieldcast.pipeline.tracking import runs as tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -259,7 +260,7 @@ def test_batches_keep_the_limits_and_the_order() -> None:
 
 
 def test_nothing_to_send_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.live.tracker.open_client", None)
+    monkeypatch.setattr("fieldcast.pipeline.live.mlflow_sync.open_client", None)
     assert send_records("storms", []) == []
 
 

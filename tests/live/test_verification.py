@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from models.latest import latest_valid
-from pipeline.config import Drift, Verify
-from pipeline.live.ledger import Cycle, State, Verification
-from pipeline.live.records import cycle_record, scores_record
-from pipeline.live.verification import alarms, outside_share, scores_of, sums_of, window
-from pipeline.scores.sums import field_sums
-from pipeline.scores.sums import scores_of as pipeline_scores
-from pipeline.verify import verify
+from fieldcast.models.layers.latest import latest_valid
+from fieldcast.pipeline.config import Drift, Verify
+from fieldcast.pipeline.live.archive.ledger import Cycle, State, Verification
+from fieldcast.pipeline.live.archive.records import cycle_record, scores_record
+from fieldcast.pipeline.live.monitoring.verification import alarms, outside_share, scores_of, sums_of, window
+from fieldcast.pipeline.verification.aggregation import field_sums
+from fieldcast.pipeline.verification.aggregation import scores_of as pipeline_scores
+from fieldcast.pipeline.verify import verify
 from tests.live.publishing import START, at
 
 HISTORY, LEADS, HEIGHT, WIDTH = 3, 2, 5, 7

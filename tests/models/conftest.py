@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import models
+from fieldcast import models
 
 TINY = {"dim": 8, "heads": 2, "layers": 1}
 SMALL = {

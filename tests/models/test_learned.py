@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-import models
+from fieldcast import models
 
 
 def persistence_brute_force(history, channels_out, horizon):

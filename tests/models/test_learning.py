@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import models
-from models.attention.choices import ATTENTIONS
+from fieldcast import models
+from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
 
 HISTORY, HORIZON, SIDE = 4, 3, 16
 VELOCITY = (0.7, -1.6)  # cells a step, rows and columns

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.attention.axes import AlongAxes
-from models.recurrent.model import CELLS
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.unroll import unroll
+from fieldcast.models.recurrent.model import CELLS
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.unroll import unroll
+from fieldcast.models.video_transformer.attention.axes import AlongAxes
 
 HIDDEN = 8
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-import models
+from fieldcast import models
 
 
 def test_seven_models():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-import models
-from pipeline.sources.moving_mnist import DIGIT, draw_sequence
+from fieldcast import models
+from fieldcast.pipeline.sources.moving_mnist import DIGIT, draw_sequence
 
 HISTORY, HORIZON = 5, 5
 BARS = ((4, 8, 4, 12), (4, 6, 12, 4), (4, 18, 12, 4), (12, 8, 4, 12), (14, 6, 12, 4), (14, 18, 12, 4), (22, 8, 4, 12))

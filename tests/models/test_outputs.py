@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import models
-from models.members import NOISE, noise_at
-from pipeline.losses import OF_MEMBERS
+from fieldcast import models
+from fieldcast.models.layers.members import NOISE, noise_at
+from fieldcast.pipeline.forecasting.losses import OF_MEMBERS
 
 KINDS = ["convlstm", "factorised", "factorised_smooth", "divided", "simvp", "encoder_decoder"]
 

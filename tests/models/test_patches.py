@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.patches import crop, pad_to_multiple, patchify, unpatchify
+from fieldcast.models.layers.patches import crop, pad_to_multiple, patchify, unpatchify
 
 
 def test_patchify_by_hand():

@@ -5,9 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-import models
-from models.recurrent.model import CELLS
-from models.recurrent.options import RecurrentOptions
+from fieldcast import models
+from fieldcast.models.recurrent.model import CELLS
+from fieldcast.models.recurrent.options import RecurrentOptions
 
 VARIANTS = {
     "no_peephole": {"peephole": "none", "forget_bias": 0.0, "kernel": 3, "state_kernel": 1},

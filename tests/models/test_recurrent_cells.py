@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from models.attention.core import attend
-from models.recurrent.attention import AttentionCell, attend_in_time, remembered
-from models.recurrent.convgru import ConvGRUCell
-from models.recurrent.convlstm import ConvLSTMCell
-from models.recurrent.gates import cell_update
-from models.recurrent.model import CELLS
-from models.recurrent.norms import groups_of, make_norm
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.repeated import Repeated
-from models.recurrent.trajgru import TrajGRUCell, moved
-from models.recurrent.unroll import unroll
+from fieldcast.models.recurrent.attention import AttentionCell, attend_in_time, remembered
+from fieldcast.models.recurrent.convgru import ConvGRUCell
+from fieldcast.models.recurrent.convlstm import ConvLSTMCell
+from fieldcast.models.recurrent.gates import cell_update
+from fieldcast.models.recurrent.model import CELLS
+from fieldcast.models.recurrent.norms import groups_of, make_norm
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.repeated import Repeated
+from fieldcast.models.recurrent.trajgru import TrajGRUCell, moved
+from fieldcast.models.recurrent.unroll import unroll
+from fieldcast.models.video_transformer.attention.core import attend
 
 
 def options_of(mixer="convlstm", **changes):

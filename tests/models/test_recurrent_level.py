@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-import models
-from models.recurrent import level
-from models.recurrent.convlstm import ConvLSTMCell
-from models.recurrent.options import RecurrentOptions
-from models.recurrent.unroll import unroll
-from models.recurrent.winograd import (
+from fieldcast import models
+from fieldcast.models.recurrent import level
+from fieldcast.models.recurrent.convlstm import ConvLSTMCell
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.recurrent.unroll import unroll
+from fieldcast.models.recurrent.winograd import (
     OUTPUTS,
     POINTS,
     Grid,

@@ -4,12 +4,12 @@ import sys
 import numpy as np
 import pytest
 
-from models import motion as motion_module
-from models.advection.forecast import forecast as advection
-from models.climatology.forecast import forecast as climatology
-from models.damped_persistence.forecast import fit, sums
-from models.damped_persistence.forecast import forecast as damped_persistence
-from models.persistence.forecast import forecast as persistence
+from fieldcast.models.advection.forecast import forecast as advection
+from fieldcast.models.climatology.forecast import forecast as climatology
+from fieldcast.models.damped_persistence.forecast import fit, sums
+from fieldcast.models.damped_persistence.forecast import forecast as damped_persistence
+from fieldcast.models.layers import motion as motion_module
+from fieldcast.models.persistence.forecast import forecast as persistence
 
 NAN = np.nan
 

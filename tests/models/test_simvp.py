@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-import models
-from models.sensitivity import sensitivity
-from models.simvp.layers import ChannelNorm, Decoder, GatedMixing
-from models.simvp.options import SimVPOptions
+from fieldcast import models
+from fieldcast.models.simvp.layers import ChannelNorm, Decoder, GatedMixing
+from fieldcast.models.simvp.options import SimVPOptions
+from fieldcast.pipeline.explain.sensitivity import sensitivity
 
 SIZES = {"channels_in": 1, "channels_out": 1, "history": 3, "horizon": 2, "step_minutes": 5}
 TINY = {"channels": 3, "hidden": 7, "blocks": 1}

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from models.motion import load_pysteps
-from models.persistence.forecast import forecast as persistence
-from models.steps.forecast import amounts, decibels
-from models.steps.forecast import forecast as steps_forecast
-from models.steps.options import StepsOptions
+from fieldcast.models.layers.motion import load_pysteps
+from fieldcast.models.persistence.forecast import forecast as persistence
+from fieldcast.models.steps.forecast import amounts, decibels
+from fieldcast.models.steps.forecast import forecast as steps_forecast
+from fieldcast.models.steps.options import StepsOptions
 
 NAN = np.nan
 load_pysteps()  # prints and threads of its import are not these tests' business

@@ -8,10 +8,15 @@ from torch.autograd.functional import jacobian
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-import models
-from models.attention.choices import ATTENTIONS, AttentionName, AttentionOptions, build_mixer
-from models.video_transformer.block import DividedBlock, SubLayer, Trunk, drop_path, rising
-from models.video_transformer.options import VideoTransformerOptions
+from fieldcast import models
+from fieldcast.models.video_transformer.attention.choices import (
+    ATTENTIONS,
+    AttentionName,
+    AttentionOptions,
+    build_mixer,
+)
+from fieldcast.models.video_transformer.block import DividedBlock, SubLayer, Trunk, drop_path, rising
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 OWN = {  # values other than the defaults of the options that are one pattern's
     "order": "HT",

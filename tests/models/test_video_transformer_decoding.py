@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models.attention.decoder import DecoderLayer
-from models.gaps import fill_and_mask
-from models.members import NOISE
-from models.video_transformer.options import VideoTransformerOptions
+from fieldcast import models
+from fieldcast.models.layers.members import NOISE
+from fieldcast.models.layers.missing import fill_and_mask
+from fieldcast.models.video_transformer.attention.decoder import DecoderLayer
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 
 def build_with(*, channels=(3, 2), history=5, horizon=7, **options):

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-import models
-from models.video_transformer.horizon import for_horizon
-from models.video_transformer.options import VideoTransformerOptions
-from models.video_transformer.positions import POSITIONS, minutes_from_init, turns
+from fieldcast import models
+from fieldcast.models.video_transformer.horizon import for_horizon
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.positions import POSITIONS, minutes_from_init, turns
 
 KINDS = ["sines", "sincos3d", "learned", "onehot", "rotary3d"]
 SIZES = {"channels_in": 1, "channels_out": 1, "history": 3, "horizon": 2, "step_minutes": 10}

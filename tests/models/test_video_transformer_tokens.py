@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.video_transformer.tokens import Embedding, Queries, whole_tubelets
+from fieldcast.models.video_transformer.tokens import Embedding, Queries, whole_tubelets
 
 
 @pytest.mark.parametrize(("tubelet", "patch"), [(1, 3), (2, 3), (3, 5)])

@@ -8,11 +8,11 @@ from einops import rearrange, repeat
 from torch import nn
 from torch.nn import functional
 
-import models
-from models.attention.core import Attention
-from models.inflate import encoder_of, for_channels, for_frames
-from models.patches import patchify, unpatchify
-from models.video_transformer.tokens import Embedding
+from fieldcast import models
+from fieldcast.models.layers.patches import patchify, unpatchify
+from fieldcast.models.video_transformer.attention.core import Attention
+from fieldcast.models.video_transformer.inflate import encoder_of, for_channels, for_frames
+from fieldcast.models.video_transformer.tokens import Embedding
 
 VIT = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 56, "image_size": 32}
 

@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import calibration, config, store
-from pipeline.checkpoint import load
-from pipeline.forecast import forecast
-from pipeline.frames import FrameReader, read_init_times
-from pipeline.ingest import ingest
-from pipeline.inspection import inspect
-from pipeline.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
-from pipeline.prepare import prepare
-from pipeline.scores.probabilistic import interval
-from pipeline.scores.sums import scores_of
-from pipeline.tiles import forecast_members
-from pipeline.train import train
-from pipeline.verify import verify
+from fieldcast.pipeline import config
+from fieldcast.pipeline.cli.check import inspect
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
+from fieldcast.pipeline.forecast import forecast
+from fieldcast.pipeline.forecasting import calibration
+from fieldcast.pipeline.forecasting.forecaster import load
+from fieldcast.pipeline.forecasting.tiling import forecast_members
+from fieldcast.pipeline.ingest import ingest
+from fieldcast.pipeline.prepare import prepare
+from fieldcast.pipeline.train import train
+from fieldcast.pipeline.verification.aggregation import scores_of
+from fieldcast.pipeline.verification.probabilistic import interval
+from fieldcast.pipeline.verify import verify
 from tests.conftest import ROOT, merged
 
 pytestmark = pytest.mark.slow
@@ -55,7 +57,7 @@ def run(
     prepare(observations, params.prepare, params.sample.history, params.sample.horizon, PREPARED)
     init_times = read_init_times(PREPARED / "init_times.csv", "test")
     scores = {}
-    for model in only or params.kinds:
+    for model in only or params.models:
         train(params, model)
         forecast(CHECKPOINTS / model, OBSERVATIONS, init_times, FORECASTS / f"{model}.zarr", params.forecast)
         made = store.open_forecasts(FORECASTS / f"{model}.zarr")

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline import store
-from pipeline.ingest import ingest
-from pipeline.source_options import GriddedOptions, IngestOptions, RadarOptions
+from fieldcast.pipeline.config.sources import GriddedOptions, IngestOptions, RadarOptions
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.ingest import ingest
 
 
 def radar(archive, kind, **more) -> RadarOptions:

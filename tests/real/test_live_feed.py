@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.live.clock import SimulatedClock
-from pipeline.source_options import GriddedOptions
+from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.live.clock import SimulatedClock
 from tests.live.feeds import bom, contract, ingested, live_of, require_equal
 
 DAY = datetime(2020, 10, 31, tzinfo=UTC)

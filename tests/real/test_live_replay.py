@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.live import recovery
-from pipeline.live.rehearsal import Rehearsal
-from pipeline.live.replay import replay
+from fieldcast.pipeline.live.archive import recovery
+from fieldcast.pipeline.live.rehearsal import Rehearsal
+from fieldcast.pipeline.live.replay import replay
 
 
 @pytest.mark.slow

@@ -9,11 +9,11 @@ from pysteps.utils.spectral import rapsd
 from scores.spatial import fss_2d
 from skimage.metrics import structural_similarity
 
-from pipeline.scores import categorical, continuous, spatial, spectral
-from pipeline.scores.groups import by_region
-from pipeline.scores.sums import Extras, field_sums, frame_sums, label_sums, score_arrays
-from pipeline.source_options import GriddedOptions
-from pipeline.sources import open_source
+from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.sources import open_source
+from fieldcast.pipeline.verification import categorical, continuous, spatial, spectral
+from fieldcast.pipeline.verification.aggregation import Extras, field_sums, frame_sums, label_sums, score_arrays
+from fieldcast.pipeline.verification.strata import by_region
 
 MEMBERS = 6
 DIMS = ("init_time", "lead_time", "y", "x")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from models.advection.forecast import forecast as advection
-from pipeline.config import Compare
-from pipeline.scores.significance import evidence
-from pipeline.source_options import GriddedOptions, RadarOptions
-from pipeline.sources import open_source
+from fieldcast.models.advection.forecast import forecast as advection
+from fieldcast.pipeline.config import Compare
+from fieldcast.pipeline.config.sources import GriddedOptions, RadarOptions
+from fieldcast.pipeline.sources import open_source
+from fieldcast.pipeline.verification.significance import evidence
 from tests.made_sums import made_sums
 
 ALL = slice(None)

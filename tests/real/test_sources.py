@@ -5,9 +5,9 @@ import numpy as np
 import pyproj
 import pytest
 
-from pipeline.schema import InputError
-from pipeline.source_options import GriddedOptions, MovingMnistOptions, RadarOptions
-from pipeline.sources import look, open_source
+from fieldcast.pipeline.config.sources import GriddedOptions, MovingMnistOptions, RadarOptions
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources import look, open_source
 
 ALL = slice(None)
 

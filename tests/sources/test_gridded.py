@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from pipeline.schema import InputError
-from pipeline.source_options import GriddedOptions
-from pipeline.sources import look, open_source
+from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources import look, open_source
 
 HOURS = pd.date_range("2019-03-01", periods=4, freq="h")
 
@@ -185,6 +185,6 @@ def test_a_wrong_checksum_and_a_missing_page(tmp_path, served):
 
 
 def test_grib_leaves_the_interpreters_sqlite_in_place():
-    code = "import pipeline.sources, cfgrib, sqlite3; print(sqlite3.sqlite_version_info >= (3, 31))"
+    code = "import fieldcast.pipeline.sources, cfgrib, sqlite3; print(sqlite3.sqlite_version_info >= (3, 31))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"  # eccodes brings 3.26, too old for MLflow

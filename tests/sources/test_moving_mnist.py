@@ -2,10 +2,10 @@ import archives
 import numpy as np
 import pytest
 
-from pipeline.schema import InputError
-from pipeline.source_options import MovingMnistOptions
-from pipeline.sources import look, open_source
-from pipeline.sources.moving_mnist import draw_sequence, trajectory
+from fieldcast.pipeline.config.sources import MovingMnistOptions
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources import look, open_source
+from fieldcast.pipeline.sources.moving_mnist import draw_sequence, trajectory
 
 
 @pytest.fixture

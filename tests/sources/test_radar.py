@@ -5,9 +5,9 @@ import archives
 import numpy as np
 import pytest
 
-from pipeline.schema import InputError
-from pipeline.source_options import RadarOptions
-from pipeline.sources import look, open_source
+from fieldcast.pipeline.config.sources import RadarOptions
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources import look, open_source
 
 ALL = slice(None)
 

@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 from moto.server import ThreadedMotoServer
 
-from pipeline import store
-from pipeline.ingest import ingest
-from pipeline.source_options import GriddedOptions, IngestOptions
+from fieldcast.pipeline.config.sources import GriddedOptions, IngestOptions
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.ingest import ingest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 

@@ -3,9 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.source_options import StormsOptions
-from pipeline.sources import look, open_source
-from pipeline.sources.storms import rain_rate, simulate
+from fieldcast.pipeline.config.sources import StormsOptions
+from fieldcast.pipeline.sources import look, open_source
+from fieldcast.pipeline.sources.storms import rain_rate, simulate
 
 FEW = StormsOptions(events=3, event_minutes=120)
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline import store
-from pipeline.contract import contract_of
-from pipeline.ingest import ingest
-from pipeline.schema import InputError, step_of
-from pipeline.source_options import Crop, GriddedOptions, IngestOptions, RadarOptions
-from pipeline.sources import open_source
-from pipeline.sources.grid import fields, grid_template
-from pipeline.sources.target import read_frames, target_of
+from fieldcast.pipeline.config.sources import Crop, GriddedOptions, IngestOptions, RadarOptions
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.schema import step_of
+from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.ingest import ingest
+from fieldcast.pipeline.sources import open_source
+from fieldcast.pipeline.sources.target import read_frames, target_of
+from fieldcast.pipeline.sources.template import fields, grid_template
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""How many operations of a learned model must wait for one another, and how many lie between its farthest ends.
+
+Vaswani et al. 2017, "Attention Is All You Need", table 1, of whole forecasters. An operation mixes positions: a step of
+a recurrent cell, a sub-layer of attention, a convolution that is wider than a cell or goes over frames. What is done to
+each position by itself belongs to the operation before it, and statistics of norms do not count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from pydantic import BaseModel
+
+from fieldcast.models.layers.sizes import Sizes
+from fieldcast.models.recurrent.options import RecurrentOptions
+from fieldcast.models.simvp.layers import APART, FAR
+from fieldcast.models.simvp.options import SimVPOptions
+from fieldcast.models.video_transformer.attention.axes import AXES
+from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
+from fieldcast.models.video_transformer.attention.window import fitted
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
+
+Cells = tuple[int, int]  # rows and columns of the field
+Tokens = tuple[int, int, int]  # along time, height, width
+
+
+@dataclass(frozen=True)
+class Theory:
+    """Operations in a row, and the path from any corner of the first frame to the opposite one at the last lead.
+
+    The path is the fewest operations that lead there, were there as many as it takes; None where none ever does. T are
+    the steps of history and horizon, n the cells or tokens along the longest axis, r those that an operation reaches.
+    """
+
+    in_a_row: int
+    row_grows: str
+    path: int | None
+    path_grows: str
+
+
+def theory_of(options: BaseModel, sizes: Sizes, cells: Cells) -> Theory:
+    """Return the theory of the learned model with these options; raise ValueError for options of another."""
+    if isinstance(options, RecurrentOptions):
+        return of_recurrent(options, sizes, cells)
+    if isinstance(options, SimVPOptions):
+        return of_simvp(options, cells)
+    if isinstance(options, VideoTransformerOptions):
+        return of_video_transformer(options, sizes, cells)
+    raise ValueError(f"options must be of a learned model, got {type(options).__name__}")
+
+
+def of_recurrent(options: RecurrentOptions, sizes: Sizes, cells: Cells) -> Theory:
+    """Return T steps and one for each further level, up and down; a step carries the state on by r patches.
+
+    Attention reads what up to `memory` (K) steps have left in one step; a flow brings the state from anywhere. Raises
+    ValueError for strides, whose levels differ in r.
+    """
+    if options.strides is not None:
+        raise ValueError(f"strides must be null, got {options.strides}")
+    steps = sizes.history + sizes.horizon
+    in_a_row = steps + 2 * (len(options.hidden) - 1)
+    in_time, grows = steps, "T"
+    if options.temporal_mixer == "attention":
+        in_time, grows = math.ceil(steps / options.memory), "T/K"
+    if options.temporal_mixer == "trajgru":
+        return Theory(in_a_row, "O(T)", in_time, f"O({grows})")
+    distance = math.ceil(max(cells) / options.patch) - 1 - options.kernel // 2  # but for what the first step reads
+    in_space = 1 + _times(distance, options.state_side // 2)
+    path = None if in_space == math.inf else int(max(in_time, in_space))
+    return Theory(in_a_row, "O(T)", path, f"O({grows} + n/r)")
+
+
+def of_simvp(options: SimVPOptions, cells: Cells) -> Theory:
+    """Return its convolutions; blocks that a path needs are those that encoder and decoder do not span.
+
+    Each of these two reaches a cell of the coarse grid. A block has two branches: one with two convolutions, and an MLP
+    with one, of side 3.
+    """
+    ends = 1 + options.levels + 1 + options.levels + 1  # encoder, frames to one map, decoder
+    distance = max(0, math.ceil((max(cells) - 1) / 2**options.levels) - 2)
+    mixings, rest = divmod(distance, options.kernel // 2 + FAR // 2 * APART)
+    return Theory(ends + 3 * options.blocks, "O(1)", ends + 2 * mixings + min(rest, 2), "O(n/r)")
+
+
+def of_video_transformer(options: VideoTransformerOptions, sizes: Sizes, cells: Cells) -> Theory:
+    """Return its sub-layers: of the trunk, of two attentions each with global tokens, and of the decoder.
+
+    Of a decoder the path needs the cross-attention alone, since that sees the whole history.
+    """
+    smooth = int(options.smooth)  # a convolution of 3 x 3 on the increments
+    trunk = _sub_layers(options) * (2 if options.global_tokens else 1)
+    if options.arch == "fill_in":
+        path, grows = path_in_trunk(options, _tokens(options, sizes, cells))
+        return Theory(trunk + smooth, "O(1)", path, grows)
+    if options.autoregressive:
+        decoder = 2 * options.decoder_layers * sizes.horizon  # self-attention and cross-attention for each lead
+        return Theory(trunk + decoder + smooth * sizes.horizon, "O(T)", 1, "O(1)")
+    a_layer = 3 if options.query_attention == "factorised" else 1  # time, space, cross-attention
+    return Theory(trunk + a_layer * options.decoder_layers + smooth, "O(1)", 1, "O(1)")
+
+
+def path_in_trunk(options: VideoTransformerOptions, tokens: Tokens) -> tuple[int | None, str]:
+    """Return the fewest sub-layers from the first token to the last, and how they grow with the tokens.
+
+    Global tokens gather what they then spread. Patterns that have neither axes nor windows see all tokens at once, or
+    those that they choose.
+    """
+    if options.global_tokens:
+        return min(2, _path_of_pattern(options, tokens)[0] or 2), "O(1)"
+    return _path_of_pattern(options, tokens)
+
+
+def _path_of_pattern(options: VideoTransformerOptions, tokens: Tokens) -> tuple[int | None, str]:
+    arguments = [ATTENTIONS[options.attention].arguments(options, index) for index in range(_sub_layers(options))]
+    if "along" in arguments[0]:
+        return path_along(arguments, tokens), "O(1)"
+    if options.attention == "window":
+        return path_through_windows(options.window, tokens), "O(n/r)"
+    return 1, "O(1)"
+
+
+def path_along(arguments: list[dict[str, Any]], tokens: Tokens) -> int | None:
+    """Return the fewest of the letters of axes (see `AXES`) that together mix all axes of more than one token."""
+    letters = {of_sub_layer["along"] for of_sub_layer in arguments}
+    wanted = {axis for axis, size in enumerate(tokens) if size > 1}
+    for count in range(len(letters) + 1):
+        for chosen in combinations(letters, count):
+            if wanted <= {axis for letter in chosen for axis in AXES[letter][0]}:
+                return count
+    return None
+
+
+def path_through_windows(window: Tokens, tokens: Tokens) -> int | None:
+    """Return ceil(2 n / k) - 1 along the axis where that is most: after a window of k, each sub-layer adds k / 2.
+
+    Windows that are shifted by half take turns with those that are not. Where windows are odd or do not divide an axis,
+    the way back along it may begin with the second sub-layer.
+    """
+    pairs = list(zip(tokens, fitted(tokens, window), strict=True))
+    if any(size > 1 and part == 1 for size, part in pairs):
+        return None
+    return max(1, *(math.ceil(2 * size / part) - 1 for size, part in pairs))
+
+
+def _tokens(options: VideoTransformerOptions, sizes: Sizes, cells: Cells) -> Tokens:
+    queries = sizes.horizon if options.future == "queries" else 0
+    height, width = (math.ceil(side / options.patch) for side in cells)
+    return math.ceil(sizes.history / options.tubelet) + queries, height, width
+
+
+def _sub_layers(options: VideoTransformerOptions) -> int:
+    return options.layers * (2 if options.attention == "divided" else len(options.order))
+
+
+def _times(distance: int, reach: int) -> float:
+    """How often `reach` fits into the distance, rounded up; never, if it is 0."""
+    if distance <= 0:
+        return 0
+    return math.ceil(distance / reach) if reach else math.inf

@@ -1,0 +1,157 @@
+"""Decoder of an encoder-decoder: self-attention, cross-attention to a memory, MLP (Vaswani et al. 2017, section 3.1).
+
+Keys and values of the memory are made once. Those of the decoder's own tokens can be kept too, so that tokens may come
+all at once under a mask, or some at a time without one: the results are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor, cat, nn
+from torch.nn import functional
+
+from fieldcast.models.video_transformer.attention.core import Allowed, Attention, split_heads
+from fieldcast.models.video_transformer.attention.masks import both, only_valid
+
+Tokens = Float[Tensor, "b n d"]
+KeysAndValues = tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+
+
+def at(tokens: Tokens, positions: Float[Tensor, "#b n d"] | None) -> Tokens:
+    """Tokens with their positions added."""
+    return tokens if positions is None else tokens + positions
+
+
+def keys_and_values(attention: Attention, tokens: Tokens, positions: Float[Tensor, "#b n d"] | None) -> KeysAndValues:
+    """Keys know where a token is, values do not (Carion et al. 2020, "End-to-End Object Detection", appendix A.3)."""
+    key, value = attention.key(at(tokens, positions)), attention.value(tokens)
+    return split_heads(key, attention.heads), split_heads(value, attention.heads)
+
+
+def queries(
+    attention: Attention, tokens: Tokens, positions: Float[Tensor, "#b n d"] | None
+) -> Float[Tensor, "b heads n d"]:
+    """Queries, which know where a token is."""
+    return split_heads(attention.query(at(tokens, positions)), attention.heads)
+
+
+def joined(earlier: KeysAndValues | None, later: KeysAndValues) -> KeysAndValues:
+    """Keys and values of earlier tokens, where there are any, and later ones."""
+    if earlier is None:
+        return later
+    return cat([earlier[0], later[0]], dim=2), cat([earlier[1], later[1]], dim=2)
+
+
+@dataclass
+class Cache:
+    """Keys and values of each layer: of the memory, and of the decoder's own tokens up to now, valid or not."""
+
+    memory: list[KeysAndValues]
+    own: list[KeysAndValues | None]
+    valid: Bool[Tensor, "b m"] | None = None
+
+
+class DecoderLayer(nn.Module):
+    """Three residual branches, each with its LayerNorm before it (`norm_first`) or after the addition.
+
+    Without `self_attention` tokens read the memory each for itself.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        *,
+        self_attention: bool = True,
+        norm_first: bool = True,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_first, self.activation, self.dropout = norm_first, ACTIVATIONS[activation], dropout
+        self.self_norm = nn.LayerNorm(dim) if self_attention else None
+        self.self_attention = Attention(dim, heads) if self_attention else None
+        self.cross_norm, self.cross_attention = nn.LayerNorm(dim), Attention(dim, heads)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def remember(self, memory: Tokens, positions: Float[Tensor, "#b m d"] | None = None) -> KeysAndValues:
+        """The memory as this layer's cross-attention reads it."""
+        return keys_and_values(self.cross_attention, memory, positions)
+
+    def forward(
+        self,
+        tokens: Tokens,
+        memory: KeysAndValues,
+        *,
+        own: KeysAndValues | None = None,
+        allowed: Allowed | None = None,
+        positions: Float[Tensor, "#b n d"] | None = None,
+    ) -> tuple[Tokens, KeysAndValues | None]:
+        """The tokens, decoded, and the keys and values of `own`, earlier tokens, and these.
+
+        `allowed` says which of them a token may attend to. All may read all of the memory.
+        """
+
+        if self.self_attention is not None and self.self_norm is not None:
+            x = self._before(self.self_norm, tokens)
+            own = joined(own, keys_and_values(self.self_attention, x, positions))
+            mixed = self.self_attention.mix(queries(self.self_attention, x, positions), *own, allowed=allowed)
+            tokens = self._after(self.self_norm, tokens, mixed)
+        x = self._before(self.cross_norm, tokens)
+        mixed = self.cross_attention.mix(queries(self.cross_attention, x, positions), *memory)
+        tokens = self._after(self.cross_norm, tokens, mixed)
+        x = self._before(self.mlp_norm, tokens)
+        return self._after(self.mlp_norm, tokens, self.down(self.activation(self.up(x)))), own
+
+    def _before(self, norm: nn.LayerNorm, tokens: Tokens) -> Tokens:
+        return norm(tokens) if self.norm_first else tokens
+
+    def _after(self, norm: nn.LayerNorm, tokens: Tokens, branch: Tokens) -> Tokens:
+        added = tokens + functional.dropout(branch, self.dropout, self.training)
+        return added if self.norm_first else norm(added)
+
+
+class Decoder(nn.Module):
+    """Decoder layers with pre-norm, and a LayerNorm after the last."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, layers: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden, dropout=dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def start(self, memory: Tokens, positions: Float[Tensor, "#b m d"] | None = None) -> Cache:
+        """What the layers read of the memory, and no tokens of their own yet."""
+        return Cache([layer.remember(memory, positions) for layer in self._layers()], [None] * len(self.layers))
+
+    def forward(
+        self,
+        tokens: Tokens,
+        cache: Cache,
+        *,
+        valid: Bool[Tensor, "b n"] | None = None,
+        allowed: Allowed | None = None,
+        positions: Float[Tensor, "#b n d"] | None = None,
+    ) -> Tokens:
+        """The tokens, decoded; the cache keeps them for those that come later.
+
+        They attend to those that are `allowed` and `valid`, which is given in every call for a cache or in none.
+        """
+        if valid is not None:
+            cache.valid = valid if cache.valid is None else cat([cache.valid, valid], dim=1)
+            allowed = both(allowed, only_valid(cache.valid))
+        for index, layer in enumerate(self._layers()):
+            tokens, cache.own[index] = layer(
+                tokens, cache.memory[index], own=cache.own[index], allowed=allowed, positions=positions
+            )
+        out: Tokens = self.norm(tokens)
+        return out
+
+    def _layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]

@@ -1,0 +1,158 @@
+"""What `fieldcast check` does: validate a parameters file whole, look at its source, and say what a run would cost."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fieldcast import models
+from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets.splits import channel_order, select_init_times
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.forecasting.checkpoint import extra_channels
+from fieldcast.pipeline.live import schedule
+from fieldcast.pipeline.live.archive.exports import check_kinds
+from fieldcast.pipeline.live.cycle_schedule import Axis
+from fieldcast.pipeline.sources import Summary, look
+from fieldcast.pipeline.training.memory import check_memory, training_cells
+from fieldcast.pipeline.verification.strata import region_cuts
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Return facts about the source and the run; raise `InputError` for whatever would stop the run later."""
+    params = config.read(path)
+    found = look(params.source, params.ingest)
+    channels = check_names(params, list(found.variables))
+    params.train.check_units([found.variables[name] for name in params.prepare.targets or channels])
+    check_sizes(params, found)
+    check_packages(params)
+    step = pd.Timedelta(found.step).to_pytimedelta()
+    check_live(params, int(step.total_seconds() // 60))
+    check_leads(params, int(step.total_seconds() // 60))
+    check_regions(params, found)
+    config.check_gaps(params.prepare.splits, params.sample.history, params.sample.horizon, step)
+    times, present = found.plan.times, found.plan.present
+    init_times = select_init_times(times, present, params.prepare, params.sample.history, params.sample.horizon)
+    counts = init_times["split"].value_counts()
+    return {
+        "source": params.source.kind,
+        "variables": ", ".join(f"{name} [{units}]" for name, units in found.variables.items()),
+        "grid": f"{found.grid_shape[0]} x {found.grid_shape[1]} cells of {found.spacing[0]:g} {found.spacing_units}",
+        "time": f"{times[0].astype('datetime64[m]')} to {times[-1].astype('datetime64[m]')}, every {step}",
+        "frames": f"{int(present.sum())} of {times.size} ({times.size - int(present.sum())} missing)",
+        "init times": ", ".join(f"{split} {counts[split]}" for split, _ in params.prepare.splits.in_order()),
+        "training": training_cost(params, int(counts["train"])),
+        **{name: training_need(params, name, channels, step, found.grid_shape) for name in _learned(params)},
+        "observations": _megabytes(4 * len(channels) * times.size * math.prod(found.grid_shape)),
+        "forecasts of the largest model": _megabytes(
+            4
+            * most_members(params)
+            * len(params.prepare.targets or channels)
+            * counts["test"]
+            * params.sample.horizon
+            * math.prod(found.grid_shape)
+        ),
+    }
+
+
+def check_names(params: config.Params, variables: list[str]) -> list[str]:
+    """Return the channels in order; raise `InputError` where an option names a variable that the source lacks."""
+    channels = channel_order(variables, params.prepare)
+    targets = params.prepare.targets or channels
+    for name in params.verify.thresholds:
+        if name not in targets:
+            raise InputError(f"params.yaml: verify.thresholds names {name!r}, forecast are {', '.join(targets)}")
+    return channels
+
+
+def check_packages(params: config.Params) -> None:
+    """Raise `InputError` where a model needs a package that is not installed."""
+    missing = [package for package in ("pysteps", "cv2") if importlib.util.find_spec(package) is None]
+    users = [name for name, entry in params.models.items() if entry.kind in models.NEEDS_PYSTEPS]
+    if missing and users:
+        raise InputError(
+            f"params.yaml: models.{users[0]} needs {' and '.join(missing)}: pip install 'fieldcast[advection]'"
+            f" (pysteps is built from source and needs a C compiler), or take {users[0]} out of models and kinds"
+        )
+
+
+def check_live(params: config.Params, step_minutes: int) -> None:
+    """Raise `InputError` where forecasts could not be scheduled as the section `live` asks for."""
+    schedule.trigger_of(params.live.schedule)
+    Axis.of(step_minutes, 0, params.live.every_minutes, params.sample.history, params.sample.horizon)
+    check_kinds(params.live.copies)
+
+
+def check_sizes(params: config.Params, found: Summary) -> None:
+    """Raise `InputError` where crops or tiles are larger than the grid, or online learning needs tiles."""
+    for key, size in (
+        ("sample.crop_cells", params.sample.crop_cells),
+        ("forecast.tile_cells", params.forecast.tile_cells),
+    ):
+        if size is not None and size > max(found.grid_shape):
+            raise InputError(
+                f"params.yaml: {key} is {size}, larger than the grid of {found.grid_shape[0]} x {found.grid_shape[1]}"
+            )
+    params.forecast.check_online(found.grid_shape, params.sample.crop_cells)
+
+
+def check_leads(params: config.Params, step_minutes: int) -> None:
+    """Raise `InputError` where the rule of promotion looks at a lead that no forecast has."""
+    leads = [step_minutes * (i + 1) for i in range(params.sample.horizon)]
+    for lead in params.promotion.leads_minutes or []:
+        if lead not in leads:
+            raise InputError(
+                f"params.yaml: promotion.leads_minutes names {lead}, forecasts are for {leads[0]} to"
+                f" {leads[-1]} minutes, every {step_minutes}"
+            )
+
+
+def check_regions(params: config.Params, found: Summary) -> None:
+    """Raise `InputError` where a region of `verify` holds no cell of the grid."""
+    try:
+        region_cuts(found.grid, params.verify.regions)
+    except InputError as error:
+        raise InputError(f"params.yaml: {error}") from None
+
+
+def most_members(params: config.Params) -> int:
+    """Return the members of the model that has most of them."""
+    return max(getattr(entry.options, "members", None) or 1 for entry in params.models.values())
+
+
+def training_cost(params: config.Params, samples: int) -> str:
+    """Return how long a learned model trains: samples, steps, and the limit in minutes if there is one."""
+    steps = params.train.epochs * math.ceil(samples / params.train.batch_size)
+    limit = f", at most {params.train.max_minutes:g} minutes" if params.train.max_minutes else ""
+    return f"{samples} samples, {params.train.epochs} epochs, {steps} steps of {params.train.batch_size}{limit}"
+
+
+def training_need(params: config.Params, name: str, channels: list[str], step: Any, grid: tuple[int, int]) -> str:
+    """Return the weights of a learned model and the memory of its training; raise `InputError` where that is too much.
+
+    The model is built as the run would build it.
+    """
+    sizes = {
+        "channels_in": len(channels) + extra_channels(params.sample.calendar, params.sample.coordinates),
+        "channels_out": len(params.prepare.targets or channels),
+        "history": params.sample.history,
+        "horizon": params.sample.horizon,
+        "step_minutes": step.total_seconds() / 60,
+    }
+    kind, options = params.models[name].kind, params.models[name].options
+    cells, batch = training_cells(grid, params.sample.crop_cells), params.train.batch_size
+    need = check_memory(name, kind, options, sizes, cells, batch, params.train.memory_gb)
+    weights = sum(parameter.numel() for parameter in models.build(kind, options, **sizes).parameters())
+    return f"{weights:,} weights, {need.of_batch(batch) / 1e9:.2g} GB to train"
+
+
+def _learned(params: config.Params) -> list[str]:
+    return [name for name, entry in params.models.items() if entry.kind in models.LEARNED]
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB before compression"

@@ -1,0 +1,186 @@
+"""The `fieldcast` command: a thin layer over the functions of this package; heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fieldcast.pipeline.cli.live import ParamsFile, live, time_of
+
+app = typer.Typer(
+    help="From gridded observations to compared, tracked and scheduled forecasts. `dvc repro` runs the pipeline; this "
+    "looks at it and issues forecasts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Make every function below a command, even if there is but one."""
+
+
+@app.command(epilog="Example: `fieldcast check --params examples/knmi-radar.yaml`")
+def check(
+    params: ParamsFile = Path("params.yaml"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Validate a parameters file, look at its source, and print what a run would work on. Exit code 2: wrong input."""
+    from fieldcast.pipeline.cli.check import inspect
+
+    facts = inspect(params)
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")
+        return
+    table = Table("", str(params), show_header=True, header_style="bold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+@app.command(epilog="Example: `fieldcast ui --port 5001`")
+def ui(
+    params: ParamsFile = Path("params.yaml"),
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need a login, see MLflow.")
+    ] = "127.0.0.1",
+) -> None:
+    """Open MLflow on the comparison of all models; stop it with Ctrl-C."""
+    from fieldcast.pipeline import config
+    from fieldcast.pipeline.tracking import runs as tracking
+
+    experiment, uri = config.read(params).track.experiment, tracking.tracking_uri(Path())
+    remote = uri.startswith("http")
+    address = tracking.experiment_url(uri.rstrip("/") if remote else f"http://{host}:{port}", experiment)
+    Console().print(f"Comparison of all models: [link={address}]{address}[/link]", soft_wrap=True)
+    if remote:  # MLFLOW_TRACKING_URI names a server that runs already
+        return
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port), "--workers", "1"])
+
+
+@app.command(epilog="Example: `fieldcast compare convlstm video_transformer champion`")
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Runs in MLflow: ids, names (the newest of that name) or aliases.")],
+    params: ParamsFile = Path("params.yaml"),
+    out: Annotated[Path, typer.Option(help="A folder for report, pictures and metrics.json.")] = Path("data/compared"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
+) -> None:
+    """Compare any verified runs of the experiment that learned from the same data, with a report of their own.
+
+    Exit codes: 2 wrong input, 75 MLflow does not answer.
+    """
+    from fieldcast.pipeline import config
+    from fieldcast.pipeline.evaluation import past_runs as chosen_runs
+    from fieldcast.pipeline.report import write as presentation
+    from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
+    from fieldcast.pipeline.tracking.registry import Registry
+
+    settings = config.read(params)
+    presentation.check_folder(out)
+    comparison = chosen_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
+    presentation.write(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
+    if as_json:
+        sys.stdout.write((out / "metrics.json").read_text())
+        return
+    console = Console(width=WIDTH)
+    console.print(terminal_table(comparison))
+    console.print("\n".join(comparison.verdict), highlight=False)
+    console.print(f"Report: {out / 'report.html'}", highlight=False)
+
+
+@app.command(epilog="Example: `fieldcast explain data/checkpoints/convlstm --at 2024-06-13T20:00 --lead 30`")
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder of a learned model.")],
+    at: Annotated[str, typer.Option(help="Init time (UTC) in data/observations.zarr.")],
+    lead: Annotated[int, typer.Option(help="Minutes from there to the forecast.")],
+    cell: Annotated[str | None, typer.Option(help="ROW,COLUMN in the middle of 5 x 5; by default the largest.")] = None,
+    how: Annotated[Literal["gradient", "rollout"], typer.Option(help="rollout: video transformers.")] = "gradient",
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("data/explained.png"),
+) -> None:
+    """Show where in its history the forecast of a place comes from: table and picture. Exit code 2: wrong input."""
+    from fieldcast.pipeline.explain import attribution as explaining
+    from fieldcast.pipeline.explain import figure as explain_figure
+
+    explain_figure.check_picture(out)
+    question = explaining.question_of(time_of("--at", at), lead, cell, how)
+    explained = explaining.explain(checkpoint, question)
+    explain_figure.write_picture(explained, out)
+    sys.stdout.write(f"{explained.text()}Picture: {out}\n")
+
+
+@app.command(epilog="Example: `fieldcast cluster data/checkpoints/joint --rounds 8 --ratio 2`")
+def cluster(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder with a video_transformer that has attention: joint.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Random projections; more make clusters smaller.")] = 8,
+    ratio: Annotated[float, typer.Option(help="Width of a bin by the median distance of queries; more: larger.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="The new checkpoint; by default CHECKPOINT_clustered.")] = None,
+) -> None:
+    """Let a trained transformer answer once for all queries that are alike, and show what that saves and changes.
+
+    Needs the data of `dvc repro`. Exit code 2: wrong input.
+    """
+    from fieldcast.pipeline.training import cluster_queries as clusters
+
+    out = out or checkpoint.with_name(f"{checkpoint.name}_clustered")
+    sys.stdout.write(f"{clusters.cluster(checkpoint, rounds, ratio, out).text()}Checkpoint: {out}\n")
+
+
+@app.command(epilog="Example: `fieldcast promote convlstm --dry-run`")
+def promote(
+    run: Annotated[str, typer.Argument(help="A run in MLflow: id, name or alias.")] = "challenger",
+    params: ParamsFile = Path("params.yaml"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the evidence and change nothing.")] = False,
+) -> None:
+    """Make a registered model the champion by hand, after a look at its comparison with the one in office.
+
+    Exit codes: 1 not confirmed, 2 wrong input, 75 MLflow does not answer.
+    """
+    from fieldcast.pipeline import config
+    from fieldcast.pipeline.evaluation.champion import propose
+    from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
+    from fieldcast.pipeline.tracking.registry import CHAMPION, Registry
+
+    settings = config.read(params)
+    registry = Registry(settings.track.experiment)
+    proposal = propose(run, settings, registry)
+    console = Console(width=WIDTH)
+    console.print(terminal_table(proposal.comparison))
+    if proposal.decision is not None:
+        console.print("\n".join(proposal.comparison.verdict), highlight=False)
+    console.print(f"The rule says: {proposal.reason}.", highlight=False)
+    if dry_run:
+        return
+    if not yes:
+        typer.confirm(f"Make version {proposal.version.number} ({proposal.version.model}) the champion?", abort=True)
+    registry.appoint(proposal.version, CHAMPION, f"by hand; {proposal.reason}")
+    console.print(f"champion: {proposal.version.model}, version {proposal.version.number}.", highlight=False)
+
+
+app.add_typer(live)
+
+
+def main() -> None:
+    """Run the command; wrong input ends in one line and exit code 2, other troubles in codes of their own."""
+    from fieldcast.pipeline import config
+    from fieldcast.pipeline.live.outcomes import code_of
+
+    try:
+        config.run_stage(app)
+    except Exception as error:
+        if (code := code_of(error)) == 1:
+            raise
+        sys.stderr.write(f"fieldcast: {error}\n")
+        sys.exit(code)

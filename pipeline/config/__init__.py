@@ -1,0 +1,71 @@
+"""Parameters of a project.
+
+In: `params.yaml`. Out: frozen, checked sections, one class each; or one line that names key, value and fix.
+May import: `errors`, and of `models` the options of each kind.
+"""
+
+from fieldcast.pipeline.config.data import Prepare, Sample, Split, Splits, Transform
+from fieldcast.pipeline.config.evaluation import (
+    Compare,
+    Dask,
+    Forecast,
+    Guards,
+    Online,
+    Promotion,
+    Region,
+    Track,
+    Verify,
+)
+from fieldcast.pipeline.config.live import Drift, LateData, Live, Retention, Schedule
+from fieldcast.pipeline.config.read import PARAMS, ModelEntry, Params, check_gaps, load, read, run_stage
+from fieldcast.pipeline.config.sources import (
+    Crop,
+    GriddedOptions,
+    IngestOptions,
+    MovingMnistOptions,
+    RadarOptions,
+    SharedOptions,
+    SourceOptions,
+    StormsOptions,
+)
+from fieldcast.pipeline.config.training import Rollout, Teacher, Train
+
+__all__ = [
+    "PARAMS",
+    "Compare",
+    "Crop",
+    "Dask",
+    "Drift",
+    "Forecast",
+    "GriddedOptions",
+    "Guards",
+    "IngestOptions",
+    "LateData",
+    "Live",
+    "ModelEntry",
+    "MovingMnistOptions",
+    "Online",
+    "Params",
+    "Prepare",
+    "Promotion",
+    "RadarOptions",
+    "Region",
+    "Retention",
+    "Rollout",
+    "Sample",
+    "Schedule",
+    "SharedOptions",
+    "SourceOptions",
+    "Split",
+    "Splits",
+    "StormsOptions",
+    "Teacher",
+    "Track",
+    "Train",
+    "Transform",
+    "Verify",
+    "check_gaps",
+    "load",
+    "read",
+    "run_stage",
+]

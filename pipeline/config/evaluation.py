@@ -1,0 +1,104 @@
+"""Sections on forecasts of the test period: how they are made, verified, compared and promoted."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from fieldcast.pipeline.config.section import Section, Share
+from fieldcast.pipeline.errors import InputError
+
+
+class Online(Section):
+    """How networks learn on while the test period is forecast, as in Shi et al. (2017, arXiv:1706.03458), 3.4."""
+
+    learning_rate: PositiveFloat = 1e-4  # of AdaGrad
+    threshold: NonNegativeFloat = 0.0  # samples with a loss up to here are passed over; in normalised units
+
+
+class Forecast(Section):
+    """How the test period is forecast."""
+
+    batch_size: PositiveInt = 16  # init times read, forecast and written together; no value depends on it
+    tile_cells: PositiveInt | None = None  # default: the training crop; whole fields where that is null too
+    overlap_cells: NonNegativeInt = 16
+    online: Online | None = None  # null: networks stay as they were trained, as they always do on a schedule
+
+    def check_online(self, grid_shape: tuple[int, int], crop_cells: int | None) -> None:
+        """Raise `InputError` where networks would learn on, from whole fields, and forecast these by tiles."""
+        tile = self.tile_cells or crop_cells
+        if self.online is not None and tile is not None and tile < max(grid_shape):
+            raise InputError(
+                f"params.yaml: forecast.online learns from whole fields, here of {grid_shape[0]} x {grid_shape[1]}"
+                f" cells, which may not fit into memory where forecasts are made by tiles of {tile}; set"
+                f" forecast.online to null, or forecast.tile_cells to {max(grid_shape)} if whole fields do fit"
+            )
+
+
+class Region(Section):
+    """A part of the grid, from and to in its own coordinates (metres, degrees), both ends included."""
+
+    y: tuple[float, float]
+    x: tuple[float, float]
+
+
+class Verify(Section):
+    """What is counted; thresholds are in the variable's own units, by variable."""
+
+    thresholds: dict[str, list[float]] = {}
+    neighbourhoods_km: list[PositiveFloat] = []
+    regions: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Region] = {}  # scored by themselves as well
+
+    @field_validator("thresholds")
+    @classmethod
+    def _thresholds_rise(cls, value: dict[str, list[float]]) -> dict[str, list[float]]:
+        for name, thresholds in value.items():
+            if not thresholds or any(b <= a for a, b in pairwise(thresholds)):
+                raise ValueError(f"thresholds of {name} are {thresholds}, expected a rising list such as [0.5, 1, 2]")
+        return value
+
+    @field_validator("neighbourhoods_km")
+    @classmethod
+    def _neighbourhoods_rise(cls, value: list[float]) -> list[float]:
+        if any(b <= a for a, b in pairwise(value)):
+            raise ValueError(f"neighbourhoods are {value}, expected a rising list such as [2, 10, 20]")
+        return value
+
+
+class Compare(Section):
+    """How sure a difference between two models has to be."""
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of intervals, and of the word "better"
+    resamples: Annotated[int, Field(ge=100)] = 1000  # of the init times, by blocks
+    seed: NonNegativeInt = 1
+
+
+class Guards(Section):
+    """What no champion may fall short of at the named leads; null: not looked at."""
+
+    max_mean_error: PositiveFloat | None = None  # absolute, in the first variable's units
+    min_spectrum_ratio: Share | None = None  # of the fine scales: less is a blurred forecast
+    min_coverage: Share | None = None  # of the 90 % interval, where a model gives one
+    max_coverage: Share | None = None
+
+
+class Promotion(Section):
+    """When a model becomes the champion: better in a paired test, and within the guards."""
+
+    score: Literal["rmse", "mae", "crps"] = "rmse"
+    leads_minutes: list[PositiveInt] | None = None  # pooled; default: all leads
+    guards: Guards = Guards()
+
+
+class Track(Section):
+    """Where MLflow keeps the runs; `MLFLOW_TRACKING_URI` chooses the server."""
+
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Dask(Section):
+    """Where blocks of work run: threads of this process, or the cluster behind `scheduler`."""
+
+    scheduler: str | None = None  # address of a dask.distributed scheduler, tcp://host:8786

@@ -1,0 +1,63 @@
+"""Sections on scheduled forecasts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from fieldcast.pipeline.config.section import Section, Share
+from fieldcast.pipeline.config.sources import SourceOptions
+
+
+class LateData(Section):
+    """What a cycle does when frames of its history are missing: wait, then fill, fall back or skip."""
+
+    deadline_minutes: NonNegativeFloat = 10.0  # after the init time; until then a cycle waits for its whole history
+    max_missing_frames: NonNegativeInt = 1  # that the model itself may fill; the newest frame is never filled
+    fallback: Literal["advection", "persistence", "none"] = "persistence"  # with more missing; none: skip the cycle
+
+
+class Schedule(Section):
+    """When `fieldcast serve` looks for work; what is due is decided by the ledger, not by the moment of waking."""
+
+    cron: str = "* * * * *"  # minute hour day month weekday
+    time_zone: str = "UTC"
+    jitter_seconds: NonNegativeInt = 0
+    misfire: Literal["run", "skip"] = "run"  # a waking that was missed, asleep or at work: once, later, or never
+
+
+class Drift(Section):
+    """When the forecasts of the last days count as worse than they should be."""
+
+    days: PositiveFloat = 2.0
+    min_cycles: PositiveInt = 12  # fewer verified cycles raise no alarm
+    max_rmse_ratio: PositiveFloat = 1.0  # RMSE over all leads relative to that of persistence
+    max_mean_error: PositiveFloat | None = None  # absolute, in the first variable's units; null: not looked at
+    max_outside_share: Share = 0.01  # of input cells outside the range of the training data
+
+
+class Retention(Section):
+    """What is kept; the newest published cycle always is."""
+
+    days: PositiveFloat | None = 30.0  # of published cycles; null: any age
+    cycles: PositiveInt | None = None  # at most so many; null: any number
+    observations_hours: PositiveFloat = 72.0  # of live frames; at least what histories and verification need
+
+
+class Live(Section):
+    """Scheduled forecasts; see docs/scheduled.md."""
+
+    model: str = "champion"  # an alias in the registry, or a checkpoint folder
+    source: SourceOptions | None = None  # where new frames appear; default: the training source
+    every_minutes: PositiveInt | None = None  # between init times; default: the model's step
+    late_data: LateData = LateData()
+    schedule: Schedule = Schedule()
+    backfill_hours: NonNegativeFloat = 6.0  # how far a restart catches up; older due cycles are skipped
+    verify_after_hours: NonNegativeFloat = 6.0  # a cycle whose truth has gaps is scored without them so long after
+    max_attempts: PositiveInt = 3
+    lock_wait_seconds: NonNegativeFloat = 30.0
+    reserve_megabytes: NonNegativeFloat = 64.0  # of the disk that a cycle leaves free
+    copies: list[Literal["netcdf", "geotiff"]] = []
+    drift: Drift = Drift()
+    retention: Retention = Retention()

@@ -1,0 +1,155 @@
+"""What a user may state about a source, one model a kind, and about ingest. No heavy import: validated before any work.
+
+Units are in the names. Times are UTC. Cells count on the source's own grid, from its first row and column.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fieldcast.pipeline.config.section import Section
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+Moment = Annotated[datetime, AfterValidator(_utc)]
+Positive = Annotated[int, Field(gt=0)]
+Range = tuple[float, float]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+
+
+class Crop(Section):
+    """The cells to keep, `[start, stop)` on each axis of the source grid, before coarsening."""
+
+    y: tuple[int, int]
+    x: tuple[int, int]
+
+    @model_validator(mode="after")
+    def _holds_cells(self) -> Crop:
+        for axis, (start, stop) in (("y", self.y), ("x", self.x)):
+            if not 0 <= start < stop:
+                raise ValueError(f"{axis} is [{start}, {stop}], expected 0 <= start < stop")
+        return self
+
+
+class SharedOptions(Section):
+    """What every source takes."""
+
+    period: tuple[Moment, Moment] | None = None  # first and last time to keep, both inclusive
+    crop: Crop | None = None
+    coarsen: Positive = 1  # mean over n x n cells; NaN where less than half are valid; a rest is cut off
+    step_minutes: Positive | None = None  # a multiple of the archive's step: frames between are left out, not averaged
+
+    @model_validator(mode="after")
+    def _period_holds_time(self) -> SharedOptions:
+        if self.period and self.period[0] >= self.period[1]:
+            first, last = (moment.isoformat(" ") for moment in self.period)
+            raise ValueError(f"period is empty: [{first}, {last}], expected the first time before the last")
+        return self
+
+
+class StormsOptions(SharedOptions):
+    """Simulated rain; the process is described in `sources/storms.py`."""
+
+    kind: Literal["storms"] = "storms"
+    seed: int = Field(default=0, ge=0)
+    start: Moment = datetime(2020, 1, 1)  # first frame of the first event
+    events: Positive = 60
+    event_minutes: Positive = 240  # simulated time of one event
+    event_every_minutes: Positive = 360  # from one event's start to the next; the time between events is missing
+    step_minutes: Positive = 5
+    cells: int = Field(default=64, ge=16)  # the domain is cells x cells
+    spacing_km: float = Field(default=2.0, gt=0)
+    wind_speed_m_s: Range = (5.0, 15.0)  # an event's mean wind is drawn from this range
+    wet_fraction: Range = (0.15, 0.35)  # likewise the wet share of the domain at an event's height
+    lifetime_minutes: float = Field(default=300.0, gt=0)  # e-folding time of structures of 32 km, moving with the wind
+    orography: float = Field(default=0.3, ge=0)  # strength of the enhancement over windward slopes; 0 is flat land
+
+    @model_validator(mode="after")
+    def _events_fit(self) -> StormsOptions:
+        if self.event_minutes % self.step_minutes or self.event_minutes < 2 * self.step_minutes:
+            raise ValueError(
+                f"event_minutes is {self.event_minutes}, expected a multiple (2 or more) of "
+                f"step_minutes {self.step_minutes}"
+            )
+        if self.event_every_minutes % self.step_minutes or self.event_every_minutes < self.event_minutes:
+            raise ValueError(
+                f"event_every_minutes is {self.event_every_minutes}, expected a multiple of step_minutes "
+                f"{self.step_minutes}, at least event_minutes {self.event_minutes}"
+            )
+        if not 0 <= self.wind_speed_m_s[0] <= self.wind_speed_m_s[1]:
+            raise ValueError(f"wind_speed_m_s is {list(self.wind_speed_m_s)}, expected 0 <= low <= high")
+        if not 0 < self.wet_fraction[0] <= self.wet_fraction[1] < 1:
+            raise ValueError(f"wet_fraction is {list(self.wet_fraction)}, expected 0 < low <= high < 1")
+        return self
+
+
+class RadarOptions(SharedOptions):
+    """An archive of radar composites, one frame a file; read as rain rate in mm/h."""
+
+    kind: Literal["radar"] = "radar"
+    path: str  # a folder (searched in depth) or a glob
+    format: Literal["knmi", "bom", "fmi"]
+    z_r: Range | None = None  # a and b of Z = a R^b, for reflectivity (fmi) alone; its default is (223, 1.53)
+
+    @model_validator(mode="after")
+    def _z_r_has_an_effect(self) -> RadarOptions:
+        if self.z_r and self.format != "fmi":
+            raise ValueError(f"z_r is for reflectivity (format fmi), not for {self.format}: leave it out")
+        if self.z_r and min(self.z_r) <= 0:
+            raise ValueError(f"z_r is {list(self.z_r)}, expected two positive numbers")
+        return self
+
+
+class GriddedOptions(SharedOptions):
+    """NetCDF, GRIB or Zarr on a regular grid, any CF time."""
+
+    kind: Literal["gridded"] = "gridded"
+    path: str  # a file, folder, glob, Zarr store, or a URL (https, s3, …) of one file or store
+    variables: Annotated[list[str], Field(min_length=1)]
+    engine: Literal["auto", "h5netcdf", "cfgrib", "zarr"] = "auto"  # auto: by the ending of the name
+    sha256: Checksum | None = None  # of the one file that a URL or path names
+    download_folder: Path | None = None  # where a file behind a URL is kept; by default the user's cache folder
+    storage_options: dict[str, Any] = {}  # handed to fsspec for a URL, for instance {anon: true}
+
+    @model_validator(mode="after")
+    def _variables_differ(self) -> GriddedOptions:
+        if len(set(self.variables)) < len(self.variables):
+            raise ValueError(f"variables has a name twice: {self.variables}")
+        return self
+
+
+class MovingMnistOptions(SharedOptions):
+    """The Moving MNIST generator; a sequence a day, hourly frames."""
+
+    kind: Literal["moving_mnist"] = "moving_mnist"
+    train_images: str  # path or URL of an IDX file of digits, plain or gzip
+    test_images: str
+    train_sha256: Checksum | None = None
+    test_sha256: Checksum | None = None
+    download_folder: Path | None = None  # where files behind URLs are kept; by default the user's cache folder
+    seed: int = Field(default=0, ge=0)
+    start: Moment = datetime(2000, 1, 1)  # first frame of the first sequence
+    sequences_train: Positive = 1000  # sequences 0 … sequences_train - 1 show digits of train_images
+    sequences_test: Positive = 200  # the sequences after them show digits of test_images
+    frames: int = Field(default=20, ge=2, le=24)
+    digits: Positive = 2
+
+
+SourceOptions = Annotated[
+    StormsOptions | RadarOptions | GriddedOptions | MovingMnistOptions, Field(discriminator="kind")
+]
+
+
+class IngestOptions(Section):
+    """How frames of any source become one regular store."""
+
+    duplicates: Literal["refuse", "first", "last", "merge"] = "refuse"  # merge: cells missing in one come from the next
+    out_of_order: Literal["refuse", "sort"] = "refuse"
+    shard_frames: Positive = 96  # frames in one file of the store, and in memory for each worker

@@ -1,0 +1,91 @@
+"""What a user may state about the training of learned models. No heavy import: validated before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from fieldcast.pipeline.config.section import Section, Share
+from fieldcast.pipeline.errors import InputError
+
+RAIN_RATE = "mm h-1"  # units of the variables that `balanced` weighs
+OF_SCHEDULE = {"none": set(), "linear": {"start", "decrease"}, "exponential": {"k"}, "inverse_sigmoid": {"k"}}
+OF_LOSS = {"huber_delta": "huber", "spectral_weight": "spectral"}
+
+
+class Teacher(Section):
+    """How probable it is, at step i, that a model which feeds on its own forecasts is fed the truth instead.
+
+    Bengio et al. (2015), section 2.4: `linear` max(0, start - decrease i), `exponential` k^i, `inverse_sigmoid`
+    k / (k + exp(i / k)). Models that forecast all leads at once are not concerned.
+    """
+
+    schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"  # none: never the truth
+    start: Share = 1.0
+    decrease: NonNegativeFloat = 2e-5  # a step; 0: always as at the start
+    k: PositiveFloat | None = None  # exponential: below 1; inverse_sigmoid: at least 1
+
+    @model_validator(mode="after")
+    def _options_of_the_schedule(self) -> Teacher:
+        if odd := sorted(self.model_fields_set - {"schedule"} - OF_SCHEDULE[self.schedule]):
+            raise ValueError(f"{odd[0]} has no effect with schedule {self.schedule}; remove it")
+        if self.schedule == "exponential" and not (self.k is not None and self.k < 1):
+            raise ValueError(f"schedule exponential needs a k below 1, such as 0.9995, got {self.k}")
+        if self.schedule == "inverse_sigmoid" and not (self.k is not None and self.k >= 1):
+            raise ValueError(f"schedule inverse_sigmoid needs a k of at least 1, such as 1000, got {self.k}")
+        return self
+
+
+class Rollout(Section):
+    """The leads that count in the loss: the first ones at first, then linearly more until all do."""
+
+    start_leads: PositiveInt
+    until: Annotated[float, Field(gt=0, le=1)]  # share of the schedule after which all leads count
+
+
+class Train(Section):
+    """How all learned models are trained: one loss, one optimiser, one budget."""
+
+    seed: NonNegativeInt = 1
+    loss: Literal["mse", "mae", "huber", "balanced", "spectral"] = "mse"  # members have the CRPS, by their kind
+    huber_delta: PositiveFloat = 1.0  # huber: squared up to here, linear beyond, in normalised units
+    spectral_weight: PositiveFloat = 1.0  # spectral: of the mismatch of amplitudes beside the squared error
+    lead_weights: Literal["same", "linear", "exponential"] = "same"  # over the leads, from 1 to last_lead_weight
+    last_lead_weight: PositiveFloat = 5.0  # linear, exponential: relative to the first; their mean is 1
+    teacher: Teacher = Teacher()
+    rollout: Rollout | None = None  # null: all leads count from the start
+    epochs: PositiveInt
+    max_minutes: PositiveFloat | None = None  # the schedule finishes inside it; null: no limit, and repeatable
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-2
+    warmup: Share = 0.05  # share of the schedule with a rising learning rate
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    gradient_clip: PositiveFloat = 1.0  # norm of all gradients; `balanced` weighs heavy rain up to 30-fold: try 10
+    patience: PositiveInt = 10  # epochs without a lower validation loss before training stops
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
+    compile: Literal["off", "default", "reduce-overhead"] = "off"  # the last: CUDA graphs, for small batches on a GPU
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    num_nodes: PositiveInt = 1
+    strategy: str = "auto"
+    memory_gb: PositiveFloat | None = None  # that a training may hold, 10^9 bytes; null: what is free
+    workers: NonNegativeInt = 0  # processes that load samples; 0: the training process itself
+
+    @model_validator(mode="after")
+    def _options_of_the_loss(self) -> Train:
+        for name, loss in OF_LOSS.items():
+            if name in self.model_fields_set and self.loss != loss:
+                raise ValueError(f"{name} has no effect with loss {self.loss}; remove it or choose {loss}")
+        if "last_lead_weight" in self.model_fields_set and self.lead_weights == "same":
+            raise ValueError("last_lead_weight has no effect with lead_weights same; remove it or choose linear")
+        return self
+
+    def check_units(self, units: Sequence[str]) -> None:
+        """Raise `InputError` where the loss needs rain and none of the target variables, of these units, is rain."""
+        if self.loss == "balanced" and RAIN_RATE not in units:
+            raise InputError(
+                f"params.yaml: train.loss balanced weighs rain rates in {RAIN_RATE}, targets are in {', '.join(units)}"
+            )

@@ -1,0 +1,62 @@
+"""Frames of the observation store by position, and the init times that `prepare` chose; works without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.schema import TIME
+from fieldcast.pipeline.errors import InputError
+
+
+def read_init_times(path: Path, split: str) -> np.ndarray:
+    """Return the init times (datetime64[ns], ascending) of `split` from the table that `prepare` wrote."""
+    table = pd.read_csv(path, parse_dates=["init_time"])
+    return table.loc[table["split"] == split, "init_time"].to_numpy(dtype="datetime64[ns]")
+
+
+class FrameReader:
+    """Frames of the observation store by position; opens the store when first used, so that it can be sent to workers.
+
+    `cache="ram"` decodes all frames once and keeps them; `cache="store"` reads each time, in memory that does not grow.
+    """
+
+    def __init__(self, path: Path, channels: Sequence[str], cache: str = "store") -> None:
+        self.path, self.channels, self.cache = path, list(channels), cache
+        self._open: xr.Dataset | None = None
+        self._frames: np.ndarray | None = None
+
+    @property
+    def observations(self) -> xr.Dataset:
+        """Return the store, lazily opened, without dask."""
+        if self._open is None:
+            self._open = store.open_observations(self.path, chunks=None)
+        return self._open
+
+    def positions(self, times: np.ndarray) -> np.ndarray:
+        """Return the positions of `times` on the time axis."""
+        axis = self.observations[TIME].values
+        positions = np.searchsorted(axis, times)
+        if not np.array_equal(axis[np.minimum(positions, axis.size - 1)], times):
+            raise InputError(f"{self.path}: some init times are not on its time axis; run the prepare stage again")
+        return positions
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return frames start … stop-1 as float32 (t, c, h, w), NaN where missing."""
+        if self.cache == "ram":
+            if self._frames is None:
+                self._frames = self._decode(0, self.observations.sizes[TIME])
+            return self._frames[start:stop]
+        return self._decode(start, stop)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": None, "_frames": None}  # workers open their own
+
+    def _decode(self, start: int, stop: int) -> np.ndarray:
+        frames = [self.observations[name][start:stop].values for name in self.channels]
+        return np.stack(frames, axis=1)

@@ -1,0 +1,35 @@
+"""Names, units and lead times as people write them, and the colour of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
+
+
+def lead_unit(leads: Sequence[int]) -> tuple[int, str]:
+    """Return how leads in minutes are spoken of: minutes per unit, and the unit's name."""
+    return (60, "hours") if max(leads) >= 180 and all(lead % 60 == 0 for lead in leads) else (1, "minutes")
+
+
+def readable(name: str) -> str:
+    """Return a model's name as a person writes it."""
+    return name.replace("_", " ")
+
+
+def readable_units(units: str) -> str:
+    """Return units as people write them: 'mm h-1' -> 'mm/h'; dimensionless is 'value'."""
+    return {RAIN_RATE_UNITS: "mm/h", "1": "value", "": "value"}.get(units, units)
+
+
+# Okabe & Ito (2008): told apart with every common colour blindness
+COLOURS = {
+    "persistence": "#7f7f7f",
+    "climatology": "#b59f00",
+    "damped_persistence": "#56b4e9",
+    "advection": "#000000",
+    "steps": "#009e73",
+    "convlstm": "#0072b2",
+    "convlstm_quantiles": "#cc79a7",
+    "video_transformer": "#d55e00",
+}

@@ -1,0 +1,261 @@
+"""The only module that knows Zarr chunks and shards: stores of observations and of forecasts on the local disk.
+
+A store is created empty and correctly shaped, then filled block by block, each block whole shards, so that blocks
+may be written side by side. A chunk is one field (y, x), or all members of one, a shard a block of times (or init
+times): few files, each rewritten whole. Bytes depend on the content alone: no clock, host or random order. Missing is
+NaN, also where nothing was written. Variables come back in the order of their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import ZstdCodec
+
+from fieldcast.pipeline.datasets.schema import (
+    CONVENTIONS,
+    FRAME_PRESENT,
+    GRID_MAPPING,
+    INIT_TIME,
+    LEAD_TIME,
+    MEMBER,
+    TIME,
+    TIME_UNITS,
+    VALID_TIME,
+    X,
+    Y,
+    check_forecasts,
+    check_observations,
+    field_names,
+)
+from fieldcast.pipeline.errors import InputError, SchemaError
+
+ZSTD_LEVEL = 3
+LEAD_UNITS = "minutes"
+TIME_ATTRS: dict[str, dict[str, str]] = {
+    TIME: {"standard_name": "time", "axis": "T"},
+    INIT_TIME: {"standard_name": "forecast_reference_time"},
+    LEAD_TIME: {"standard_name": "forecast_period"},
+    MEMBER: {"standard_name": "realization"},
+    VALID_TIME: {"standard_name": "time"},
+}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a sibling of `path` to write to; at the end it takes the place of `path`, in an error it is removed.
+
+    A process that is killed leaves `path` as it was; what it began is swept by the next call.
+    """
+    sweep_partial(path)
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    old = path.with_name(f".{path.name}.partial-old")
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep_partial(path: Path) -> None:
+    """Remove what a killed writer of `path` left behind; a store that it was about to replace is put back."""
+    old = path.with_name(f".{path.name}.partial-old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for left in (old, path.with_name(f".{path.name}.partial")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def create_observations(
+    path: Path, grid: xr.Dataset, times: np.ndarray, frame_present: np.ndarray, shard_frames: int
+) -> None:
+    """Create a store of missing fields: the variables of `grid` `(0, y, x)` along `times` (datetime64[ns])."""
+    present = (TIME, frame_present, {"long_name": "The archive has this frame"})
+    coords = {TIME: _moments(TIME, times), **_horizontal(grid)}
+    sizes = {TIME: times.size, Y: grid.sizes[Y], X: grid.sizes[X]}
+    template = xr.Dataset(
+        {**_missing(grid, sizes, shard_frames), FRAME_PRESENT: present},
+        coords,
+        {"Conventions": CONVENTIONS, **grid.attrs},
+    )
+    _create(path, check_observations(template), shard_frames)
+
+
+def forecast_grid(observations: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """Return the template that `create_forecasts` takes: variables `names` and their grid, without any time."""
+    bare = observations[list(names)].isel({TIME: slice(0, 0)}).drop_vars(TIME)
+    return bare.assign_attrs({k: value for k, value in observations.attrs.items() if k in ("source", "institution")})
+
+
+def create_forecasts(
+    path: Path,
+    grid: xr.Dataset,
+    init_times: np.ndarray,
+    lead_times: np.ndarray,
+    shard_inits: int,
+    attributes: Mapping[str, Any],
+    values: Mapping[str, np.ndarray] | None = None,
+    members: int | None = None,
+) -> None:
+    """Create a store of forecasts `(init_time, lead_time, [member,] y, x)` with the variables and grid of `grid`.
+
+    `init_times` are datetime64[ns], `lead_times` whole minutes as timedelta64[ns]; `attributes` join the grid's own.
+    The forecasts are `values`, all of them, or missing until `write_block` fills them.
+    """
+    ensemble = {} if members is None else {MEMBER: members}
+    sizes = {INIT_TIME: init_times.size, LEAD_TIME: lead_times.size, **ensemble, Y: grid.sizes[Y], X: grid.sizes[X]}
+    valid_times = init_times[:, None] + lead_times[None, :]
+    coords = {
+        INIT_TIME: _moments(INIT_TIME, init_times),
+        LEAD_TIME: xr.Variable(LEAD_TIME, lead_times, TIME_ATTRS[LEAD_TIME]),
+        VALID_TIME: ((INIT_TIME, LEAD_TIME), valid_times, TIME_ATTRS[VALID_TIME]),
+        **({MEMBER: xr.Variable(MEMBER, np.arange(1, members + 1), TIME_ATTRS[MEMBER])} if members else {}),
+        **_horizontal(grid),
+    }
+    attrs = {"Conventions": CONVENTIONS, **grid.attrs, **attributes}
+    fields = _missing(grid, sizes, shard_inits)
+    for name, array in (values or {}).items():
+        fields[name] = xr.Variable(tuple(sizes), array, grid[name].attrs)
+    _create(path, check_forecasts(xr.Dataset(fields, coords, attrs)), shard_inits)
+
+
+def write_block(path: Path, start: int, block: xr.Dataset) -> None:
+    """Fill the fields from position `start` of the first dimension; different blocks may be written at the same time.
+
+    Raise `ValueError` unless `block` begins on a shard's border and ends on one or at the end of the store.
+    """
+    names = field_names(block)
+    with _open(path, chunks=None) as stored:
+        first, shard, length = _shards(stored)
+        stop = start + block.sizes[first]
+        if start % shard or (stop % shard and stop != length) or stop > length:
+            raise ValueError(f"block [{start}, {stop}) does not lie on borders of shards of {shard} in {length} steps")
+        if sorted(names) != sorted(field_names(stored)):
+            raise ValueError(f"block has variables {names}, expected {field_names(stored)}")
+        for name in names:
+            if block[name].dtype != np.float32 or block[name].dims != stored[name].dims:
+                raise ValueError(
+                    f"'{name}' is {block[name].dtype} {block[name].dims}, expected float32 {stored[name].dims}"
+                )
+    bare = xr.Dataset({name: block[name].variable for name in names}).drop_encoding().drop_attrs()
+    bare.to_zarr(path, region={first: slice(start, stop)}, mode="r+", consolidated=False)
+
+
+def consolidate(path: Path) -> None:
+    """Copy the metadata of all arrays into the store's own, for a store that changes no more: no folder is listed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")  # not in the format's standard yet
+        zarr.consolidate_metadata(str(path))
+
+
+def open_observations(path: Path, chunks: Literal["shards"] | None = None) -> xr.Dataset:
+    """Return the observations, lazily; with `chunks="shards"` as dask arrays whose blocks are whole shards.
+
+    Raise `InputError` when there is no store, `SchemaError` when it breaks the contract.
+    """
+    return check_observations(_open(path, chunks))
+
+
+def open_forecasts(path: Path, chunks: Literal["shards"] | None = None) -> xr.Dataset:
+    """Return the forecasts, lazily, as `open_observations` does; `lead_time` is a timedelta."""
+    return check_forecasts(_open(path, chunks))
+
+
+def directory_digest(path: Path) -> str:
+    """Return the MD5 that DVC gives a folder, '<32 hex>.dir': that of the sorted list of its files and their MD5s."""
+    entries = [
+        {"md5": _file_md5(file), "relpath": file.relative_to(path).as_posix()}
+        for file in path.rglob("*")
+        if file.is_file()
+    ]
+    entries.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _file_md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _open(path: Path, chunks: Literal["shards"] | None) -> xr.Dataset:
+    if not (path / "zarr.json").is_file():
+        raise InputError(f"{path}: no such store: run the stage that writes it (dvc repro)")
+    consolidated = b'"consolidated_metadata": {' in (path / "zarr.json").read_bytes()
+    dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=True))
+    if chunks is None:
+        return dataset
+    first, shard, _ = _shards(dataset)
+    return dataset.chunk({first: shard})
+
+
+def _sorted(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the dataset with its variables by name: a folder lists its members in any order."""
+    data, coords = (
+        {name: members[name].variable for name in sorted(members, key=str)}
+        for members in (dataset.data_vars, dataset.coords)
+    )
+    return xr.Dataset(data, coords, dataset.attrs)
+
+
+def _shards(stored: xr.Dataset) -> tuple[str, int, int]:
+    """Return the dimension that shards divide, the steps in a shard and the steps in all."""
+    names = field_names(stored)
+    if not names:
+        raise SchemaError("store: no variable on the grid")
+    field = stored[names[0]]
+    return str(field.dims[0]), int(field.encoding["shards"][0]), field.shape[0]
+
+
+def _create(path: Path, template: xr.Dataset, shard: int) -> None:
+    """Write everything; fields that are dask arrays, all of them missing, are laid out and stay empty."""
+    encoding: dict[str, dict[str, Any]] = {}
+    for name in field_names(template):
+        array = template[name]
+        encoding[name] = {
+            "chunks": tuple(size if dim in (MEMBER, Y, X) else 1 for dim, size in array.sizes.items()),
+            "shards": (shard, *array.shape[1:]),
+            "compressors": (ZstdCodec(level=ZSTD_LEVEL),),
+            "_FillValue": np.float32("nan"),
+        }
+    for name in (TIME, INIT_TIME, VALID_TIME):
+        if name in template.coords:
+            encoding[name] = {"units": TIME_UNITS, "dtype": "int64", "chunks": template[name].shape}
+    if LEAD_TIME in template.coords:
+        encoding[LEAD_TIME] = {"units": LEAD_UNITS, "dtype": "int32", "chunks": template[LEAD_TIME].shape}
+    if MEMBER in template.coords:
+        encoding[MEMBER] = {"dtype": "int32", "chunks": template[MEMBER].shape}
+    if FRAME_PRESENT in template:
+        encoding[FRAME_PRESENT] = {"chunks": template[FRAME_PRESENT].shape}
+    bare = template.drop_encoding()
+    bare.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, compute=False)
+
+
+def _missing(grid: xr.Dataset, sizes: Mapping[str, int], shard: int) -> dict[str, xr.Variable]:
+    """Return the grid's variables with these sizes, all NaN, as dask arrays that nothing computes."""
+    shape = tuple(sizes.values())
+    empty = dask.array.full(shape, np.nan, dtype=np.float32, chunks=(shard, *shape[1:]))  # type: ignore[no-untyped-call]
+    return {name: xr.Variable(tuple(sizes), empty, grid[name].attrs) for name in field_names(grid)}
+
+
+def _moments(name: str, times: np.ndarray) -> xr.Variable:
+    return xr.Variable(name, times.astype("datetime64[ns]"), TIME_ATTRS[name])
+
+
+def _horizontal(grid: xr.Dataset) -> dict[str, xr.Variable]:
+    return {name: grid[name].variable for name in (Y, X, GRID_MAPPING) if name in grid.coords}

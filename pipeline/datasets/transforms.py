@@ -1,0 +1,31 @@
+"""Transforms of a variable for a network: logarithm, decibels, identity, and their inverse."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+HOURS = 24
+
+
+def transform(values: Tensor, kind: str, floor: float) -> Tensor:
+    """Return transformed `values` (any shape, physical units; NaN stays NaN).
+
+    `identity`: x; `log`: log(1 + x / floor); `db`: 10 log10(max(x, floor) / floor), so that all below `floor` is 0.
+    """
+    if kind == "log":
+        return torch.log1p(values / floor)
+    if kind == "db":
+        return 10 * torch.log10(values.clamp(min=floor) / floor)
+    return values
+
+
+def inverse_transform(values: Tensor, kind: str, floor: float) -> Tensor:
+    """Return `values` back in physical units; what lies at or below the lower end of `log` and `db` becomes 0."""
+    if kind == "log":
+        return torch.expm1(values.clamp(min=0)) * floor
+    if kind == "db":
+        return torch.where(values <= 0, 0.0, floor * torch.exp(values * (math.log(10) / 10)))
+    return values

@@ -1,0 +1,242 @@
+"""A comparison of models: their scores, how sure the differences are, who is left out, and what that comes to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from fieldcast import models
+from fieldcast.pipeline.config import Compare
+from fieldcast.pipeline.datasets.labels import lead_unit, readable, readable_units
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, RAIN_RATE_UNITS, lead_minutes, score_key
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.evaluation import comparability as fairness
+from fieldcast.pipeline.evaluation import verdict
+from fieldcast.pipeline.forecasting.costs import Costs
+from fieldcast.pipeline.verification.aggregation import (
+    SCALE,
+    THRESHOLD,
+    Scores,
+    field_sums,
+    fields_of,
+    scores_of,
+    units_of,
+)
+from fieldcast.pipeline.verification.continuous import mse_skill
+from fieldcast.pipeline.verification.significance import Evidence, evidence
+
+DIGITS = 6  # significant digits in metrics.json; ties are ties at this precision
+CASES = 2
+
+Metrics = dict[str, Scores]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a comparison: its sums, of which kind it is, what it cost, and where its run is to be seen."""
+
+    sums: xr.Dataset
+    kind: str
+    costs: Costs = field(default_factory=Costs)
+    run: str = ""  # an address, where the tracker knows one
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of all models; differences of those that were compared on equal terms."""
+
+    entries: Mapping[str, Entry]
+    left_out: Mapping[str, Sequence[str]]  # model -> why it cannot be compared with the others
+    metrics: Metrics
+    titles: Mapping[str, str]  # of the scores that lead every summary
+    evidence: Evidence
+    verdict: Sequence[str]
+
+    @property
+    def references(self) -> list[str]:
+        """Return the names of the models that learn nothing."""
+        return [name for name, entry in self.entries.items() if entry.kind in models.REFERENCES]
+
+    @property
+    def fair(self) -> dict[str, xr.Dataset]:
+        """Return the sums of the models that were compared on equal terms."""
+        return {name: entry.sums for name, entry in self.entries.items() if name not in self.left_out}
+
+    @property
+    def sums(self) -> xr.Dataset:
+        """Return the sums of one of these models, for what all of them share."""
+        return next(iter(self.fair.values()))
+
+
+def compare(entries: Mapping[str, Entry], options: Compare) -> Comparison:
+    """Return the comparison of all `entries`; who was scored on other terms is marked and takes part in no verdict.
+
+    Raises `InputError` where there is nothing to compare.
+    """
+    if not entries:
+        raise InputError("data/scores: no model to compare, expected the names in kinds")
+    sums = {name: entry.sums for name, entry in entries.items()}
+    learned = {name: entry.costs.budget for name, entry in entries.items() if entry.kind not in models.REFERENCES}
+    left_out = fairness.unfair(sums, {name: learned.get(name) for name in entries})
+    fair = {name: own for name, own in sums.items() if name not in left_out}
+    metrics = {name: _rounded(scores_of(own)) for name, own in sums.items()}
+    titles = key_scores(next(iter(fair.values())))
+    found = evidence(fair, tested_scores(next(iter(fair.values()))), options)
+    references = [name for name, entry in entries.items() if entry.kind in models.REFERENCES]
+    spoken_of = {score: title for score, title in titles.items() if (found.models[0], score) in found.intervals}
+    said = verdict.verdict(found, metrics, spoken_of, references, left_out, fairness.learnt_on(fair))
+    return Comparison(entries, left_out, metrics, titles, found, said)
+
+
+def write_metrics(metrics: Metrics, path: Path) -> None:
+    """Write `metrics` as JSON: leads as text in ascending order, all else sorted, NaN as null."""
+    content = {
+        model: {
+            name: {str(lead): None if math.isnan(by_lead[lead]) else by_lead[lead] for lead in sorted(by_lead)}
+            for name, by_lead in sorted(scores.items())
+        }
+        for model, scores in sorted(metrics.items())
+    }
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def key_scores(sums: xr.Dataset) -> dict[str, str]:
+    """Return the scores that lead every summary, with their titles; all are of the first field.
+
+    RMSE; the middle and the highest threshold's CSI (MAE without thresholds); the spectrum ratio, since a blurred
+    forecast has a low RMSE; the middle FSS; CRPS.
+    """
+    first = fields_of(sums)[0]
+    prefix, own, units = prefix_of(sums, first), field_sums(sums, first), units_of(sums, first)
+    titles = {f"{prefix}rmse": "RMSE"}
+    if THRESHOLD in own.coords:
+        values = own[THRESHOLD].values
+        for threshold in dict.fromkeys((middle(values), float(values[-1]))):
+            titles[prefix + score_key("csi", threshold, units)] = f"CSI ≥ {threshold:g} {readable_units(units)}"
+    else:
+        titles[f"{prefix}mae"] = "MAE"
+    titles[f"{prefix}spectrum_ratio"] = "Spectrum ratio of fine scales"
+    if SCALE in own.coords:
+        threshold, scale = middle(own[THRESHOLD].values), middle(own[SCALE].values)
+        key = prefix + score_key("fss", threshold, units, scale)
+        titles[key] = f"FSS ≥ {threshold:g} {readable_units(units)}, {scale:g} km"
+    titles[f"{prefix}crps"] = "CRPS"
+    return titles
+
+
+def tested_scores(sums: xr.Dataset) -> list[str]:
+    """Return the scores of the first field that have intervals and differences."""
+    first = fields_of(sums)[0]
+    prefix, own, units = prefix_of(sums, first), field_sums(sums, first), units_of(sums, first)
+    names = ["rmse", "mae", "mean_error", "crps"]
+    for threshold in own[THRESHOLD].values if THRESHOLD in own.coords else ():
+        names += [score_key("csi", threshold, units), score_key("brier", threshold, units)]
+        if SCALE in own.coords:
+            names.append(score_key("fss", threshold, units, middle(own[SCALE].values)))
+    return [prefix + name for name in names]
+
+
+def skill(metrics: Metrics, model: str, references: Sequence[str], rmse: str) -> dict[int, float]:
+    """Return `model`'s MSE skill at each lead against the best of `references` there; NaN where there is none."""
+    against = [metrics[name][rmse] for name in references if name in metrics]
+    values = {}
+    for lead, own in metrics[model][rmse].items():
+        best = min((by[lead] for by in against if not math.isnan(by.get(lead, math.nan))), default=math.nan)
+        values[lead] = float(mse_skill(np.asarray(own**2), np.asarray(best**2)))
+    return values
+
+
+def eventful(sums: xr.Dataset, count: int = CASES) -> list[np.datetime64]:
+    """Return the init times with most observed events, at least a horizon apart, the most eventful first.
+
+    For rain the measure is the observed share of cells at or above the lowest threshold, else (or without a threshold)
+    the observed variance over cells and leads. Forecasts play no part.
+    """
+    activity = activity_of(sums)
+    order = activity[INIT_TIME].values[np.argsort(-activity.fillna(-np.inf).values, kind="stable")]
+    horizon = sums[LEAD_TIME].values.max()
+    chosen: list[np.datetime64] = []
+    for init in order:
+        if len(chosen) < count and all(abs(init - other) >= horizon for other in chosen):
+            chosen.append(init)
+    return chosen
+
+
+def activity_of(sums: xr.Dataset) -> xr.DataArray:
+    """Return how much went on at each init time (see `eventful`); NaN where nothing was observed."""
+    first = fields_of(sums)[0]
+    own = field_sums(sums, first)
+    weight = own["weight"].sum(LEAD_TIME)
+    weight = weight.where(weight > 0)
+    if THRESHOLD in own.coords and units_of(sums, first) == RAIN_RATE_UNITS:
+        return (own["hits"] + own["misses"]).isel({THRESHOLD: 0}).sum(LEAD_TIME) / weight
+    return own["observed_squared"].sum(LEAD_TIME) / weight - (own["observed"].sum(LEAD_TIME) / weight) ** 2
+
+
+def extremes(comparison: Comparison) -> dict[str, np.datetime64]:
+    """Return the init times with the best and the worst forecast of the model with the lowest RMSE, with captions.
+
+    A forecast's measure is its MSE skill over all leads against the best of the other models at that init time; only
+    the more eventful half of the init times counts, since little error is no art where nothing happens.
+    """
+    fair = comparison.fair
+    first = fields_of(comparison.sums)[0]
+    errors = {name: own[f"{first}.squared_error"].sum(LEAD_TIME) for name, own in fair.items()}
+    leader = min(errors, key=lambda name: float(errors[name].sum()))
+    others = [own.values for name, own in errors.items() if name != leader]
+    activity = activity_of(comparison.sums).values
+    if not others or not np.isfinite(activity).any():
+        return {}
+    values = mse_skill(errors[leader].values, np.min(others, axis=0))
+    values = np.where(activity >= np.nanmedian(activity), values, np.nan)
+    if not np.isfinite(values).any():
+        return {}
+    inits = comparison.sums[INIT_TIME].values
+    found = {"Best": inits[np.nanargmax(values)], "Worst": inits[np.nanargmin(values)]}
+    told = {"Best": float(np.nanmax(values)), "Worst": float(np.nanmin(values))}
+    return {
+        f"{rank} case of {readable(leader)}, against the best other model: MSE skill {told[rank]:+.2f}": init
+        for rank, init in found.items()
+    }
+
+
+def facts(comparison: Comparison) -> dict[str, str]:
+    """Return what the comparison rests on, as label and text: how many init times, which period, how many cells."""
+    sums = comparison.sums
+    inits, first, leads = sums[INIT_TIME].values, fields_of(sums)[0], lead_minutes(sums)
+    divisor, unit = lead_unit(leads)
+    n = sums[f"{first}.n"]
+    return {
+        "Field": f"{readable(first)}, {readable_units(units_of(sums, first))}",
+        "Init times": f"{inits.size}, from {minute(inits.min())} to {minute(inits.max())} UTC",
+        "Lead times": f"{len(leads)}, from {leads[0] / divisor:g} to {leads[-1] / divisor:g} {unit}",
+        "Valid cells": f"{int(n.sum()):,} in all, {float(n.mean()):,.0f} a frame; the same for every model",
+    }
+
+
+def prefix_of(sums: xr.Dataset, name: str) -> str:
+    """Return what stands before the names of a field's scores: the field, if there are several."""
+    return f"{name}/" if len(fields_of(sums)) > 1 else ""
+
+
+def middle(values: np.ndarray) -> float:
+    """Return the middle one of ascending values, of two the lower."""
+    return float(values[(len(values) - 1) // 2])
+
+
+def minute(time: np.datetime64) -> str:
+    """Return a time as people write it."""
+    return str(time.astype("datetime64[m]")).replace("T", " ")
+
+
+def _rounded(scores: Scores) -> Scores:
+    return {
+        name: {lead: float(f"{value:.{DIGITS}g}") for lead, value in by_lead.items()}
+        for name, by_lead in scores.items()
+    }

@@ -1,0 +1,140 @@
+"""A trained model as a folder: `config.json`, `model.safetensors`, `card.md`. No pickle; nothing else is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.datasets.signature import contract_digest
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.forecasting.costs import Costs
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT = 4
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a checkpoint is and what it was made for."""
+
+    model: str  # its name in the comparison
+    kind: str  # which code in models/ it is
+    options: dict[str, Any]
+    history: int
+    horizon: int
+    step_minutes: int
+    channels: list[dict[str, Any]]  # targets first: name, units, transform, floor, valid range, statistics
+    targets: int  # how many of the channels are forecast
+    anomalies: bool
+    contract: dict[str, Any]  # of the training data: units, grid and time axis
+    crop_cells: int | None  # what the network saw at once
+    data_digest: str  # of the prepared data
+    calendar: bool = False  # hour of the day and day of the year as four more inputs
+    coordinates: bool = False  # row and column as two more inputs
+    format: int = field(default=FORMAT)
+
+    @property
+    def target_names(self) -> list[str]:
+        """Return the names of the forecast variables."""
+        return [channel["name"] for channel in self.channels[: self.targets]]
+
+    @property
+    def channels_in(self) -> int:
+        """Return how many inputs its model has: the channels, and what it is shown of time and place."""
+        return len(self.channels) + extra_channels(self.calendar, self.coordinates)
+
+    @property
+    def members(self) -> int | None:
+        """Return how many members its forecasts have; None for one forecast."""
+        return self.options.get("members")
+
+    @property
+    def members_are(self) -> str | None:
+        """Return what its members are: 'quantiles' of each cell, fields of an 'ensemble', or None."""
+        return None if self.members is None else self.options.get("output", "ensemble")
+
+    @property
+    def contract_digest(self) -> str:
+        """Return the digest of the training data's contract."""
+        return contract_digest(self.contract)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gives: arrays, facts for the model card, and costs, which no two trainings have alike."""
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+    costs: Costs = field(default_factory=Costs)
+
+
+def extra_channels(calendar: bool, coordinates: bool) -> int:
+    """Return how many inputs a model has besides the variables."""
+    return 4 * calendar + 2 * coordinates
+
+
+def save_checkpoint(folder: Path, description: CheckpointConfig, arrays: Mapping[str, np.ndarray], card: str) -> None:
+    """Write a checkpoint folder, complete or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
+    contents = {
+        CONFIG: (json.dumps(asdict(description), indent=2) + "\n").encode(),
+        WEIGHTS: save(contiguous),
+        CARD: card.encode(),
+    }
+    for name, content in contents.items():
+        with (temporary / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def card_of(description: CheckpointConfig, facts: dict[str, Any]) -> str:
+    """Return the model card: what the checkpoint forecasts, from what, and how it was made."""
+    lead = description.horizon * description.step_minutes
+    rows, columns = (description.contract[axis]["cells"] for axis in (Y, X))
+    rows = {
+        "forecasts": ", ".join(
+            f"{channel['name']} [{channel['units']}]" for channel in description.channels[: description.targets]
+        ),
+        "from": f"{description.history} frames, one every {description.step_minutes} minutes",
+        "leads": f"{description.step_minutes} to {lead} minutes",
+        "trained on": f"{rows} x {columns} cells, data {description.data_digest}",
+        "options": json.dumps(description.options),
+        **facts,
+    }
+    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# {description.model}\n\n| | |\n|---|---|\n{lines}\n"
+
+
+def describe(folder: Path) -> CheckpointConfig:
+    """Return the description in a checkpoint folder; raise `InputError` when it is not one of ours."""
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a checkpoint folder written by the train stage") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}; train the model again") from None
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path}: format is {content.get('format')!r}, expected {FORMAT}; train the model again")
+    unknown = sorted(set(content) ^ set(CheckpointConfig.__dataclass_fields__))
+    if unknown:
+        raise InputError(f"{path}: unknown or missing keys {unknown}; train the model again")
+    return CheckpointConfig(**content)

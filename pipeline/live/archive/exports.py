@@ -1,0 +1,193 @@
+"""Copies of a published forecast for other tools: one NetCDF file, or one GeoTIFF a variable and lead time.
+
+The forecast that counts is the Zarr store; its copies can be removed and written again at any time. A copy is written
+beside its place, synced and renamed, so that a reader sees a whole one or none. The same forecast gives the same bytes
+as long as the libraries stay the same. Coordinates in km become metres where the CRS is in metres, which is what other
+tools take them for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import xarray as xr
+
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.schema import (
+    CONVENTIONS,
+    GRID_MAPPING,
+    INIT_TIME,
+    LEAD_TIME,
+    TIME_UNITS,
+    VALID_TIME,
+    X,
+    Y,
+    check_forecasts,
+    field_names,
+    lead_minutes,
+)
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive import durable as files
+
+ISO = "%Y-%m-%dT%H:%M:%SZ"
+UNITS = {  # of a CRS by PROJ's name, and how coordinates spell them
+    "metre": ("m", "metre", "metres", "meter", "meters"),
+    "kilometre": ("km", "kilometre", "kilometres", "kilometer", "kilometers"),
+    "degree": ("degrees_north", "degrees_east", "degree_north", "degree_east", "degrees", "degree"),
+}
+UNEVEN = 1e-2  # of a cell: how far coordinates may lie from even spacing; float32 ones are rounded
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise `InputError` when a kind of copy is wanted whose packages are not installed."""
+    if "geotiff" in kinds:
+        try:
+            import rioxarray  # noqa: F401  # xarray's objects get their `rio` by it
+        except ImportError:
+            raise InputError(
+                "live.copies has 'geotiff', but rioxarray is not installed: pip install 'fieldcast[geo]', "
+                "or leave it out of live.copies"
+            ) from None
+
+
+def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence[str]) -> list[Path]:
+    """Write one forecast (init_time 1, lead_time, y, x) into `folder` as each of `kinds` and return what was written.
+
+    'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; what was there is
+    replaced. Raise `InputError` where a package is missing or a format cannot hold the grid, `OSError` as disks do.
+    """
+    check_kinds(kinds)
+    if forecast.sizes[INIT_TIME] != 1:
+        raise ValueError(f"forecast has {forecast.sizes[INIT_TIME]} init times, expected 1")
+    writers: dict[str, Callable[[xr.Dataset, Path, str], Path]] = {"netcdf": _netcdf, "geotiff": _geotiffs}
+    ready = _in_metres(check_forecasts(forecast).load().drop_encoding())
+    files.make_folder(folder)
+    return [writers[kind](ready, folder, stamp) for kind in kinds]
+
+
+def remove_copies(folder: Path, stamp: str) -> None:
+    """Remove what `write_copies` wrote for `stamp`, finished or not."""
+    images = folder / stamp
+    store.sweep_partial(images)
+    if images.exists():
+        images.rename(folder / f".{stamp}.partial")  # gone at once for readers, not file by file
+        store.sweep_partial(images)
+    for name in (f"{stamp}.nc", f".{stamp}.nc.partial"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
+    target = folder / f"{stamp}.nc"
+    fields = {name: {"zlib": True, "complevel": 4, "shuffle": True} for name in field_names(forecast)}
+    chunks = (1, 1, forecast.sizes[Y], forecast.sizes[X])
+    encoding: dict[str, dict[str, Any]] = {
+        **{name: {**how, "chunksizes": chunks, "_FillValue": np.float32("nan")} for name, how in fields.items()},
+        **{name: {"units": TIME_UNITS, "dtype": "int64"} for name in (INIT_TIME, VALID_TIME)},
+        **{name: {"_FillValue": None} for name in (Y, X)},
+    }
+    content = _cf(forecast).to_netcdf(engine="h5netcdf", format="NETCDF4", encoding=encoding)
+    files.replace_durable(target, bytes(content))
+    return target
+
+
+def _cf(forecast: xr.Dataset) -> xr.Dataset:
+    """Return the forecast as CF wants a file: plain attributes, a period in minutes, the CRS beside the fields."""
+    minutes = np.asarray(lead_minutes(forecast), np.int32)  # a timedelta would get an attribute that only xarray knows
+    period = xr.Variable(LEAD_TIME, minutes, {"standard_name": "forecast_period", "units": "minutes"})
+    ready = forecast.assign_coords({LEAD_TIME: period})
+    for name in field_names(ready):
+        limits = {
+            key: np.float32(value) for key, value in ready[name].attrs.items() if key in ("valid_min", "valid_max")
+        }
+        ready[name].attrs = {**_plain(ready[name].attrs), **limits}  # limits of the field's own type
+    for axis in (Y, X):
+        ready[axis].attrs = {**_plain(ready[axis].attrs), "axis": axis.upper()}
+    ready.attrs = {**_plain(ready.attrs), "Conventions": CONVENTIONS}
+    return ready.reset_coords(GRID_MAPPING) if GRID_MAPPING in ready.coords else ready
+
+
+def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
+    target = folder / stamp
+    crs = _crs(forecast)
+    _require_raster(forecast, crs)
+    ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools know nothing else
+    with store.replacing(target) as partial:
+        partial.mkdir()
+        for step, lead in enumerate(lead_minutes(ready)):
+            moment = ready.isel({INIT_TIME: 0, LEAD_TIME: step})
+            times = {name: moment[name].dt.strftime(ISO).item() for name in (INIT_TIME, VALID_TIME)}
+            for name in field_names(ready):
+                tags = {**_plain(ready.attrs), **_plain(moment[name].attrs), **times, "lead_minutes": lead}
+                content = _geotiff(moment[name], crs, tags)
+                files.write_durable(partial / f"{name}_{lead:03d}min.tif", content)
+        files.fsync_folder(partial)
+    files.fsync_folder(folder)
+    return target
+
+
+def _geotiff(field: xr.DataArray, crs: pyproj.CRS | None, tags: Mapping[str, Any]) -> bytes:
+    """Return a field (y, x) as the content of a GeoTIFF, missing cells as NaN."""
+    from rasterio import MemoryFile
+
+    located = xr.DataArray(field.values, {Y: field[Y].values, X: field[X].values}, (Y, X)).rio.write_nodata(np.nan)
+    if crs is not None:
+        located = located.rio.write_crs(crs)
+    with MemoryFile(ext=".tif") as memory:  # GDAL on a full disk gives no error number
+        located.rio.to_raster(memory.name, driver="GTiff", compress="deflate", predictor=3, tags=dict(tags))
+        content = bytes(memory.getbuffer())
+    with MemoryFile(content) as memory, memory.open() as image:
+        if crs is not None and image.crs is None:
+            raise InputError(
+                f"live.copies has 'geotiff', but no GeoTIFF can hold the CRS of the grid ({crs.name}): "
+                "use 'netcdf', which holds any"
+            )
+    return content
+
+
+def _crs(forecast: xr.Dataset) -> pyproj.CRS | None:
+    return pyproj.CRS.from_cf(forecast[GRID_MAPPING].attrs) if GRID_MAPPING in forecast.coords else None
+
+
+def _in_metres(forecast: xr.Dataset) -> xr.Dataset:
+    """Return the forecast with x and y in metres if they are in km and the CRS is in metres, else as it is."""
+    crs = _crs(forecast)
+    if crs is None or crs.axis_info[0].unit_name != "metre":
+        return forecast
+    scaled = {
+        axis: (axis, 1000 * forecast[axis].values, {**forecast[axis].attrs, "units": "m"})
+        for axis in (Y, X)
+        if forecast[axis].attrs.get("units") in UNITS["kilometre"]
+    }
+    return forecast.assign_coords(scaled)
+
+
+def _require_raster(forecast: xr.Dataset, crs: pyproj.CRS | None) -> None:
+    """Raise `InputError` unless x and y are evenly spaced and in the units of the CRS, if there is one."""
+    for axis in (Y, X):
+        values, units = forecast[axis].values, str(forecast[axis].attrs.get("units", ""))
+        even = np.linspace(values[0], values[-1], values.size)
+        if values.size < 2 or np.abs(values - even).max() > UNEVEN * abs(even[1] - even[0]):
+            raise InputError(
+                f"live.copies has 'geotiff', but {axis} of the grid is not evenly spaced over at least 2 cells: "
+                "use 'netcdf', which holds any grid"
+            )
+        unit = crs.axis_info[0].unit_name if crs is not None else None
+        if unit is not None and units not in UNITS.get(unit, (unit,)):
+            raise InputError(
+                f"live.copies has 'geotiff', but {axis} of the grid has units '{units}', while its CRS is in {unit}: "
+                "use 'netcdf', or mend the units in the source's files"
+            )
+
+
+def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return attributes that every file format has: texts and numbers as they are, the rest as JSON."""
+    return {
+        str(name): value if isinstance(value, str | float | np.number) or type(value) is int else json.dumps(value)
+        for name, value in attributes.items()
+        if value is not None
+    }

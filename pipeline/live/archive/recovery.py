@@ -1,0 +1,192 @@
+"""What a cycle finds when it starts: the traces of one that was killed, and forecasts that have become old."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from fieldcast.pipeline.config import Retention
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.archive.durable import DamagedError, failpoint, fsync_folder, make_folder, rename
+from fieldcast.pipeline.live.archive.exports import remove_copies
+from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.publish import (
+    COPIES,
+    FORECASTS,
+    MANIFEST,
+    catalogue_is_current,
+    check,
+    enter,
+    manifest_digest,
+    path_of,
+    write_catalogue,
+)
+from fieldcast.pipeline.live.clock import iso, parse, stamp
+
+QUARANTINE = "quarantine"
+GRACE = timedelta(hours=24)  # between leaving the catalogue and being deleted: somebody may be reading
+Name = tuple[str, int]  # init time as the ledger spells it, revision
+
+
+def recover(folder: Path, ledger: Ledger, max_attempts: int, at: datetime) -> None:
+    """Bring ledger, forecasts and catalogue into agreement after whatever happened; the caller holds lock and token.
+
+    What was being written or deleted is deleted. A forecast in its place that no row knows of is adopted if every byte
+    is right, else put into quarantine. A row that was running without a forecast is due again, unless it has been tried
+    `max_attempts` times.
+    """
+    make_folder(folder / FORECASTS)
+    sweep(folder)
+    states = ledger.names()
+    found = [_adopted(folder, ledger, name, place, at) for name, place in _unknown(folder, states)]
+    if adopted := [cycle for cycle in found if cycle]:
+        with ledger.writing(fenced=True):  # all at once: readers never see some of them
+            enter(folder, ledger, adopted, at)
+    for cycle in ledger.cycles(states=[State.RUNNING]):
+        with ledger.writing(fenced=True):
+            state = State.FAILED if cycle.attempt >= max_attempts else State.DUE
+            reason = f"interrupted in attempt {cycle.attempt}"
+            ledger.put(replace(cycle, state=state, reason=reason, ended_at=at), "recovered", at)
+    if not catalogue_is_current(folder, ledger):
+        with ledger.writing(fenced=True):
+            write_catalogue(folder, ledger)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what was being written or deleted when a process ended; the caller holds the lock."""
+    for place in (folder / FORECASTS).glob(".*"):
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+
+
+def require_present(folder: Path, cycle: Cycle) -> None:
+    """Raise `DamagedError` when the forecast of a published row has gone."""
+    path = path_of(folder, cycle.init_time, cycle.revision)
+    if not (path / MANIFEST).is_file():
+        raise DamagedError(
+            f"{path}: has gone, the ledger says it was published: restore it, or fieldcast cycle --at "
+            f"{stamp(cycle.init_time)} --supersede"
+        )
+
+
+def retire(folder: Path, ledger: Ledger, rules: Retention, at: datetime) -> list[Path]:
+    """Take old forecasts out of the catalogue and, a day later, delete them; return those that leave the catalogue.
+
+    The newest published cycle always stays.
+    """
+    states = ledger.names()
+    visible = sorted(name for name, state in states.items() if state in VISIBLE)
+    oldest = at - timedelta(days=rules.days) if rules.days else None
+    surplus = len(visible) - rules.cycles if rules.cycles else 0
+    leaving = [
+        name for i, name in enumerate(visible[:-1]) if i < surplus or (oldest and _is_older(ledger, name, oldest))
+    ]
+    kept = [name for name in visible if name not in set(leaving)]
+    first_kept = kept[0][0] if kept else iso(at)
+    leaving += [name for name, state in states.items() if state is State.SUPERSEDED and name[0] < first_kept]
+    paths = [path_of(folder, parse(init_time), revision) for init_time, revision in leaving]
+    if leaving:
+        with ledger.writing(fenced=True):
+            for name in leaving:
+                ledger.put(
+                    replace(_row(ledger, name), state=State.RETIRED, retired_at=at), "retired", at, "by age or number"
+                )
+            write_catalogue(folder, ledger)
+    failpoint("retired")
+    for name, place in _places(folder).items():
+        if states.get(name) is State.RETIRED:
+            _delete(folder, ledger, _row(ledger, name), place, at)
+    return paths
+
+
+def _is_older(ledger: Ledger, name: Name, moment: datetime) -> bool:
+    """Return whether both the init time of a forecast and its making lie before a moment: a backfill is young."""
+    if name[0] >= iso(moment):
+        return False
+    row = _row(ledger, name)
+    return row.ended_at is None or row.ended_at < moment
+
+
+def _unknown(folder: Path, states: Mapping[Name, State]) -> list[tuple[Name, Path]]:
+    """Return the forecasts that lie in their places and that no row says were published, in order."""
+    unfinished = (*OPEN, State.SKIPPED, State.FAILED, None)
+    return sorted((name, place) for name, place in _places(folder).items() if states.get(name) in unfinished)
+
+
+def _adopted(folder: Path, ledger: Ledger, name: Name, place: Path, at: datetime) -> Cycle | None:
+    """Return the row of a forecast that is complete; put it aside if it is not."""
+    moment = parse(name[0])
+    try:
+        manifest = check(place)
+        if (manifest["init_time"], manifest["revision"]) != name:
+            raise DamagedError(f"{place}: is the forecast of {manifest['init_time']} r{manifest['revision']}")
+    except DamagedError as error:
+        _put_aside(folder, place)
+        with ledger.writing(fenced=True):
+            ledger.note("quarantined", at, str(error), moment)
+        return None
+    rows = [row for row in ledger.cycles(moment, moment) if row.revision == name[1]]
+    known = rows[0] if rows else Cycle(moment, name[1], due_at=moment, deadline_at=moment)
+    return replace(
+        known,
+        state=State.PUBLISHED if manifest["quality_flag"] == "good" else State.DEGRADED,
+        ended_at=at,
+        reason="adopted: it was complete when its process ended",
+        model=manifest["model"],
+        model_version=manifest["model_version"],
+        quality=manifest["quality_flag"],
+        n_input_missing=manifest["n_input_missing"],
+        run_key=manifest["run_key"],
+        manifest_sha256=manifest_digest(place),
+    )
+
+
+def _put_aside(folder: Path, place: Path) -> None:
+    aside = folder / QUARANTINE
+    make_folder(aside)
+    if (aside / place.name).exists():
+        shutil.rmtree(aside / place.name)
+    rename(place, aside / place.name)
+    fsync_folder(place.parent)
+
+
+def _delete(folder: Path, ledger: Ledger, cycle: Cycle, place: Path, at: datetime) -> None:
+    """Delete a forecast that nobody can have begun to read within the last day."""
+    if cycle.retired_at is None or cycle.retired_at > at - GRACE:
+        return
+    remove_copies(folder / COPIES, place.name.removesuffix(".zarr"))
+    trash = place.with_name(f".{place.name}.trash")
+    place.rename(trash)
+    fsync_folder(place.parent)
+    failpoint("trashed")
+    shutil.rmtree(trash)
+    with ledger.writing(fenced=True):
+        ledger.note("deleted", at, place.name, cycle.init_time)
+
+
+def _places(folder: Path) -> dict[Name, Path]:
+    """Return the forecasts that lie in their places; raise `InputError` for anything else there."""
+    found = {}
+    for place in (folder / FORECASTS).iterdir():
+        if place.name.startswith("."):
+            continue
+        moment, _, revision = place.name.removesuffix(".zarr").partition(".r")
+        try:
+            name = iso(parse(moment)), int(revision or 0)
+            right = place == path_of(folder, parse(moment), name[1])
+        except ValueError:
+            right = False
+        if not right:
+            raise InputError(f"{place}: not a published forecast: move it out of {place.parent}")
+        found[name] = place
+    return found
+
+
+def _row(ledger: Ledger, name: Name) -> Cycle:
+    moment = parse(name[0])
+    return next(row for row in ledger.cycles(moment, moment) if row.revision == name[1])

@@ -1,0 +1,5 @@
+"""What operators look at: status page, metrics, lateness, drift, verification of issued forecasts.
+
+In: ledger, published forecasts, observations. Out: pages and numbers.
+May import: all of `live`.
+"""

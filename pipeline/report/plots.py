@@ -1,0 +1,303 @@
+"""Pictures of scores: curves over lead time, spectra, reliability, ranks, performance and cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from fieldcast.pipeline.datasets.labels import lead_unit, readable
+from fieldcast.pipeline.report.style import FAINT, INK, LINES, SOFT, Styles, spread_out
+
+DPI = 160
+GUIDE = "#999999"  # lines of a perfect forecast
+ROOM = 0.25  # above and below the curves, of their range
+ASIDE = 0.013  # between the intervals of two models at one lead, of the range of leads
+WAVELENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+BIASES = (0.5, 0.8, 1.0, 1.25, 2.0)  # frequency biases with a line in a performance diagram
+PARTS = 5  # of a cost picture's height that two names need between them, in per cent
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small picture of scores: a value per model and lead, how sure it is, and how to read it."""
+
+    title: str
+    unit: str
+    values: Mapping[str, Mapping[int, float]]  # model -> lead in minutes -> value
+    perfect: float | None = None  # drawn as a thin line when given
+    limits: tuple[float, float] | None = None
+    low: Mapping[str, Mapping[int, float]] | None = None  # ends of the interval around each value
+    high: Mapping[str, Mapping[int, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Power by wavelength (km) of the observed and of each model at one lead, in minutes."""
+
+    lead: int
+    wavelength_km: np.ndarray
+    observed: np.ndarray
+    forecasts: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """What a model said and what came of it, by bin of its probabilities: cells, summed probability, events."""
+
+    count: np.ndarray
+    probability: np.ndarray
+    events: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The reliability of probabilities of one event, such as '≥ 1 mm/h', for each model."""
+
+    title: str
+    models: Mapping[str, Bins]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """POD and FAR of each model for one event at one lead, as the title says."""
+
+    title: str
+    points: Mapping[str, tuple[float, float]]
+
+
+def skill_figure(panels: Sequence[Panel], styles: Styles, note: str) -> Figure:
+    """Return small multiples of all models against lead time, with one legend and `note` underneath."""
+    columns = 4 if len(panels) > 3 else max(1, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(3.3 * columns, 2.55 * rows + 0.9, dpi=130)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    names = list(panels[0].values)
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, panel, styles)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis in axes[max(0, len(panels) - columns) : len(panels)]:
+        axis.set_xlabel(f"lead time, {lead_unit(list(panels[0].values[names[0]]))[1]}", fontsize=8, color=INK)
+    handles = axes[0].get_lines()[: len(names)]
+    labels = [readable(name) for name in names]
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(names)), frameon=False, fontsize=9)
+    figure.supxlabel(note, fontsize=8, color=SOFT)
+    return figure
+
+
+def panel_figure(panel: Panel, styles: Styles) -> Figure:
+    """Return one panel by itself, without a legend."""
+    figure = _figure(3.7, 2.7)
+    axis = figure.subplots()
+    _draw_panel(axis, panel, styles)
+    leads = list(next(iter(panel.values.values())))
+    axis.set_xlabel(f"lead time, {lead_unit(leads)[1]}", fontsize=8, color=INK)
+    return figure
+
+
+def spectra_figure(spectra: Sequence[Spectrum], styles: Styles) -> Figure:
+    """Return the power of the observed and of each model over the wavelength, a panel a lead.
+
+    Power lower than the observed one at short wavelengths is what a blurred forecast looks like.
+    """
+    figure = _figure(4.2 * len(spectra), 3.2)
+    for axis, spectrum in zip(figure.subplots(1, len(spectra), squeeze=False)[0], spectra, strict=True):
+        axis.plot(spectrum.wavelength_km, spectrum.observed, color=INK, linewidth=4, alpha=0.25)
+        for name, power in spectrum.forecasts.items():
+            axis.plot(spectrum.wavelength_km, power, label=readable(name), **styles[name])
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        longest, shortest = float(spectrum.wavelength_km.max()), float(spectrum.wavelength_km.min())
+        axis.set_xlim(longest, shortest)  # large scales on the left, as everywhere in the field
+        axis.set_xticks([tick for tick in WAVELENGTHS_KM if shortest <= tick <= longest])
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        powers = spectrum.observed[spectrum.observed > 0]
+        if powers.size:
+            axis.set_ylim(powers.min() / 100, powers.max() * 4)  # a smooth forecast falls without end
+        _dress(axis, f"Lead {_spoken(spectrum.lead)}", "power")
+        axis.set_xlabel("wavelength, km", fontsize=8, color=INK)
+    return figure
+
+
+def reliability_figure(reliability: Reliability, styles: Styles) -> Figure:
+    """Return how often the event came over how probable it was said to be, above the shares of each probability.
+
+    Bins without a forecast have no point; the diagonal is perfect, the flat line the event's frequency.
+    """
+    figure = _figure(3.7, 4.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color=GUIDE, linewidth=0.8)
+    for name, bins in reliability.models.items():
+        there = bins.count > 0
+        said, came = bins.probability[there] / bins.count[there], bins.events[there] / bins.count[there]
+        upper.plot(said, came, marker="o", markersize=3.5, **styles[name])
+        share = bins.count / max(bins.count.sum(), 1)
+        lower.plot(
+            (np.arange(share.size) + 0.5) / share.size, np.where(share > 0, share, np.nan), marker=".", **styles[name]
+        )
+    frequency = _frequency(reliability)
+    if math.isfinite(frequency):
+        upper.axhline(frequency, color=GUIDE, linewidth=0.8, linestyle=":")
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    lower.set_yscale("log")
+    _dress(upper, f"Event {reliability.title}", "observed frequency")
+    _dress(lower, "Sharpness", "share of forecasts")
+    lower.set_xlabel("forecast probability", fontsize=8, color=INK)
+    return figure
+
+
+def rank_figure(name: str, counts: np.ndarray, styles: Styles) -> Figure:
+    """Return how often the observed fell between which members of a model, relative to a flat histogram."""
+    figure = _figure(3.7, 2.5)
+    axis = figure.subplots()
+    share = counts * counts.size / counts.sum() if counts.sum() > 0 else np.zeros(counts.size)
+    axis.bar(np.arange(counts.size), share, color=styles[name]["color"], width=0.85)
+    axis.axhline(1, color=GUIDE, linewidth=0.8)
+    _dress(axis, readable(name), "relative to flat")
+    axis.set_xlabel("members below the observed", fontsize=8, color=INK)
+    return figure
+
+
+def performance_figure(performance: Performance, styles: Styles) -> Figure:
+    """Return POD over success ratio (1 - FAR) with lines of equal CSI and rays of equal frequency bias.
+
+    Source: Roebber (2009), Weather and Forecasting 24, 601-608. The upper right corner is perfect.
+    """
+    figure = _figure(4.4, 4.3)
+    axis = figure.subplots()
+    ratio, pod = np.meshgrid(np.linspace(0.001, 1, 200), np.linspace(0.001, 1, 200))
+    lines = axis.contour(
+        ratio, pod, 1 / (1 / ratio + 1 / pod - 1), np.arange(0.1, 1, 0.1), colors="#b8bcc2", linewidths=0.7
+    )
+    axis.clabel(lines, fmt="CSI %.1f", fontsize=6, levels=np.asarray(lines.levels)[1::2])
+    for bias in BIASES:
+        end = (min(1.0, 1 / bias), min(1.0, bias))
+        axis.plot((0, end[0]), (0, end[1]), color="#b8bcc2", linewidth=0.7, linestyle="--")
+        place = {"xytext": (2, 2)} if bias >= 1 else {"xytext": (-2, 2), "ha": "right"}  # names stand on the right
+        axis.annotate(f"{bias:g}", end, textcoords="offset points", fontsize=6, color=SOFT, **place)
+    points = {name: (1 - far, pod) for name, (pod, far) in performance.points.items()}
+    _named_points(axis, points, styles)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    _dress(axis, performance.title, "", pad=12)
+    axis.set_xlabel("success ratio, 1 − FAR (dashed: frequency bias)", fontsize=8, color=INK)
+    axis.set_ylabel("POD", fontsize=8, color=INK)
+    return figure
+
+
+def cost_figure(milliseconds: Mapping[str, float], skill: Mapping[str, float], label: str, styles: Styles) -> Figure:
+    """Return each model's skill over the time of one forecast; models without either are left out."""
+    figure = _figure(5.6, 3.6)
+    axis = figure.subplots()
+    points = {
+        name: (milliseconds[name], skill[name])
+        for name in milliseconds
+        if milliseconds[name] > 0 and math.isfinite(skill.get(name, math.nan))
+    }
+    axis.set_xscale("log")
+    if points:
+        across, along = (np.asarray(values) for values in zip(*points.values(), strict=True))
+        room = 0.12 * max(float(np.ptp(along)), 1e-3)
+        axis.set_xlim(across.min() / 2, across.max() * 2)
+        axis.set_ylim(along.min() - room, along.max() + room)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    _named_points(axis, points, styles)
+    _dress(axis, label, "")
+    axis.set_xlabel("milliseconds for one forecast", fontsize=8, color=INK)
+    return figure
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Return heights in the same order that lie at least `gap` from one another and as near as that allows.
+
+    Neighbours that touch are spread around their mean (pool adjacent violators on heights less k gaps).
+    """
+    order = sorted(range(len(heights)), key=lambda k: (heights[k], k))
+    pools: list[tuple[float, int]] = []  # mean of heights less k gaps, and how many they are
+    for k, index in enumerate(order):
+        pools.append((heights[index] - k * gap, 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (first, m), (second, n) = pools[-2:]
+            pools[-2:] = [((first * m + second * n) / (m + n), m + n)]
+    bases = [base for base, count in pools for _ in range(count)]
+    places = [0.0] * len(heights)
+    for k, (index, base) in enumerate(zip(order, bases, strict=True)):
+        places[index] = base + k * gap
+    return places
+
+
+def _named_points(axis: Axes, points: Mapping[str, tuple[float, float]], styles: Styles) -> None:
+    """Draw a point a model in the axis's own limits, names in a column at the right that no two share a line of."""
+    known = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
+    low, high = axis.get_ylim()
+    shares = [(y - low) / (high - low) for _, y in known.values()]
+    for (name, point), place in zip(known.items(), apart(shares, PARTS / 100), strict=True):
+        face = "white" if styles[name]["linestyle"] not in LINES else styles[name]["color"]
+        axis.plot(*point, marker="o", markersize=6, color=styles[name]["color"], markerfacecolor=face, linestyle="none")
+        axis.annotate(
+            readable(name), point, (1.03, place), textcoords="axes fraction", fontsize=7.5, color=styles[name]["color"],
+            va="center", arrowprops={"arrowstyle": "-", "color": styles[name]["color"], "linewidth": 0.4, "alpha": 0.6},
+        )  # fmt: skip
+
+
+def _draw_panel(axis: Axes, panel: Panel, styles: Styles) -> None:
+    minutes = list(next(iter(panel.values.values())))
+    divisor, _ = lead_unit(minutes)
+    leads = [lead / divisor for lead in minutes]
+    ticks = spread_out(4, len(leads))
+    for k, (name, by_lead) in enumerate(panel.values.items()):
+        marker = "o" if len(by_lead) < 3 else None
+        axis.plot(
+            [lead / divisor for lead in by_lead], list(by_lead.values()), marker=marker, markersize=4, **styles[name]
+        )
+        if panel.low is not None and panel.high is not None:  # bars side by side: shades of eight models are one grey
+            low, high = ([end[name][minutes[tick]] for tick in ticks] for end in (panel.low, panel.high))
+            aside = (k - (len(panel.values) - 1) / 2) * ASIDE * (leads[-1] - leads[0])
+            places = [leads[tick] + aside for tick in ticks]
+            axis.vlines(places, low, high, color=styles[name]["color"], linewidth=1.1, alpha=0.75, zorder=1)
+    if panel.perfect is not None:
+        axis.axhline(panel.perfect, color=GUIDE, linewidth=0.8, zorder=0)
+    axis.set_xticks([leads[tick] for tick in ticks])
+    axis.set_xlim(leads[0] - 0.03 * leads[-1], leads[-1] * 1.06)
+    known = [value for by_lead in panel.values.values() for value in by_lead.values() if np.isfinite(value)]
+    if panel.limits is not None:
+        axis.set_ylim(*panel.limits)
+    elif known and max(known) > min(known):  # by the curves: wide intervals would press them together
+        room = ROOM * (max(known) - min(known))
+        least = min(known) - room
+        axis.set_ylim(max(least, 0) if min(known) >= 0 else least, max(known) + room)
+    if not known:
+        axis.text(0.5, 0.5, "undefined: no such event", transform=axis.transAxes, ha="center", fontsize=8)
+    _dress(axis, panel.title, panel.unit)
+
+
+def _dress(axis: Axes, title: str, unit: str, pad: float = 4) -> None:
+    axis.set_title(title, fontsize=9.5, loc="left", color=INK, fontweight="bold", pad=pad)
+    axis.set_title(unit, fontsize=8, loc="right", color=SOFT, pad=pad)
+    axis.tick_params(labelsize=8, color=FAINT, labelcolor=INK, which="both")
+    axis.grid(color=FAINT, linewidth=0.6)
+    axis.set_axisbelow(True)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#aaaaaa")
+
+
+def _figure(width: float, height: float, dpi: int = DPI) -> Figure:
+    return Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
+
+
+def _frequency(reliability: Reliability) -> float:
+    bins = next(iter(reliability.models.values()))
+    return float(bins.events.sum() / bins.count.sum()) if bins.count.sum() > 0 else math.nan
+
+
+def _spoken(minutes: int) -> str:
+    divisor, unit = lead_unit([minutes])
+    return f"{minutes / divisor:g} {unit}"

@@ -1,0 +1,126 @@
+"""What all pictures share: names, styles, colour scales and files; equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import xarray as xr
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fieldcast.pipeline.datasets.labels import COLOURS
+from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
+
+Styles = Mapping[str, dict[str, Any]]  # model -> keywords of a matplotlib line
+
+MISSING = "#c4c4c4"
+INK, SOFT, FAINT = "#222222", "#555555", "#dddddd"
+RAIN_LEVELS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # mm/h
+RAIN_COLOURS = ("#a6dcf2", "#4fb3e8", "#2a6fd6", "#2fae4a", "#8bd32f", "#f7e11e", "#f59a1b", "#e0301e")
+RAIN_UNDER, RAIN_OVER = "#ffffff", "#b0188c"
+RAIN_STEPS = (0.5, 1.0, 2.0, 5.0, 10.0)  # mm/h of a difference, to either side
+LINES = ("-", "-.", ":")  # for models that share a spare colour
+GIF_MILLISECONDS = 450
+WEBP_QUALITY = 75
+MEDIA = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
+
+
+def spread_out(count: int, length: int) -> list[int]:
+    """Return at most `count` indices spread evenly over `length`, the last one included."""
+    return sorted({round((k + 1) * length / count) - 1 for k in range(count)} - {-1})
+
+
+def model_styles(names: Sequence[str], references: Sequence[str]) -> Styles:
+    """Return the line that is a model's own in every picture of a comparison of `names`; references are dashed.
+
+    Names without a fixed colour get spare ones, which hang on what other such names there are.
+    """
+    others = [name for name in sorted(names) if name not in COLOURS]
+    styles = {}
+    for name in names:
+        turn, spare = divmod(others.index(name), len(SPARE_COLOURS)) if name in others else (0, 0)
+        dashed = name in references
+        styles[name] = {
+            "color": COLOURS.get(name, SPARE_COLOURS[spare]),
+            "linestyle": (0, (4, 1.5)) if dashed else LINES[turn % len(LINES)],
+            "linewidth": 1.4 if dashed else 2.2,
+            "zorder": 2 if dashed else 3,
+        }
+    return styles
+
+
+def colour_scale(observed: xr.DataArray) -> tuple[Colormap, Normalize]:
+    """Return the colours of a field: steps for a rain rate, else viridis over the range that was observed."""
+    if observed.attrs.get("units") == RAIN_RATE_UNITS:
+        steps = ListedColormap(list(RAIN_COLOURS), name="rain").with_extremes(
+            under=RAIN_UNDER, over=RAIN_OVER, bad=MISSING
+        )
+        return steps, BoundaryNorm(RAIN_LEVELS, len(RAIN_COLOURS))
+    finite = observed.values[np.isfinite(observed.values)]
+    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
+    return colormaps["viridis"].with_extremes(bad=MISSING), Normalize(low, high if high > low else low + 1.0)
+
+
+def difference_scale(differences: Sequence[xr.DataArray]) -> tuple[Colormap, BoundaryNorm]:
+    """Return the colours of forecast minus observed: steps to either side of white, the same for all `differences`.
+
+    Five steps of a rain rate, else five equal ones to the 99th percentile of all absolute values.
+    """
+    first = differences[0]
+    rain = first.attrs.get("units") == RAIN_RATE_UNITS
+    steps = np.asarray(RAIN_STEPS)
+    if not rain:
+        values = np.abs(np.concatenate([array.values[np.isfinite(array.values)] for array in differences]))
+        steps = np.arange(1, 6) * _round_step(float(np.percentile(values, 99)) / 5 if values.size else 0.0)
+    levels = [*(-steps[::-1]), *steps]
+    colours = colormaps["BrBG" if rain else "RdBu_r"].resampled(len(levels) + 1).with_extremes(bad=MISSING)
+    return colours, BoundaryNorm(levels, len(levels) + 1, extend="both")
+
+
+def _round_step(step: float) -> float:
+    """Return the smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least `step`; 1 for 0."""
+    if step <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= step * (1 - 1e-9))
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write `figure` without the library's version in the file, so that equal figures are equal bytes."""
+    FigureCanvasAgg(figure)
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
+    """Write pictures `(height, width, 3)` as an endless animation; the last one is held."""
+    durations = [GIF_MILLISECONDS] * (len(frames) - 1) + [4 * GIF_MILLISECONDS]
+    timing = durations if len(frames) > 1 else GIF_MILLISECONDS  # one frame takes no list
+    iio.imwrite(path, np.stack(frames), extension=".gif", duration=timing, loop=0)
+
+
+def write_webp(picture: np.ndarray, path: Path) -> None:
+    """Write a picture `(height, width, 3)` uint8, compressed with loss."""
+    Image.fromarray(picture).save(path, format="WEBP", quality=WEBP_QUALITY, method=4)
+
+
+def pixels(canvas: FigureCanvasAgg) -> np.ndarray:
+    """Return what is drawn on `canvas`, `(height, width, 3)` uint8."""
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+
+
+def data_address(path: Path) -> str:
+    """Return the content of a picture file as a `data:` address."""
+    return f"data:{MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+SPARE_COLOURS = ("#8c564b", "#5e3c99", "#e0218a", "#8fce00")

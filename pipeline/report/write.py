@@ -1,0 +1,133 @@
+"""The files of a comparison: its report in one page, and every picture in it as a file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fieldcast.pipeline.datasets.schema import INIT_TIME
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.evaluation.comparison import Comparison, facts, write_metrics
+from fieldcast.pipeline.report import html as report
+from fieldcast.pipeline.report import maps
+from fieldcast.pipeline.report import plots as diagrams
+from fieldcast.pipeline.report.content import Contents
+from fieldcast.pipeline.report.html import Picture, Report
+from fieldcast.pipeline.report.maps import Case
+from fieldcast.pipeline.report.style import Styles, model_styles, write_gif, write_png
+
+
+@dataclass(frozen=True)
+class ShownCase:
+    """A case with its caption and the beginning of its files' names; `slider` asks for maps of all leads."""
+
+    case: Case
+    caption: str
+    stem: str
+    slider: bool = False
+
+
+REPORT, METRICS, FIGURES = "report.html", "metrics.json", "figures"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `InputError` where `folder` holds anything but an earlier comparison, which `write` would replace."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder for the comparison: choose another")
+    others = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    others = [name for name in others if name not in (REPORT, METRICS, FIGURES)]
+    if others:
+        raise InputError(f"{folder} holds {others[0]}, expected a new folder or an earlier comparison: choose another")
+
+
+def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cases: Sequence[ShownCase] = ()) -> None:
+    """Write `metrics.json`, `report.html` and `figures/` into `folder`, in place of earlier ones.
+
+    Without `cases` (no fields at hand) the report has no maps.
+    """
+    pictures = folder / FIGURES
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir(parents=True)
+    write_metrics(comparison.metrics, folder / METRICS)
+    contents = Contents(comparison)
+    drawn = [*_curves(contents, comparison, pictures), *_diagrams(contents, comparison, pictures)]
+    drawn += list(_cases(cases, pictures))
+    series = [maps.write_map_series(it.case, pictures, it.stem, it.caption) for it in cases if it.slider]
+    content = Report(
+        comparison.verdict,
+        comparison.metrics,
+        comparison.titles,
+        comparison.references,
+        facts(comparison),
+        drawn,
+        settings,
+        left_out=comparison.left_out,
+        matrices=contents.matrices(),
+        maps=series,
+        groups=contents.groups(),
+        costs={name: entry.costs for name, entry in comparison.entries.items()},
+        runs={name: entry.run for name, entry in comparison.entries.items() if entry.run},
+    )
+    (folder / REPORT).write_text(report.render(content), encoding="utf-8")
+
+
+def _curves(contents: Contents, comparison: Comparison, folder: Path) -> Iterator[Picture]:
+    panels, styles = contents.panels(), _styles(comparison)
+    confidence = f"{comparison.evidence.confidence * 100:g} % intervals"
+    count = comparison.sums.sizes[INIT_TIME]
+    note = f"{count} init times, same cells for all models; bars: {confidence}; dashed: reference forecasts"
+    write_png(diagrams.skill_figure(panels, styles, note), folder / "skill.png")
+    for panel in panels:
+        path = folder / f"skill_{_slug(panel.title)}.png"
+        yield _drawn(diagrams.panel_figure(panel, styles), path, panel.title, "skill")
+    coverage = contents.coverage()
+    if coverage is not None:
+        yield _drawn(diagrams.panel_figure(coverage, styles), folder / "coverage.png", coverage.title, "coverage")
+
+
+def _diagrams(contents: Contents, comparison: Comparison, folder: Path) -> Iterator[Picture]:
+    styles = _styles(comparison)
+    if spectra := contents.spectra():
+        caption = "Power by wavelength: a forecast below the observed line has lost detail of that size."
+        yield _drawn(diagrams.spectra_figure(spectra, styles), folder / "spectra.png", caption, "spectra")
+    for reliability in contents.reliability():
+        path = folder / f"reliability_{_slug(reliability.title)}.png"
+        caption = f"Reliability of the probability of {reliability.title}, all leads."
+        yield _drawn(diagrams.reliability_figure(reliability, styles), path, caption, "reliability")
+    for model, counts in contents.ranks().items():
+        caption = "Rank of the observed value among the members, all leads; flat is right."
+        path = folder / f"ranks_{model}.png"
+        yield _drawn(diagrams.rank_figure(model, counts, styles), path, caption, "ranks")
+    if (performance := contents.performance()) is not None:
+        figure = diagrams.performance_figure(performance, styles)
+        yield _drawn(figure, folder / "performance.png", f"Performance diagram, {performance.title}.", "performance")
+    if (priced := contents.skill_by_cost()) is not None:
+        figure = diagrams.cost_figure(*priced, styles)
+        yield _drawn(figure, folder / "cost.png", "Skill against the time of one forecast.", "cost")
+
+
+def _cases(cases: Sequence[ShownCase], folder: Path) -> Iterator[Picture]:
+    for k, shown in enumerate(cases):
+        figure = maps.case_figure(shown.case)
+        yield _drawn(figure, folder / f"{shown.stem}.png", shown.caption, "case")
+        if k == 0:
+            write_gif(maps.case_animation(shown.case), folder / f"{shown.stem}.gif")
+
+
+def _styles(comparison: Comparison) -> Styles:
+    return model_styles(list(comparison.metrics), comparison.references)
+
+
+def _drawn(figure: Figure, path: Path, caption: str, section: str) -> Picture:
+    write_png(figure, path)
+    return Picture(path, caption, section)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "_", title.lower()).strip("_")

@@ -1,0 +1,75 @@
+"""Archives of radar composites, one frame a file, as rain rate in mm/h.
+
+Each format is one function `header(path) -> Header` and one `rate(path, y, x, z_r) -> array`, listed
+in `FORMATS`. Time stamps are those of the archive: the *end* of the accumulation period for KNMI
+(`product_datetime_end`) and BOM (`valid_time`), the time of observation for FMI (`obstime`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from fieldcast.pipeline.config.sources import RadarOptions
+from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.files import Header, find, read_headers
+from fieldcast.pipeline.sources.radar import bom, fmi, knmi
+from fieldcast.pipeline.sources.template import fields
+
+
+class Format(NamedTuple):
+    """How to read one kind of file: names, header, and the field as mm/h with NaN outside the radars' range."""
+
+    patterns: tuple[str, ...]
+    header: Callable[[str], Header]
+    rate: Callable[[str, slice, slice, tuple[float, float] | None], np.ndarray]
+
+
+FORMATS: dict[str, Format] = {
+    "knmi": Format(("*.h5", "*.hdf5", "*.hdf"), knmi.header, knmi.rate),
+    "bom": Format(("*.nc",), bom.header, bom.rate),
+    "fmi": Format(("*.pgm.gz", "*.pgm"), fmi.header, fmi.rate),
+}
+
+
+@dataclass(frozen=True)
+class RadarSource:
+    """The files of one archive, in order of their names."""
+
+    options: RadarOptions
+
+    @cached_property
+    def _headers(self) -> list[Header]:
+        kind = FORMATS[self.options.format]
+        return read_headers(kind.header, find(self.options.path, kind.patterns))
+
+    def parts(self) -> Sequence[RadarFile]:
+        """Return one part a file; raise `InputError` for files that are broken or differ in grid or units."""
+        return [RadarFile(header.path, header.times, self.options) for header in self._headers]
+
+    def grid(self) -> xr.Dataset:
+        """Return the template: `rain_rate (0, y, x)` in mm h-1 with y, x and CRS of the first file."""
+        return self._headers[0].template
+
+
+@dataclass(frozen=True)
+class RadarFile:
+    """One composite."""
+
+    name: str
+    times: np.ndarray
+    options: RadarOptions
+
+    def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
+        """Return `rain_rate (time, y, x)` in mm h-1 of the wanted cells; raise `InputError` for a broken file."""
+        try:
+            rate = FORMATS[self.options.format].rate(self.name, y, x, self.options.z_r)
+        except (OSError, EOFError) as error:
+            raise InputError(f"{self.name}: cannot be read ({error}): replace the file") from error
+        return fields(self.times[frames], {"rain_rate": rate[None][frames]}, {"rain_rate": RAIN_RATE_UNITS})

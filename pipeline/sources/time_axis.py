@@ -1,0 +1,161 @@
+"""From the times of an archive's parts to one regular axis: which frame of which part fills which step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from fieldcast.pipeline.config.sources import IngestOptions
+from fieldcast.pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Frames of an archive as three parallel arrays: their time, their part and their number within the part."""
+
+    time: np.ndarray
+    part: np.ndarray
+    frame: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> Entries:
+        return Entries(self.time[chosen], self.part[chosen], self.frame[chosen])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A regular axis, and the entries that fill it: ascending in time, those of one time in archive order."""
+
+    times: np.ndarray  # datetime64[ns], regular
+    entries: Entries
+    slots: np.ndarray  # for each entry its position on the axis
+    duplicates: int  # frames whose time another frame has as well
+
+    @property
+    def present(self) -> np.ndarray:
+        """Return for each step of the axis whether the archive has a frame there."""
+        present = np.zeros(self.times.size, bool)
+        present[self.slots] = True
+        return present
+
+
+def plan_axis(
+    names: Sequence[str],
+    times: Sequence[np.ndarray],
+    period: tuple[datetime, datetime] | None,
+    step_minutes: int | None,
+    rules: IngestOptions,
+) -> Plan:
+    """Return the plan for parts with these names and times.
+
+    The axis runs from the first to the last frame inside `period`. Its step is `step_minutes` or, without one, the most
+    frequent step of the archive; frames between the steps are left out. Times are rounded to seconds. Raise
+    `InputError` for an empty period, times off the axis, and duplicates or disorder that `rules` refuse.
+    """
+    entries = _within(_in_order(_entries(times), names, rules), period)
+    step = _own_step(entries.time, period)
+    _require_regular(entries, step, names)
+    stride = _stride(step, step_minutes)
+    steps = (entries.time - entries.time[0]) // step
+    kept = steps % stride == 0
+    entries, slots = entries[kept], (steps[kept] // stride).astype(np.int64)
+    if slots[-1] < 1:
+        raise InputError(
+            f"source.step_minutes is {step_minutes}: one frame is left, expected 2 or more: choose a shorter step"
+        )
+    chosen, duplicates = _resolve(entries, names, rules)
+    axis = entries.time[0] + np.arange(slots[-1] + 1) * (step * stride)
+    return Plan(axis.astype("datetime64[ns]"), entries[chosen], slots[chosen], duplicates)
+
+
+def _entries(times: Sequence[np.ndarray]) -> Entries:
+    if not sum(part.size for part in times):
+        raise InputError("source: the archive has no frames: correct the source")
+    rounded = np.concatenate(times).astype("datetime64[ns]") + np.timedelta64(500, "ms")
+    return Entries(
+        rounded.astype("datetime64[s]"),
+        np.repeat(np.arange(len(times)), [part.size for part in times]),
+        np.concatenate([np.arange(part.size) for part in times]),
+    )
+
+
+def _in_order(entries: Entries, names: Sequence[str], rules: IngestOptions) -> Entries:
+    back = np.flatnonzero(np.diff(entries.time) < np.timedelta64(0))
+    if not back.size:
+        return entries
+    if rules.out_of_order == "sort":
+        return entries[np.argsort(entries.time, kind="stable")]
+    before, after = int(back[0]), int(back[0]) + 1
+    raise InputError(
+        f"{names[entries.part[after]]}: time {_text(entries.time[after])} comes after {_text(entries.time[before])} of "
+        f"{names[entries.part[before]]}, expected ascending times: mend the archive or set ingest.out_of_order to sort"
+    )
+
+
+def _within(entries: Entries, period: tuple[datetime, datetime] | None) -> Entries:
+    if period is None:
+        return entries
+    first, last = (np.datetime64(moment, "s") for moment in period)
+    inside = (entries.time >= first) & (entries.time <= last)
+    if not inside.any():
+        raise InputError(
+            f"source.period is [{_text(first)}, {_text(last)}]: no frame inside, the archive has frames from "
+            f"{_text(entries.time[0])} to {_text(entries.time[-1])}: choose a period that meets them"
+        )
+    return entries[inside]
+
+
+def _own_step(times: np.ndarray, period: tuple[datetime, datetime] | None) -> np.timedelta64:
+    steps, counts = np.unique(np.diff(np.unique(times)), return_counts=True)
+    if not steps.size:
+        where = "in source.period" if period else "in the archive"
+        raise InputError(f"source: a single time {where}, {_text(times[0])}, expected 2 or more: choose more")
+    return np.timedelta64(steps[np.argmax(counts)])
+
+
+def _require_regular(entries: Entries, step: np.timedelta64, names: Sequence[str]) -> None:
+    off = np.flatnonzero((entries.time - entries.time[0]) % step != np.timedelta64(0))
+    if off.size:
+        raise InputError(
+            f"{names[entries.part[off[0]]]}: time {_text(entries.time[off[0]])} is not on the regular axis from "
+            f"{_text(entries.time[0])} every {_minutes(step):g} minutes: mend the archive or choose a period without it"
+        )
+
+
+def _stride(step: np.timedelta64, step_minutes: int | None) -> int:
+    if step_minutes is None:
+        return 1
+    wanted = np.timedelta64(step_minutes, "m")
+    if wanted % step != np.timedelta64(0):
+        raise InputError(
+            f"source.step_minutes is {step_minutes}, expected a multiple of the archive's {_minutes(step):g} minutes"
+        )
+    return int(wanted // step)
+
+
+def _resolve(entries: Entries, names: Sequence[str], rules: IngestOptions) -> tuple[np.ndarray, int]:
+    """Return which entries to keep, and how many share their time with an earlier one."""
+    again = np.zeros(entries.time.size, bool)
+    again[1:] = entries.time[1:] == entries.time[:-1]
+    count = int(again.sum())
+    if count and rules.duplicates == "refuse":
+        second = int(np.argmax(again))
+        raise InputError(
+            f"{names[entries.part[second]]}: time {_text(entries.time[second])} is already in "
+            f"{names[entries.part[second - 1]]}: remove one or set ingest.duplicates to first, last or merge"
+        )
+    if rules.duplicates == "first":
+        return ~again, count
+    if rules.duplicates == "last":
+        return np.append(~again[1:], True), count
+    return np.ones(again.size, bool), count
+
+
+def _minutes(step: np.timedelta64) -> float:
+    return float(step / np.timedelta64(1, "m"))
+
+
+def _text(moment: np.datetime64) -> str:
+    return str(moment.astype("datetime64[s]")).replace("T", " ")

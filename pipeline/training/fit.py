@@ -1,0 +1,239 @@
+"""Fit a learned model with Lightning: data, callbacks, resume, and the weights that are kept."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers.logger import Logger
+from torch.utils.data import DataLoader
+
+from fieldcast.pipeline import config
+from fieldcast.pipeline.config.training import Train
+from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.datasets.transforms import transform
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted
+from fieldcast.pipeline.forecasting.costs import Costs, count_macs, device_name, peak_memory_mb
+from fieldcast.pipeline.forecasting.forecaster import build_network
+from fieldcast.pipeline.forecasting.network import Network
+from fieldcast.pipeline.tracking.runs import Run
+from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
+from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShape, loader
+
+
+class Samples(LightningDataModule):
+    """Training and validation batches; both see crops of the same size."""
+
+    def __init__(self, params: config.Params, description: CheckpointConfig) -> None:
+        super().__init__()
+        self.options, self.sample = params.train, params.sample
+        names = [channel["name"] for channel in description.channels]
+        self.reader = FrameReader(OBSERVATIONS, names, params.sample.cache)
+        self.shape = SampleShape(
+            description.history,
+            description.horizon,
+            tuple(names),
+            description.targets,
+            params.sample.crop_cells,
+            params.sample.min_valid_share,
+        )
+        self.training, self.validation = (self._dataset(split) for split in ("train", "validation"))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return shuffled training batches."""
+        options = self.options
+        return loader(self.training, options.batch_size, options.seed, options.workers, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return validation batches: the same crops every time."""
+        options = self.options
+        return loader(self.validation, options.batch_size, options.seed, options.workers, shuffle=False)
+
+    def _dataset(self, split: str) -> SampleDataset:
+        return SampleDataset(self.reader, read_init_times(PREPARED / "init_times.csv", split), self.shape)
+
+
+EMULATED = (
+    "train.precision {}: this processor has no bfloat16 instructions and emulates them, several times slower than "
+    "float32; choose 32-true\n"
+)
+
+
+class EpochLines(Callback):
+    """One line an epoch where there is no terminal to draw a progress bar on."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch and its validation loss."""
+        if not trainer.is_global_zero:
+            return
+        loss = float(trainer.callback_metrics["val/loss"])
+        done = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {trainer.global_step}"
+        sys.stderr.write(f"{self.model}: {done}, validation loss {loss:.4f}\n")
+
+
+class RunLogger(Logger):
+    """Hands Lightning's metrics to our MLflow run, which outlives a tracker that is down."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    @property
+    def name(self) -> str:
+        """Return the experiment."""
+        return self.run.experiment
+
+    @property
+    def version(self) -> str:
+        """Return the run."""
+        return self.run.run_id or ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log one value a metric; the epoch is left out, since steps tell it."""
+        self.run.metrics({key: value for key, value in metrics.items() if key != "epoch"}, step or 0)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Log nothing: the stage logs what identifies the run."""
+
+
+def fit(
+    params: config.Params, description: CheckpointConfig, climatology: xr.Dataset, resume: Path, run: Run
+) -> Fitted:
+    """Return the weights with the lowest validation loss, after training to the end of the budget.
+
+    Goes on from `resume/last.ckpt` where there is one. Repeatable on one CPU machine for a seed, as long as
+    `max_minutes` does not end the training.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    options = params.train
+    seed_everything(options.seed, workers=True, verbose=False)
+    samples = Samples(params, description)
+    options.check_units([channel["units"] for channel in description.channels[: description.targets]])
+    network = build_network(description, *statistics(description, climatology))
+    if options.compile != "off":
+        network.model.compile(mode=options.compile)  # in place: the names of the weights stay
+    budget = Budget(options.max_minutes)
+    module = ForecastModule(network, options, budget)
+    keep = ModelCheckpoint(resume, "best", monitor="val/loss")  # by epoch
+    newest = ModelCheckpoint(resume, "last", enable_version_counter=False)  # of every epoch, better or not
+    watch = TQDMProgressBar() if sys.stderr.isatty() else EpochLines(description.model)
+    trainer = make_trainer(options, [watch, keep, newest], RunLogger(run))
+    if trainer.strategy.root_device.type == "cpu" and "bf16" in options.precision and not has_bfloat16():
+        sys.stderr.write(EMULATED.format(options.precision))
+    last = resume / "last.ckpt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")  # samples are read in whole batches
+        warnings.filterwarnings("ignore", ".*number of training batches.*")  # logging is by epoch
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's own, under torch 2.13
+        trainer.fit(module, samples, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
+    prefix = "network."
+    weights = {key.removeprefix(prefix): value for key, value in best["state_dict"].items() if key.startswith(prefix)}
+    facts = training_facts(network, samples, trainer, keep)
+    rate = trainer.global_step * options.batch_size / max(budget.seconds(), 1e-9)
+    run.metrics({"train/seconds": budget.seconds(), "train/samples_per_second": rate}, 0)
+    return Fitted(
+        {key: value.float().numpy() for key, value in weights.items()},
+        facts,
+        training_costs(description, options, network, budget, len(samples.training)),
+    )
+
+
+def has_bfloat16() -> bool:
+    """Return whether this processor computes in bfloat16 by itself."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def statistics(description: CheckpointConfig, climatology: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the baseline (hours, c, y, x) or (1, c, 1, 1), in transformed values, and the scale (c,)."""
+    scale = np.array([channel["scale"] for channel in description.channels])
+    if not description.anomalies:
+        return np.array([channel["mean"] for channel in description.channels])[None, :, None, None], scale
+    maps = []
+    for channel in description.channels:
+        fields = torch.as_tensor(climatology[channel["name"]].values)  # (hours, y, x)
+        values = transform(fields, channel["transform"], channel["floor"]).numpy()
+        maps.append(np.where(np.isfinite(values), values, np.nanmean(values)))
+    return np.stack(maps, axis=1), scale
+
+
+def make_trainer(options: Train, callbacks: list[Callback], logger: Logger) -> Trainer:
+    """Return a trainer with early stopping and averaged weights."""
+    callbacks = [
+        *callbacks,
+        EMAWeightAveraging(decay=options.ema_decay),  # from step 0: a later start would validate untrained weights
+        EarlyStopping("val/loss", patience=options.patience, verbose=False),
+    ]
+    return Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision=options.precision,
+        max_epochs=options.epochs,
+        gradient_clip_val=options.gradient_clip,
+        callbacks=callbacks,
+        logger=logger,
+        log_every_n_steps=1_000_000,  # by epoch: a value a step would cost more than it tells
+        num_sanity_val_steps=0,
+        enable_progress_bar=any(isinstance(callback, TQDMProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        deterministic="warn" if torch.cuda.is_available() else True,
+    )
+
+
+def training_costs(
+    description: CheckpointConfig, options: Train, network: Network, budget: Budget, samples: int
+) -> Costs:
+    """Return what the training took, and the budget that it was given."""
+    side = description.crop_cells
+    cells = [min(side or size, size) for size in (description.contract[axis]["cells"] for axis in (Y, X))]
+    with torch.compiler.set_stance("force_eager"):  # products are counted as they are called
+        macs = count_macs(network.model, (description.history, description.channels_in, *cells))
+    return Costs(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        macs=macs,
+        training_seconds=round(budget.seconds(), 3),
+        peak_memory_mb=peak_memory_mb(),
+        budget={
+            "epochs": options.epochs,
+            "max_minutes": options.max_minutes,
+            "batch_size": options.batch_size,
+            "training_samples": samples,
+        },
+        device=device_name(learned=True),
+    )
+
+
+def training_facts(
+    network: torch.nn.Module, samples: Samples, trainer: Trainer, keep: ModelCheckpoint
+) -> dict[str, Any]:
+    """Return what the model card tells about the training; no clock time, which would differ between equal runs."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "training samples": len(samples.training),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "validation loss": f"{float(keep.best_model_score or 'nan'):.6g}",
+    }

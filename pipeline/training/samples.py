@@ -1,0 +1,125 @@
+"""From init times to training samples: (history, target) blocks of the observation store, cropped and shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fieldcast.pipeline.datasets.frames import FrameReader
+
+CROP_DRAWS = 10
+
+Batch = dict[str, Tensor]
+Item = tuple[int, int]  # position among the init times, seed of its crop
+
+
+@dataclass(frozen=True)
+class SampleShape:
+    """What one sample is: frames before and after its init time, channels, and the cells of a training crop."""
+
+    history: int
+    horizon: int
+    channels: tuple[str, ...]  # targets first
+    targets: int  # how many of the channels are forecast
+    crop_cells: int | None = None
+    min_valid_share: float = 0.0
+
+
+class SampleDataset(Dataset[Batch]):
+    """Samples at `init_times`; an item is (position, crop seed), and a list of items makes a batch in one call."""
+
+    def __init__(self, reader: FrameReader, init_times: np.ndarray, shape: SampleShape) -> None:
+        self.reader, self.shape = reader, shape
+        self.init_times = init_times
+        self.seconds = init_times.astype("datetime64[s]").astype(np.int64)
+        self.positions = reader.positions(init_times)
+
+    def __len__(self) -> int:
+        return len(self.init_times)
+
+    def __getitem__(self, item: Item) -> Batch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[Item]) -> Batch:
+        """Return history (b, t, c, h, w), target (b, horizon, c_target, h, w), init_time [s] (b,) and origin (b, 2)."""
+        histories, targets, origins = [], [], []
+        for index, crop_seed in items:
+            frames = self._frames(index)
+            y, x, size_y, size_x = self._crop(frames, crop_seed)
+            frames = frames[:, :, y : y + size_y, x : x + size_x]
+            histories.append(frames[: self.shape.history])
+            targets.append(frames[self.shape.history :, : self.shape.targets])
+            origins.append((y, x))
+        chosen = [index for index, _ in items]
+        return {
+            "history": torch.from_numpy(np.stack(histories)),
+            "target": torch.from_numpy(np.stack(targets)),
+            "init_time": torch.from_numpy(self.seconds[chosen]),
+            "origin": torch.tensor(origins),
+        }
+
+    def _frames(self, index: int) -> np.ndarray:
+        position = int(self.positions[index])
+        return self.reader.read(position + 1 - self.shape.history, position + 1 + self.shape.horizon)
+
+    def _crop(self, frames: np.ndarray, seed: int) -> tuple[int, int, int, int]:
+        """Return (y, x, h, w) of the first crop drawn whose last history frame is valid enough, or the fullest."""
+        h, w = frames.shape[-2:]
+        size_y, size_x = min(self.shape.crop_cells or h, h), min(self.shape.crop_cells or w, w)
+        if (size_y, size_x) == (h, w):
+            return 0, 0, h, w
+        draws = np.random.default_rng(seed)
+        last = np.isfinite(frames[self.shape.history - 1, 0])
+        best, fullest = (0, 0), -1.0
+        for _ in range(CROP_DRAWS):
+            y, x = int(draws.integers(h - size_y + 1)), int(draws.integers(w - size_x + 1))
+            share = float(last[y : y + size_y, x : x + size_x].mean())
+            if share > fullest:
+                best, fullest = (y, x), share
+            if share >= self.shape.min_valid_share:
+                break
+        return (*best, size_y, size_x)
+
+
+class EpochSampler(Sampler[Item]):
+    """A new order and new crops every epoch, the same ones for the same (seed, epoch), before and after a resume."""
+
+    def __init__(self, size: int, seed: int, *, shuffle: bool) -> None:
+        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self.epoch = epoch if self.shuffle else 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Item]:
+        draws = np.random.default_rng((self.seed, self.epoch))
+        order = draws.permutation(self.size) if self.shuffle else np.arange(self.size)
+        seeds = draws.integers(2**62, size=self.size)
+        return zip(order.tolist(), seeds.tolist(), strict=True)
+
+
+def as_is(batch: Any) -> Any:
+    """Return a batch that the dataset has put together already."""
+    return batch
+
+
+def loader(dataset: SampleDataset, batch_size: int, seed: int, workers: int, *, shuffle: bool) -> DataLoader[Batch]:
+    """Return batches of `dataset`; worker processes are started afresh, since a forked Zarr reader can hang."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), seed, shuffle=shuffle),
+        collate_fn=as_is,
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,314 @@
+"""All sums of one model in one labelled dataset, and the scores of it by name.
+
+Layout: for each field the variables `<field>.<sum>`, float64, `(init_time, lead_time, …)`, with the further dimensions
+that `DIMENSIONS` names. Of these `threshold`, `class` and `wavelength` are a field's own, `<field>.threshold` and so
+on: thresholds in the field's units, classes by their lower bound, wavelengths in km. `scale` is the neighbourhood in
+km, `region` a name of params.yaml, `rank` 0 to M, `probability_bin` the middle of a bin. `<field>.valid_crc` is the
+CRC-32 of each frame's packed mask of valid cells: two models with equal values were scored on the same cells.
+Sums count cells by area but `n`, which is the plain number of valid cells; `weight` adds up the weights of those.
+Datasets of disjoint init times merge by concatenation; every score is a pure function of the merged sums.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, TIME_UNITS, check_scores, lead_minutes, score_key
+from fieldcast.pipeline.verification import categorical, continuous, probabilistic, spatial, spectral, structural
+from fieldcast.pipeline.verification import strata as groups
+
+THRESHOLD, SCALE, VALID_CRC, FIELD_UNITS = "threshold", "scale", "valid_crc", "field_units"
+RANK, BIN = "rank", "probability_bin"
+OWN_DIMENSIONS = (THRESHOLD, groups.CLASS, spectral.WAVELENGTH)  # their coordinates bear the field's name
+CELLS_AT_ONCE = 2**18  # of a chunk of frames: its float64 temporaries stay near the processor's cache
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*categorical.SUMS, "brier"), (THRESHOLD,)),
+    **dict.fromkeys(spatial.SUMS, (THRESHOLD, SCALE)),
+    **dict.fromkeys(probabilistic.RELIABILITY, (THRESHOLD, BIN)),
+    **dict.fromkeys(spectral.SUMS, (spectral.WAVELENGTH,)),
+    **dict.fromkeys(probabilistic.CLASS_SUMS, (groups.CLASS,)),
+    **dict.fromkeys((f"{groups.CLASS}_{name}" for name in (*groups.CLASS_SUMS, "crps")), (groups.CLASS,)),
+    "rank_histogram": (RANK,),
+}
+DIMENSIONS |= {f"{groups.REGION}_{name}": (groups.REGION, *DIMENSIONS.get(name, ())) for name in groups.REGION_SUMS}
+
+Scores = dict[str, dict[int, float]]  # score name -> lead in minutes -> value
+Score = Callable[[xr.Dataset], xr.DataArray]
+
+_OF_FIELDS: tuple[tuple[Score, str], ...] = (  # a score and the sum without which it is NaN
+    (continuous.rmse, "squared_error"),
+    (continuous.mae, "absolute_error"),
+    (continuous.mean_error, "error"),
+    (continuous.mse_frame, "frames"),
+    (continuous.correlation, "product"),
+    (continuous.anomaly_correlation, "anomaly_product"),
+    (continuous.variance_ratio, "forecast_squared"),
+    (structural.psnr, "peak_squared"),
+    (structural.ssim, "ssim"),
+    (spectral.spectrum_ratio, "fine_forecast_power"),
+    (spectral.effective_resolution_km, "forecast_power"),
+    (probabilistic.crps, "crps"),
+    (probabilistic.spread_skill, "expected_squared_error"),
+    (probabilistic.coverage_90, "interval_covered"),
+)
+_OF_EVENTS: tuple[tuple[Score, str], ...] = (
+    *(
+        (function, "hits")
+        for function in (
+            categorical.csi, categorical.pod, categorical.far, categorical.pofd, categorical.frequency_bias,
+            categorical.ets, categorical.hss, categorical.sedi,
+        )
+    ),
+    (probabilistic.brier, "brier"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is counted of a field beyond errors and events; what is left out has no sums."""
+
+    rows: np.ndarray | None = None  # area weight of each row (y,), mean 1; without it every cell weighs 1
+    climatology: np.ndarray | None = None  # (hour, y, x), 24 UTC hours or one mean: anomalies
+    data_range: float | None = None  # of the training period, in the field's units: PSNR and SSIM
+    spacing: tuple[float, float] | None = None  # along y and x in km: spectra
+    regions: Sequence[tuple[slice, slice]] = ()  # rows and columns of boxes
+    quantiles: bool = False  # members are quantiles: each of them is too smooth to have a spectrum
+
+
+def frame_sums(
+    forecast: np.ndarray,
+    observed: np.ndarray,
+    valid: np.ndarray,
+    thresholds: Sequence[float],
+    windows: Sequence[tuple[int, int]],
+    extras: Extras | None = None,
+    hours: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Return every sum of every frame, and the CRC of its mask, from arrays `(init, lead, y, x)`.
+
+    `forecast` may have members, `(init, lead, member, y, x)`. `windows` are neighbourhoods in cells `(y, x)`. Without
+    `extras` errors, events and neighbourhoods alone are counted. `hours` `(init, lead)` are the valid times' UTC hours,
+    which a climatology needs. Each result starts with `(init, lead)`; chunks of frames bound the memory whatever the
+    number of frames.
+    """
+    lead_shape = valid.shape[:2]
+    forecasts, observations, masks = (array.reshape(-1, *array.shape[2:]) for array in (forecast, observed, valid))
+    hour = np.zeros(len(masks), int) if hours is None else hours.ravel()
+    chunk = max(1, CELLS_AT_ONCE // forecasts[0].size)
+    parts = [
+        _chunk_sums(forecasts[cut], observations[cut], masks[cut], thresholds, windows, extras, hour[cut])
+        for cut in (slice(start, start + chunk) for start in range(0, len(masks), chunk))
+    ]
+    return {
+        name: np.concatenate([part[name] for part in parts]).reshape(*lead_shape, *parts[0][name].shape[1:])
+        for name in parts[0]
+    }
+
+
+def label_sums(
+    sums: Mapping[str, np.ndarray],
+    field: str,
+    units: str,
+    coords: Mapping[str, xr.DataArray],
+    thresholds: Sequence[float],
+    scales_km: Sequence[float],
+    labels: Mapping[str, np.ndarray] | None = None,
+) -> xr.Dataset:
+    """Return `sums` of one field as a dataset in this module's layout; `coords` hold init and lead times.
+
+    The field's `units` go to the attribute `field_units` of `<field>.n`. `labels` are the coordinates that the sums
+    alone do not tell: the wavelengths and the names of regions.
+    """
+    known: dict[str, np.ndarray] = {**(labels or {}), SCALE: np.asarray(scales_km, np.float64)}
+    known[THRESHOLD] = np.asarray(thresholds, np.float64)
+    known[groups.CLASS] = np.asarray([-np.inf, *thresholds], np.float64)
+    known[BIN] = (np.arange(probabilistic.BINS) + 0.5) / probabilistic.BINS
+    if "rank_histogram" in sums:
+        known[RANK] = np.arange(sums["rank_histogram"].shape[-1])
+    spelt = {dim: f"{field}.{dim}" if dim in OWN_DIMENSIONS else dim for dim in known}
+    variables, used = {}, dict(coords)
+    for name, values in sums.items():
+        dims = DIMENSIONS.get(name, ())
+        variables[f"{field}.{name}"] = ((INIT_TIME, LEAD_TIME, *(spelt[dim] for dim in dims)), values)
+        for dim in dims:
+            attrs = {"units": "km"} if dim in (SCALE, spectral.WAVELENGTH) else {}
+            used[spelt[dim]] = xr.DataArray(known[dim], dims=spelt[dim], attrs=attrs)
+    dataset = xr.Dataset(variables, coords=used)
+    dataset[f"{field}.n"].attrs[FIELD_UNITS] = units
+    return dataset
+
+
+def fields_of(sums: xr.Dataset) -> list[str]:
+    """Return the names of the fields whose sums the dataset holds, in stored order."""
+    return [str(name).removesuffix(".n") for name in sums.data_vars if str(name).endswith(".n")]
+
+
+def units_of(sums: xr.Dataset, field: str) -> str:
+    """Return the units of a field, as the forecasts state them."""
+    return str(sums[f"{field}.n"].attrs[FIELD_UNITS])
+
+
+def field_sums(sums: xr.Dataset, field: str) -> xr.Dataset:
+    """Return one field's sums under their plain names: `n`, `hits`, …, with dimensions `threshold` and `scale`."""
+    prefix = f"{field}."
+    own = sums[[name for name in sums.data_vars if str(name).startswith(prefix)]]
+    return own.rename({name: str(name).removeprefix(prefix) for name in own.variables if str(name).startswith(prefix)})
+
+
+def scores_of(sums: xr.Dataset) -> Scores:
+    """Return every score of one model by `score_key` name and lead in minutes; NaN where a score is undefined.
+
+    With more than one field the field's name leads: 'temperature/rmse'.
+    """
+    fields = fields_of(sums)
+    scores: Scores = {}
+    for field in fields:
+        prefix = f"{field}/" if len(fields) > 1 else ""
+        own = score_arrays(field_sums(sums, field), units_of(sums, field))
+        scores |= {prefix + key: _by_lead(values) for key, values in own.items()}
+    return scores
+
+
+def score_arrays(sums: xr.Dataset, units: str) -> dict[str, xr.DataArray]:
+    """Return every score of one field by `score_key` name, `(…, lead_time)`, from its sums under their plain names.
+
+    Dimensions other than the init time stay, for instance one of resampled sums. Scores whose sums are not there, such
+    as those of members where a model has none, are NaN: the names are the same for all models.
+    """
+    scores = {function.__name__: _score(function, needed, sums) for function, needed in _OF_FIELDS}
+    for threshold in sums[THRESHOLD].values if THRESHOLD in sums.coords else ():
+        at = sums.sel({THRESHOLD: threshold})
+        scores |= {
+            score_key(function.__name__, threshold, units): _score(function, needed, at)
+            for function, needed in _OF_EVENTS
+        }
+        for scale in at[SCALE].values if SCALE in at.coords else ():
+            scores[score_key("fss", threshold, units, scale)] = spatial.fss(at.sel({SCALE: scale}))
+    return scores
+
+
+def write_sums(sums: xr.Dataset, path: Path) -> None:
+    """Write `sums` as NetCDF-4, whole or not at all, with the same bytes for the same sums."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    encoding: dict[str, dict[str, object]] = {str(name): {"_FillValue": None} for name in sums.variables}
+    encoding[INIT_TIME] |= {"units": TIME_UNITS, "dtype": "int64"}
+    stored = sums.copy()
+    for name in stored.variables:
+        stored[name].encoding = {}
+    seconds = (sums[LEAD_TIME] / np.timedelta64(1, "s")).astype(np.int64)
+    stored[LEAD_TIME] = (LEAD_TIME, seconds.values, {"units": "seconds"})
+    stored.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
+    partial.replace(path)
+
+
+def read_sums(path: Path) -> xr.Dataset:
+    """Return the sums that `write_sums` wrote to `path`, in memory."""
+    with xr.open_dataset(path, engine="h5netcdf", decode_timedelta=True) as stored:
+        return check_scores(stored.load())
+
+
+def _chunk_sums(
+    forecast: np.ndarray,
+    observed: np.ndarray,
+    valid: np.ndarray,
+    thresholds: Sequence[float],
+    windows: Sequence[tuple[int, int]],
+    extras: Extras | None,
+    hours: np.ndarray,
+) -> dict[str, np.ndarray]:
+    rows = extras.rows if extras else None
+    sums = _value_sums(forecast, observed, valid, thresholds, rows)
+    value, members = _split(forecast)
+    if thresholds and windows:
+        sums |= spatial.fraction_sums(value, observed, valid, thresholds, windows, rows=rows)
+    if extras:
+        sums |= continuous.moment_sums(value, observed, valid, rows)
+        sums |= _field_sums(value, observed, valid, extras, hours, None if extras.quantiles else members)
+        if thresholds:
+            by_class = groups.class_sums(value, observed, valid, thresholds, rows)
+            sums = {"class_crps": by_class["class_absolute_error"]} | sums | by_class
+        sums |= _region_sums(forecast, observed, valid, thresholds, extras)
+        if extras.data_range:
+            sums["peak_squared"] = sums["weight"] * extras.data_range**2
+    crc = [zlib.crc32(np.packbits(mask).tobytes()) for mask in valid]
+    return sums | {VALID_CRC: np.asarray(crc, np.int64)}
+
+
+def _value_sums(
+    forecast: np.ndarray,
+    observed: np.ndarray,
+    valid: np.ndarray,
+    thresholds: Sequence[float],
+    rows: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """Return the sums that take each cell by itself: of errors, events and members."""
+    value, members = _split(forecast)
+    sums = continuous.error_sums(value, observed, valid, rows) | continuous.weight_sums(valid, rows)
+    if thresholds:
+        sums |= categorical.contingency_sums(value, observed, valid, thresholds, rows)
+    if members is not None:
+        return sums | probabilistic.member_sums(members, observed, valid, thresholds, rows)
+    if thresholds:  # of one forecast, which is an event or none
+        sums["brier"] = sums["misses"] + sums["false_alarms"]
+    return sums | {"crps": sums["absolute_error"]}
+
+
+def _field_sums(
+    value: np.ndarray,
+    observed: np.ndarray,
+    valid: np.ndarray,
+    extras: Extras,
+    hours: np.ndarray,
+    members: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """Return the sums that need whole fields or what is known of the field: anomalies, similarity and spectra."""
+    sums: dict[str, np.ndarray] = {}
+    if extras.climatology is not None:
+        normal = extras.climatology[hours % len(extras.climatology)]
+        sums |= continuous.anomaly_sums(value, observed, valid, normal, extras.rows)
+    if extras.data_range:
+        sums |= structural.similarity_sums(value, observed, valid, extras.data_range)
+    if extras.spacing:
+        sums |= spectral.power_sums(value, observed, valid, members)
+    return sums
+
+
+def _region_sums(
+    forecast: np.ndarray, observed: np.ndarray, valid: np.ndarray, thresholds: Sequence[float], extras: Extras
+) -> dict[str, np.ndarray]:
+    """Return the sums of each region, `(frame, region, …)`; a region is a box, so its cells are cut out and counted."""
+    parts = []
+    for y, x in extras.regions:
+        rows = None if extras.rows is None else extras.rows[y]
+        f, o, v = (array[..., y, x] for array in (forecast, observed, valid))
+        sums = _value_sums(f, o, v, thresholds, rows) | continuous.moment_sums(_split(f)[0], o, v, rows)
+        parts.append({name: sums[name] for name in groups.REGION_SUMS if name in sums})
+    return {
+        f"{groups.REGION}_{name}": np.stack([part[name] for part in parts], axis=1)
+        for name in (parts[0] if parts else ())
+    }
+
+
+def _split(forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the forecast value `(frame, y, x)`, the mean over members where there are any, and the members or None."""
+    if forecast.ndim == 3:
+        return forecast, None
+    return forecast.mean(axis=1, dtype=np.float64).astype(forecast.dtype), forecast
+
+
+def _score(function: Score, needed: str, sums: xr.Dataset) -> xr.DataArray:
+    if needed in sums:
+        return function(sums)
+    return xr.full_like(sums["n"].sum(INIT_TIME), np.nan, np.float64)
+
+
+def _by_lead(values: xr.DataArray) -> dict[int, float]:
+    minutes = lead_minutes(values.to_dataset(name="score"))
+    return dict(zip(minutes, values.values.astype(float).tolist(), strict=True))

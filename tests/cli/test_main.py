@@ -1,0 +1,146 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fieldcast.pipeline.cli.check import inspect
+from fieldcast.pipeline.cli.main import app
+from fieldcast.pipeline.errors import InputError
+from tests.conftest import ROOT, merged
+
+
+def fieldcast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from fieldcast.pipeline.cli.main import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["ui"]])
+def test_help_has_examples(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    if command:
+        assert "Example: fieldcast" in result.output.replace("`", "")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, fieldcast.pipeline.cli.main; "
+    code += "print([m for m in ('torch', 'mlflow', 'xarray', 'pysteps') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_check_prints_what_a_run_would_work_on(tmp_path: Path, small: dict[str, Any]) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
+    facts = inspect(tmp_path / "params.yaml")
+    assert facts["frames"] == "120 of 380 (260 missing)"
+    assert facts["variables"] == "rain_rate [mm h-1]"
+    assert facts["init times"] == "train 42, validation 5, test 7"
+    assert facts["training"] == "42 samples, 2 epochs, 12 steps of 8"
+    result = fieldcast("check", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == facts
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train": {"epoch": 3}}, "train.epoch is 3: unknown key"),
+        ({"sample": {"horizon": 30}}, "longer than the longest event of 20 consecutive frames"),
+        ({"sample": {"crop_cells": 99}}, "sample.crop_cells is 99, larger than the grid of 24 x 24"),
+        ({"sample": {"crop_cells": 16}, "forecast": {"online": {}}}, "forecast.online learns from whole fields"),
+        ({"source": {"crop": {"y": [0, 90], "x": [0, 10]}}}, "crop"),
+        ({"source": {"period": ["2030-01-01", "2030-01-02"]}}, "period"),
+        ({"verify": {"thresholds": {"t2m": [1.0]}}}, "verify.thresholds names 't2m'"),
+        ({"prepare": {"transform": {"t2m": {"kind": "log"}}}}, "prepare.transform names 't2m'"),
+        ({"prepare": {"splits": {"validation": {"start": "2024-06-01T14:00"}}}}, "validation.start is"),
+        (
+            {"promotion": {"leads_minutes": [5, 35]}},
+            "leads_minutes names 35, forecasts are for 5 to 20 minutes",
+        ),
+        ({"verify": {"regions": {"sea": {"y": [1e9, 2e9], "x": [0, 1]}}}}, "verify.regions.sea.y is"),
+        (
+            {"prepare": {"splits": {"test": {"start": "2024-07-01T00:00", "end": "2024-07-02T00:00"}}}},
+            "prepare.splits.test",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(
+    tmp_path: Path, small: dict[str, Any], changes: dict[str, Any], expected: str
+) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(small, changes)))
+    with pytest.raises(InputError) as caught:
+        inspect(tmp_path / "params.yaml")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, small: dict[str, Any]) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(small, {"train": {"epoch": 3}})))
+    result = fieldcast("check", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("fieldcast: params.yaml: train.epoch is 3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]
+
+
+@pytest.mark.slow
+def test_ui_serves_the_comparison(project: Path, unused_port: int) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from fieldcast.pipeline.cli.main import main; main()",
+        "ui",
+        "--port",
+        str(unused_port),
+    ]
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
+        try:
+            assert server.stdout is not None
+            assert f"http://127.0.0.1:{unused_port}/#/experiments" in server.stdout.readline()
+            assert wait_for(unused_port)
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int, seconds: float = 90) -> bool:
+    import urllib.error
+    import urllib.request
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    return False
+
+
+def test_a_comparison_replaces_nothing_else(tmp_path: Path, small: dict[str, Any]) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
+    (tmp_path / "mine" / "figures").mkdir(parents=True)
+    (tmp_path / "mine" / "figures" / "holiday.png").touch()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for out, expected in (("mine", "mine holds thesis.tex"), ("params.yaml", "params.yaml is a file")):
+        result = fieldcast("compare", "convlstm", "--out", out, cwd=tmp_path)
+        assert (result.returncode, expected in result.stderr) == (2, True), result.stderr
+    assert (tmp_path / "mine" / "figures" / "holiday.png").exists()

@@ -1,0 +1,107 @@
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fieldcast import models
+from fieldcast.pipeline import config
+from fieldcast.pipeline.errors import InputError
+from tests.conftest import ROOT, merged
+
+
+@pytest.fixture
+def written(tmp_path: Path, small: dict[str, Any]):
+    def write(changes: dict[str, Any]) -> Path:
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(merged(small, changes)))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train": {"epoch": 3}}, "train.epoch is 3: unknown key; remove it or correct its spelling"),
+        ({"train": {"epochs": "many"}}, "train.epochs is 'many': Input should be a valid integer"),
+        ({"train": {"epochs": 0}}, "train.epochs is 0: Input should be greater than 0"),
+        (
+            {"models": {"unet": {"kind": "unet"}}},
+            "unet is of the unknown kind 'unet', expected one of persistence, climatology",
+        ),
+        ({"models": {"convlstm": {"kernel": 4}}}, "convlstm.kernel is 4: kernel must be odd"),
+        ({"models": {"convlstm": {"kernels": 3}}}, "convlstm.kernels is 3: unknown key"),
+        ({"verify": {"thresholds": {"rain_rate": [1, 0.5]}}}, "expected a rising list such as [0.5, 1, 2]"),
+        ({"verify": {"neighbourhoods_km": [10, 2]}}, "verify.neighbourhoods_km"),
+        ({"models": {"unet": {}}}, "unet has no kind, expected one of persistence, climatology"),
+        ({"models": {"U-Net": {"kind": "recurrent"}}}, "models.U-Net"),
+        (
+            {"kinds": {"wide": "recurrent"}},
+            "the section kinds is gone; state each model's kind with its options, such as models: {wide: {kind: rec",
+        ),
+        ({"source": {"kind": "satellite"}}, "source"),
+        ({"source": {"cell": 3}}, "source.cell is 3: unknown key"),
+        ({"prepare": {"transform": {"rain_rate": {"kind": "identity", "floor": 1}}}}, "floor has no effect"),
+        (
+            {"prepare": {"splits": {"train": {"start": "2024-06-02", "end": "2024-06-01"}}}},
+            "prepare.splits.train: the period is empty: end 2024-06-01 00:00:00 lies before start",
+        ),
+        ({"prepare": {"splits": {"train": {"start": "2024-06-01T00:00+02:00"}}}}, "times are UTC and written without"),
+        ({"track": {"experiment": "a b"}}, "track.experiment is 'a b'"),
+    ],
+)
+def test_bad_value_is_one_line_that_names_its_place(written, changes: dict[str, Any], expected: str) -> None:
+    path = written(changes)
+    with pytest.raises(InputError) as caught:
+        config.read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_missing_broken_and_empty_files(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(InputError, match="no such file"):
+        config.read(path)
+    path.write_text("a: [1")
+    with pytest.raises(InputError, match="not valid YAML"):
+        config.read(path)
+    path.write_text("- 1")
+    with pytest.raises(InputError, match="expected sections"):
+        config.read(path)
+
+
+def test_all_examples_and_the_default_are_valid() -> None:
+    files = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
+    assert len(files) == 6
+    for path in files:
+        params = config.read(path)
+        kinds = {entry.kind for entry in params.models.values()}
+        assert kinds >= {"persistence", "recurrent", "video_transformer"}, path
+        if path.stem.endswith("-variants"):  # as many networks as there is time for, one value a cell
+            assert len(set(params.models) - set(models.REFERENCES)) >= 8, path
+        elif path.stem != "moving-mnist":  # digits have no weather to be unsure of
+            assert any(getattr(entry.options, "output", "") == "quantiles" for entry in params.models.values()), path
+
+
+def test_gap_between_splits(written) -> None:
+    params = config.read(written({"prepare": {"splits": {"validation": {"start": "2024-06-01T14:00"}}}}))
+    step = timedelta(minutes=5)
+    with pytest.raises(
+        InputError, match=r"validation.start is 2024-06-01 14:00:00, 0:20:00 after the end of train.*7 st"
+    ):
+        config.check_gaps(params.prepare.splits, 3, 4, step)
+    config.check_gaps(params.prepare.splits, 2, 2, step)  # exactly the gap
+
+
+def test_run_stage_ends_with_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def stage() -> None:
+        raise InputError("params.yaml: no")
+
+    with pytest.raises(SystemExit) as caught:
+        config.run_stage(stage)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "fieldcast: params.yaml: no\n"

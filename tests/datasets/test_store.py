@@ -1,0 +1,220 @@
+import hashlib
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.schema import check_forecasts
+from fieldcast.pipeline.errors import InputError, SchemaError
+
+FRAMES, HEIGHT, WIDTH, SHARD = 11, 5, 7, 3
+TIMES = np.datetime64("2020-01-01", "ns") + np.arange(FRAMES) * np.timedelta64(5, "m")
+LEADS = np.arange(1, 5) * np.timedelta64(10, "m").astype("timedelta64[ns]")
+
+
+@pytest.fixture
+def grid() -> xr.Dataset:
+    empty = np.empty((0, HEIGHT, WIDTH), np.float32)
+    rain = (("time", "y", "x"), empty, {"units": "mm h-1", "valid_min": 0.0, "grid_mapping": "spatial_ref"})
+    coords = {
+        "y": ("y", np.arange(HEIGHT) * 2.0, {"units": "km"}),
+        "x": ("x", np.arange(WIDTH) * 2.0, {"units": "km"}),
+        "spatial_ref": ((), np.int32(0), {"crs_wkt": "WKT"}),
+    }
+    return xr.Dataset({"rain_rate": rain}, coords, {"title": "T"})
+
+
+@pytest.fixture
+def rain() -> np.ndarray:
+    field = np.random.default_rng(0).gamma(1, size=(FRAMES, HEIGHT, WIDTH)).astype(np.float32)
+    field[4, 2] = np.nan
+    return field
+
+
+def block(values: np.ndarray, *dims: str) -> xr.Dataset:
+    return xr.Dataset({"rain_rate": ((*dims, "y", "x"), values)})
+
+
+def write(path, grid, rain) -> None:
+    store.create_observations(path, grid, TIMES, np.arange(FRAMES) != 4, SHARD)
+    for start in range(0, FRAMES, SHARD):
+        store.write_block(path, start, block(rain[start : start + SHARD], "time"))
+
+
+def test_observations_round_trip(tmp_path, grid, rain):
+    write(tmp_path / "a.zarr", grid, rain)
+    back = store.open_observations(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(back.rain_rate.values, rain)
+    np.testing.assert_array_equal(back.time.values, TIMES)
+    np.testing.assert_array_equal(back.frame_present.values, np.arange(FRAMES) != 4)
+    assert back.frame_present.dtype == bool
+    assert back.rain_rate.attrs == grid.rain_rate.attrs
+    assert back.spatial_ref.attrs == {"crs_wkt": "WKT"}
+    assert back.y.attrs == {"units": "km"}
+    assert back.attrs == {"Conventions": "CF-1.11", "title": "T"}
+
+
+def test_frames_never_written_are_missing(tmp_path, grid, rain):
+    path = tmp_path / "a.zarr"
+    store.create_observations(path, grid, TIMES, np.ones(FRAMES, bool), SHARD)
+    store.write_block(path, SHARD, block(rain[SHARD : 2 * SHARD], "time"))
+    back = store.open_observations(path).rain_rate.values
+    assert np.isnan(back[:SHARD]).all()
+    assert np.isnan(back[2 * SHARD :]).all()
+    np.testing.assert_array_equal(back[SHARD : 2 * SHARD], rain[SHARD : 2 * SHARD])
+
+
+def test_layout_is_a_frame_a_chunk_and_a_file_a_shard(tmp_path, grid, rain):
+    write(tmp_path / "a.zarr", grid, rain)
+    array = zarr.open_array(tmp_path / "a.zarr" / "rain_rate", mode="r")
+    assert array.chunks == (1, HEIGHT, WIDTH)
+    assert array.shards == (SHARD, HEIGHT, WIDTH)
+    assert np.isnan(array.fill_value)
+    times = zarr.open_array(tmp_path / "a.zarr" / "time", mode="r")
+    assert times.chunks == (FRAMES,)
+    assert times.dtype == np.int64
+    assert times.attrs["units"] == "seconds since 1970-01-01"
+    assert len([file for file in (tmp_path / "a.zarr" / "rain_rate" / "c").rglob("*") if file.is_file()]) == 4
+
+
+def test_dask_blocks_are_whole_shards(tmp_path, grid, rain):
+    write(tmp_path / "a.zarr", grid, rain)
+    lazy = store.open_observations(tmp_path / "a.zarr", chunks="shards")
+    assert lazy.rain_rate.chunks == ((3, 3, 3, 2), (HEIGHT,), (WIDTH,))
+    np.testing.assert_array_equal(lazy.rain_rate.values, rain)
+    assert store.open_observations(tmp_path / "a.zarr").rain_rate.chunks is None
+
+
+@pytest.mark.parametrize(("start", "stop"), [(1, 4), (0, 2), (9, 10), (9, 12)])
+def test_blocks_across_shards_are_refused(tmp_path, grid, start, stop):
+    store.create_observations(tmp_path / "a.zarr", grid, TIMES, np.ones(FRAMES, bool), SHARD)
+    values = np.zeros((stop - start, HEIGHT, WIDTH), np.float32)
+    with pytest.raises(ValueError, match=rf"block \[{start}, {stop}\) does not lie on borders of shards of 3 in 11"):
+        store.write_block(tmp_path / "a.zarr", start, block(values, "time"))
+
+
+def test_blocks_of_other_variables_or_types_are_refused(tmp_path, grid, rain):
+    store.create_observations(tmp_path / "a.zarr", grid, TIMES, np.ones(FRAMES, bool), SHARD)
+    with pytest.raises(ValueError, match="block has variables"):
+        store.write_block(tmp_path / "a.zarr", 0, block(rain[:3], "time").rename(rain_rate="snow"))
+    with pytest.raises(ValueError, match="'rain_rate' is float64"):
+        store.write_block(tmp_path / "a.zarr", 0, block(rain[:3].astype(float), "time"))
+
+
+def test_encoding_of_the_source_does_not_leak(tmp_path, grid, rain):
+    grid["rain_rate"].encoding = {"dtype": "int16", "scale_factor": 0.5, "chunks": (2, 2, 2)}
+    grid["y"].encoding = {"dtype": "int8"}
+    write(tmp_path / "a.zarr", grid, rain)
+    np.testing.assert_array_equal(store.open_observations(tmp_path / "a.zarr").rain_rate.values, rain)
+
+
+def test_forecasts_round_trip(tmp_path, grid):
+    path = tmp_path / "f.zarr"
+    values = np.random.default_rng(1).random((FRAMES, LEADS.size, HEIGHT, WIDTH), np.float32)
+    store.create_forecasts(path, grid, TIMES, LEADS, SHARD, {"model": "persistence"})
+    for start in range(0, FRAMES, SHARD):
+        store.write_block(path, start, block(values[start : start + SHARD], "init_time", "lead_time"))
+    back = store.open_forecasts(path)
+    np.testing.assert_array_equal(back.rain_rate.values, values)
+    assert back.lead_time.dtype == np.dtype("timedelta64[ns]")
+    np.testing.assert_array_equal(back.lead_time.values, LEADS)
+    np.testing.assert_array_equal(back.valid_time.values, TIMES[:, None] + LEADS)
+    assert back.attrs["model"] == "persistence"
+    leads = zarr.open_array(path / "lead_time", mode="r")
+    assert (leads.dtype, leads.attrs["units"]) == (np.int32, "minutes")
+    assert zarr.open_array(path / "rain_rate", mode="r").shards == (SHARD, LEADS.size, HEIGHT, WIDTH)
+
+
+def test_contract_is_checked_on_the_way_in_and_out(tmp_path, grid, rain):
+    with pytest.raises(SchemaError, match="not regular"):
+        store.create_observations(tmp_path / "a.zarr", grid, TIMES[[0, 1, 3]], np.ones(3, bool), 1)
+    write(tmp_path / "b.zarr", grid, rain)
+    with pytest.raises(SchemaError, match="init_time"):
+        store.open_forecasts(tmp_path / "b.zarr")
+    with pytest.raises(InputError, match="no such store"):
+        store.open_observations(tmp_path / "nowhere.zarr")
+
+
+def test_replacing_shows_a_store_only_when_complete(tmp_path, grid, rain):
+    path = tmp_path / "a.zarr"
+    with store.replacing(path) as partial:
+        write(partial, grid, rain)
+        assert not path.exists()
+    with pytest.raises(ValueError, match="borders of shards"), store.replacing(path) as partial:
+        store.write_block(path, 1, block(rain[1:2], "time"))
+    np.testing.assert_array_equal(store.open_observations(path).rain_rate.values, rain)
+    with store.replacing(path) as partial:
+        write(partial, grid, 2 * rain)
+    np.testing.assert_array_equal(store.open_observations(path).rain_rate.values, 2 * rain)
+    assert [it.name for it in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path):
+    path = tmp_path / "a.zarr"
+    (tmp_path / ".a.zarr.partial").mkdir()
+    store.sweep_partial(path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".a.zarr.partial-old").mkdir()  # killed between the two renames
+    store.sweep_partial(path)
+    assert [it.name for it in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_equal_content_has_equal_bytes(tmp_path, grid, rain):
+    write(tmp_path / "a.zarr", grid, rain)
+    write(tmp_path / "b.zarr", grid, rain)
+    assert store.directory_digest(tmp_path / "a.zarr") == store.directory_digest(tmp_path / "b.zarr")
+    changed = rain.copy()
+    changed[0, 0, 0] += 1
+    write(tmp_path / "b.zarr", grid, changed)
+    assert store.directory_digest(tmp_path / "a.zarr") != store.directory_digest(tmp_path / "b.zarr")
+
+
+def test_directory_digest_by_hand(tmp_path):
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "d" / "b").write_bytes(b"2")
+    (tmp_path / "d" / "sub" / "a").write_bytes(b"1")
+    one, two = (hashlib.md5(data).hexdigest() for data in (b"1", b"2"))
+    listing = f'[{{"md5": "{two}", "relpath": "b"}}, {{"md5": "{one}", "relpath": "sub/a"}}]'
+    assert store.directory_digest(tmp_path / "d") == hashlib.md5(listing.encode()).hexdigest() + ".dir"
+
+
+def test_directory_digest_is_dvcs(tmp_path, grid, rain):
+    write(tmp_path / "a.zarr", grid, rain)
+    from dvc.repo import Repo  # slow to import
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Repo.init(str(tmp_path), no_scm=True) as repo:
+            repo.add(str(tmp_path / "a.zarr"))
+    assert f"md5: {store.directory_digest(tmp_path / 'a.zarr')}\n" in (tmp_path / "a.zarr.dvc").read_text()
+
+
+def test_forecasts_with_members_round_trip(tmp_path, grid):
+    inits = TIMES[:3]
+    draws = np.random.default_rng(0)
+    values = draws.normal(size=(3, len(LEADS), 2, HEIGHT, WIDTH)).astype(np.float32)
+    path = tmp_path / "f.zarr"
+    store.create_forecasts(path, grid, inits, LEADS, 2, {"members": "ensemble"}, members=2)
+    for start in (0, 2):
+        store.write_block(path, start, block(values[start : start + 2], "init_time", "lead_time", "member"))
+    back = store.open_forecasts(path)
+    np.testing.assert_array_equal(back.rain_rate.values, values)
+    assert back.rain_rate.dims == ("init_time", "lead_time", "member", "y", "x")
+    assert back.member.values.tolist() == [1, 2]
+    assert back.attrs["members"] == "ensemble"
+    array = zarr.open_array(path / "rain_rate", mode="r")
+    assert array.chunks == (1, 1, 2, HEIGHT, WIDTH)  # all members of a lead
+    assert array.shards == (2, len(LEADS), 2, HEIGHT, WIDTH)
+
+
+def test_members_count_from_one_in_all_fields(tmp_path, grid):
+    path = tmp_path / "f.zarr"
+    store.create_forecasts(path, grid, TIMES[:3], LEADS, 2, {}, members=2)
+    forecasts = store.open_forecasts(path)
+    with pytest.raises(SchemaError, match="'member' is not 1 to 2"):
+        check_forecasts(forecasts.assign_coords(member=[0, 1]))
+    with pytest.raises(SchemaError, match="'wind' has dimensions"):
+        check_forecasts(forecasts.assign(wind=forecasts["rain_rate"].isel(member=0, drop=True)))

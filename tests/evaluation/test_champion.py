@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from fieldcast.pipeline import config
+from fieldcast.pipeline.cli.main import app
+from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, SCORES
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.evaluation.champion import promote_by_rule
+from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare
+from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry
+from fieldcast.pipeline.train import train
+from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums, write_sums
+from tests.conftest import rewrite
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+MODELS = ("persistence", "climatology", "damped_persistence")
+INITS = 40
+
+
+def sums(error: float, valid: np.ndarray | None = None) -> xr.Dataset:
+    """Return sums of forecasts that are too high by about `error`, each model by other amounts."""
+    observed = np.zeros((INITS, 2, 5, 5), np.float32)
+    noise = np.random.default_rng(int(1000 * error)).normal(1, 0.1, (INITS, 2, 5, 5))
+    coords = {
+        "init_time": xr.DataArray(
+            np.datetime64("2024-01-01", "ns") + np.arange(INITS) * np.timedelta64(1, "h"), dims="init_time"
+        ),
+        "lead_time": xr.DataArray(np.array([300, 600], "timedelta64[s]").astype("timedelta64[ns]"), dims="lead_time"),
+    }
+    kept = np.ones(observed.shape, bool) if valid is None else valid
+    arrays = frame_sums((error * noise).astype(np.float32), observed, kept, [], [])
+    return label_sums(arrays, "rain_rate", "mm h-1", coords, [], [])
+
+
+class Office:
+    """A project whose models have versions and scores."""
+
+    def __init__(self, project: Path) -> None:
+        free = {"leads_minutes": None, "guards": {"max_mean_error": None, "min_coverage": None, "max_coverage": None}}
+        self.params = rewrite(project, {"compare": {"resamples": 200}, "promotion": free})
+        for name in MODELS:
+            train(self.params, name)
+        self.registry = Registry("small", project)
+
+    def digests(self) -> dict[str, str]:
+        return {name: directory_digest(CHECKPOINTS / name) for name in MODELS}
+
+    def score(self, errors: dict[str, float]) -> Comparison:
+        """Return the comparison of models with these errors, which their runs know as well."""
+        entries = {}
+        for name, error in errors.items():
+            entries[name] = Entry(sums(error), "recurrent" if name == "climatology" else name)
+            write_sums(entries[name].sums, SCORES / f"{name}.nc")
+            tracking.log_scores(
+                experiment="small",
+                checkpoint=CHECKPOINTS / name,
+                model=name,
+                kind=entries[name].kind,
+                scores={},
+                sums=SCORES / f"{name}.nc",
+            )
+        return compare(entries, self.params.compare)
+
+    def promote(self, errors: dict[str, float], params: Params | None = None) -> list[str]:
+        return promote_by_rule(self.score(errors), self.digests(), params or self.params, self.registry)
+
+    def holds(self, alias: str) -> str | None:
+        version = self.registry.version_with(alias)
+        return None if version is None else version.model
+
+    def reason(self, alias: str) -> str:
+        version = self.registry.version_with(alias)
+        assert version is not None
+        return str(self.registry.client.get_model_version("small", version.number).description)
+
+
+@pytest.fixture
+def office(project: Path) -> Office:
+    return Office(project)
+
+
+def test_the_first_champion_is_the_best_reference_unless_a_model_is_better(office: Office) -> None:
+    said = office.promote({"persistence": 1.0, "climatology": 1.5})
+    assert (office.holds(CHAMPION), office.holds(CHALLENGER)) == ("persistence", "climatology")
+    assert said[0].startswith("champion: persistence, version ")
+    assert "the best reference" in office.reason(CHAMPION)
+    assert "is 49.8 % higher than that of persistence" in office.reason(CHALLENGER)
+
+
+def test_a_better_model_moves_the_alias_and_a_worse_one_does_not(office: Office) -> None:
+    office.promote({"persistence": 1.0, "climatology": 0.8})
+    assert office.holds(CHAMPION) == "climatology"
+    assert "lower than that of persistence" in office.reason(CHAMPION)
+    said = office.promote({"climatology": 0.8, "damped_persistence": 0.9})
+    assert (office.holds(CHAMPION), office.holds(CHALLENGER)) == ("climatology", "damped_persistence")
+    assert said[0].startswith("champion: climatology stays")
+    assert office.reason(CHALLENGER).startswith("challenger: not promoted: ")
+    office.promote({"climatology": 0.8, "damped_persistence": 0.5})
+    assert (office.holds(CHAMPION), office.holds(CHALLENGER)) == ("damped_persistence", None)
+
+
+def test_a_champion_of_an_earlier_training_is_compared_by_its_run(office: Office) -> None:
+    office.promote({"climatology": 0.8, "persistence": 1.0})
+    said = office.promote({"persistence": 1.0, "damped_persistence": 0.6})
+    assert office.holds(CHAMPION) == "damped_persistence"
+    assert "lower than that of climatology of version" in said[0]
+
+
+def test_a_champion_scored_on_other_cells_stays(office: Office) -> None:
+    office.promote({"climatology": 0.8, "persistence": 1.0})
+    valid = np.ones((INITS, 2, 5, 5), bool)
+    valid[0, 0, 0] = False
+    write_sums(sums(0.8, valid), SCORES / "climatology.nc")
+    tracking.log_scores(
+        experiment="small", checkpoint=CHECKPOINTS / "climatology", model="climatology", kind="recurrent", scores={},
+        sums=SCORES / "climatology.nc",
+    )  # fmt: skip
+    said = office.promote({"persistence": 1.0, "damped_persistence": 0.6})
+    assert office.holds(CHAMPION) == "climatology"
+    assert "other cells" in " ".join(said)
+
+
+def test_a_guard_keeps_a_better_model_out(office: Office) -> None:
+    promotion = config.Promotion(guards=config.Guards(max_mean_error=0.5))
+    strict = office.params.model_copy(update={"promotion": promotion})
+    office.promote({"persistence": 1.0, "climatology": 0.8}, strict)
+    assert (office.holds(CHAMPION), office.holds(CHALLENGER)) == ("persistence", "climatology")
+    assert "above 0.5 (promotion.guards.max_mean_error)" in office.reason(CHALLENGER)
+
+
+def test_by_hand_with_the_evidence_shown(office: Office) -> None:
+    office.promote({"persistence": 1.0, "climatology": 1.5})
+    seen = CliRunner().invoke(app, ["promote", "--dry-run"])
+    assert seen.exit_code == 0, seen.output
+    assert "higher than that of persistence" in " ".join(seen.output.split())
+    assert office.holds(CHAMPION) == "persistence"
+    assert CliRunner().invoke(app, ["promote", "climatology"], input="n\n").exit_code == 1
+    assert office.holds(CHAMPION) == "persistence"
+    assert CliRunner().invoke(app, ["promote", "climatology", "--yes"]).exit_code == 0
+    assert office.holds(CHAMPION) == "climatology"
+    assert office.reason(CHAMPION).startswith("champion: by hand; not promoted: ")
+    again = CliRunner().invoke(app, ["promote", "climatology", "--yes"])
+    assert isinstance(again.exception, InputError)
+    assert "the champion already" in str(again.exception)
+
+
+def test_by_hand_where_nobody_is_in_office(office: Office) -> None:
+    office.score({"climatology": 1.5})
+    seen = CliRunner().invoke(app, ["promote", "climatology", "--yes"])
+    assert seen.exit_code == 0, seen.output
+    assert office.holds(CHAMPION) == "climatology"
+    assert office.reason(CHAMPION).startswith("champion: by hand; ")
+
+
+def test_any_runs_are_compared(office: Office, tmp_path: Path) -> None:
+    office.promote({"persistence": 1.0, "climatology": 0.8})
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["compare", "persistence", "champion", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "climatology is better than every other model at every lead" in " ".join(done.output.split())
+    assert json.loads((out / "metrics.json").read_text())["persistence"]["rmse"]["5"] == pytest.approx(1.0, rel=0.05)
+    assert (out / "report.html").stat().st_size > 10_000
+    one = CliRunner().invoke(app, ["compare", "climatology", "champion"])
+    assert "1 run, expected two or more" in str(one.exception)
+
+
+def test_runs_of_other_data_are_refused(office: Office) -> None:
+    office.score({"persistence": 1.0, "climatology": 0.8})
+    (Path("data/prepared") / "extra").write_text("other data")
+    train(office.params, "persistence")
+    office.score({"persistence": 1.0})
+    other = CliRunner().invoke(app, ["compare", "climatology", "persistence"])
+    assert "expected one data digest" in str(other.exception)

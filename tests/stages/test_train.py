@@ -1,0 +1,373 @@
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from fieldcast.models.recurrent.convgru import ConvGRUCell
+from fieldcast.models.recurrent.convlstm import ConvLSTMCell
+from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.frames import read_init_times
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.forecast import forecast
+from fieldcast.pipeline.forecasting import costs
+from fieldcast.pipeline.forecasting.forecaster import build_network, load
+from fieldcast.pipeline.train import code_digest, complete, describe, fit_damping, prepare_resume, train
+from fieldcast.pipeline.training import fit
+from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
+from tests.conftest import ROOT, rewrite
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    scales = [learning_rate_scale(progress, 0.1) for progress in np.linspace(0, 1, 101)]
+    assert scales[0] > 0
+    assert max(scales) == pytest.approx(1, abs=1e-3)
+    assert np.argmax(scales) == 10
+    assert scales[-1] == pytest.approx(0, abs=1e-9)
+    assert all(b <= a + 1e-9 for a, b in pairwise(scales[10:]))
+
+
+def test_budget_counts_steps_or_seconds_whichever_is_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 130.0, 130.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    budget = Budget(max_minutes=1, steps=100)
+    budget.seconds_before = 15  # from before an interruption
+    budget.start()
+    assert budget.progress(10) == pytest.approx(45 / 60)
+    assert budget.progress(90) == pytest.approx(0.9)
+    assert Budget(max_minutes=None, steps=100).progress(10) == 0.1
+
+
+@pytest.fixture
+def convlstm(project: Path) -> Path:
+    rewrite(project, {"train": {"epochs": 4}})
+    return project
+
+
+class StopAfter(Callback):
+    """Ends the process's training as a kill would, right after an epoch's checkpoint."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: ForecastModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("interrupted")
+
+
+@pytest.mark.slow
+def test_resumed_training_equals_an_undisturbed_one(convlstm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {
+        "models": {"convlstm": {"dropout": 0.2}},
+        "sample": {"crop_cells": 16},
+        "train": {"loss": "balanced", "rollout": {"start_leads": 1, "until": 0.7}},
+    }
+    params = rewrite(convlstm, changes)
+    train(params, "convlstm")
+    undisturbed = weights(CHECKPOINTS / "convlstm")
+    shutil.rmtree(CHECKPOINTS)
+    make = fit.make_trainer
+
+    def interrupted(options: Any, callbacks: list[Callback], logger: Any) -> Trainer:
+        return make(options, [*callbacks, StopAfter(2)], logger)
+
+    monkeypatch.setattr(fit, "make_trainer", interrupted)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(params, "convlstm")
+    run = (RESUME / "convlstm" / "run_id").read_text()
+    assert not CHECKPOINTS.exists()
+    monkeypatch.setattr(fit, "make_trainer", make)
+    train(params, "convlstm")
+    assert weights(CHECKPOINTS / "convlstm") == undisturbed
+    assert not (RESUME / "convlstm").exists()
+    losses = history_of(run, "val/loss")
+    assert len(losses) == 4  # one training, one run, no epoch twice
+    assert losses[1] > losses[0]  # the last epoch before the interruption was no better
+
+
+def history_of(run_id: str, metric: str) -> list[float]:
+    from mlflow import MlflowClient
+
+    from fieldcast.pipeline.tracking.runs import tracking_uri
+
+    client = MlflowClient(tracking_uri(Path()))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    return [entry.value for entry in client.get_metric_history(run_id, metric)]
+
+
+@pytest.mark.slow
+def test_repeatable_and_seeded(project: Path) -> None:
+    params = rewrite(project, {})
+    train(params, "video_transformer")
+    first = weights(CHECKPOINTS / "video_transformer")
+    digest = store.directory_digest(CHECKPOINTS / "video_transformer")
+    train(params, "video_transformer")
+    assert weights(CHECKPOINTS / "video_transformer") == first
+    assert store.directory_digest(CHECKPOINTS / "video_transformer") == digest  # the card too
+    train(rewrite(project, {"train": {"seed": 2}}), "video_transformer")
+    assert weights(CHECKPOINTS / "video_transformer") != first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has", [False, True])
+def test_emulated_bfloat16_is_told(
+    has: bool, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "has_bfloat16", lambda: has)
+    train(rewrite(project, {"train": {"precision": "bf16-mixed", "epochs": 1}}), "video_transformer")
+    assert ("train.precision bf16-mixed: this processor has no bfloat16" in capsys.readouterr().err) == (not has)
+
+
+@pytest.mark.slow
+def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> None:
+    params = rewrite(project, {"train": {"epochs": 100_000, "max_minutes": 0.08, "patience": 100_000}})
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    make = fit.make_trainer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fit, "make_trainer", lambda options, callbacks, logger: make(options, [*callbacks, Rates()], logger)
+        )
+        train(params, "convlstm")
+    assert max(rates) > 0.5 * params.train.learning_rate
+    assert rates[-1] < 0.1 * params.train.learning_rate
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of torch's own tracing
+def test_compiled_training_is_the_same_training(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = rewrite(project, {"train": {"epochs": 1}})
+    train(params, "convlstm")
+    plain, macs = weights(CHECKPOINTS / "convlstm"), costs.read(Path("data/costs/training/convlstm.json")).macs
+    asked, compile_in_place = [], torch.nn.Module.compile
+
+    def traced(model: torch.nn.Module, *, mode: str) -> None:
+        asked.append(mode)
+        compile_in_place(model, backend="eager")  # traces as any backend does, and rounds as without
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    train(rewrite(project, {"train": {"compile": "reduce-overhead"}}), "convlstm")
+    assert asked == ["reduce-overhead"]
+    assert weights(CHECKPOINTS / "convlstm") == plain
+    assert costs.read(Path("data/costs/training/convlstm.json")).macs == macs
+
+
+def test_a_name_trains_the_cell_of_its_options(project: Path) -> None:
+    """No later option may turn a ConvLSTM into something else."""
+    changes = {"kinds": {"other": "recurrent"}, "models": {"other": {"temporal_mixer": "convgru", "hidden": [8]}}}
+    params = rewrite(project, changes)
+    for name, cell in (("convlstm", ConvLSTMCell), ("other", ConvGRUCell)):
+        network = build_network(describe(params, name, "0" * 32), np.zeros((1, 1, 1, 1)), np.ones(1))
+        assert {type(of_level) for of_level in [*network.model.encoder, *network.model.forecaster]} == {cell}
+
+
+@pytest.mark.slow
+def test_inputs_of_time_and_place_are_trained(project: Path) -> None:
+    params = rewrite(project, {"sample": {"calendar": True, "coordinates": True}, "train": {"epochs": 1}})
+    train(params, "convlstm")
+    loaded = load(CHECKPOINTS / "convlstm")
+    assert (loaded.description.calendar, loaded.description.coordinates) == (True, True)
+    assert loaded.description.channels_in == 7
+    init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
+    forecast(CHECKPOINTS / "convlstm", OBSERVATIONS, init_times, Path("placed.zarr"), params.forecast)
+    assert np.isfinite(store.open_forecasts(Path("placed.zarr"))["rain_rate"].values).all()
+
+
+def test_balanced_without_rain_is_refused(project: Path) -> None:
+    params = rewrite(project, {"train": {"loss": "balanced"}})
+    described = describe(params, "convlstm", "0" * 32)
+    kelvin = replace(described, channels=[{**described.channels[0], "units": "K"}])
+    with pytest.raises(InputError, match="balanced weighs rain rates"):
+        fit.fit(params, kelvin, None, RESUME, None)
+
+
+def test_weights_of_cells_follow_the_physical_target(project: Path) -> None:
+    params = rewrite(project, {"train": {"loss": "balanced", "lead_weights": "linear", "last_lead_weight": 3}})
+    described = replace(
+        describe(params, "convlstm", "0" * 32),
+        channels=[{**describe(params, "convlstm", "0" * 32).channels[0], "units": units} for units in ("mm h-1", "K")],
+        targets=2,
+    )
+    network = build_network(described, np.zeros((1, 2, 1, 1)), np.full(2, 0.7))
+    observed = torch.full((2, 4, 2, 5, 7), 12.0)
+    weighted = ForecastModule(network, params.train, Budget(None))._weights(observed).expand_as(observed)
+    assert weighted[0, :, 0, 0, 0].tolist() == pytest.approx([5, 25 / 3, 35 / 3, 15])  # rain: 10, leads 1 to 3
+    assert weighted[0, :, 1, 0, 0].tolist() == pytest.approx([0.5, 5 / 6, 7 / 6, 1.5])  # kelvin have no bins
+    network.output = "quantiles"
+    of_members = ForecastModule(network, params.train, Budget(None))._weights(observed)
+    assert of_members.flatten().tolist() == pytest.approx([0.5, 5 / 6, 7 / 6, 1.5])  # their loss is the CRPS
+
+
+@pytest.mark.slow
+def test_missing_cells_reach_no_weight(project: Path) -> None:
+    """Values of cells outside the radars' range are NaN in history and target: no gradient may be NaN."""
+    params = rewrite(project, {})
+    description = describe(params, "convlstm", "0" * 32)
+    samples = fit.Samples(params, description)
+    network = build_network(description, np.zeros((1, 1, 1, 1)), np.ones(1))
+    module = ForecastModule(network, params.train, Budget(None))
+    batch = next(iter(samples.train_dataloader()))
+    for key in ("history", "target"):
+        batch[key][..., :7] = math.nan
+    module._loss(batch).backward()
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_fingerprint_starts_afresh_when_anything_changes(project: Path) -> None:
+    params = rewrite(project, {})
+    folder = RESUME / "convlstm"
+    first = prepare_resume(folder, params, "convlstm", "a")
+    (folder / "last.ckpt").write_text("old")
+    assert prepare_resume(folder, params, "convlstm", "a") == first
+    assert (folder / "last.ckpt").exists()
+    changed = rewrite(project, {"train": {"learning_rate": 0.5}})
+    assert prepare_resume(folder, changed, "convlstm", "a") != first
+    assert not (folder / "last.ckpt").exists()
+    (folder / "last.ckpt").write_text("old")
+    prepare_resume(folder, changed, "convlstm", "b")  # other data
+    assert not (folder / "last.ckpt").exists()
+    assert code_digest("recurrent") != code_digest("video_transformer")
+
+
+def test_damping_by_hand(project: Path) -> None:
+    params = rewrite(project, {})
+    description = describe(params, "damped_persistence", "0" * 32)
+    samples = fit.Samples(params, description)
+    batch = samples.training.__getitems__([(i, 0) for i in range(len(samples.training))])
+    climatology = np.full((1, 1, 24, 24), 0.3, dtype=np.float32)
+    anomaly = batch["history"][:, -1].numpy().astype(float) - 0.3
+    expected = [
+        (anomaly * (batch["target"][:, k].numpy() - 0.3)).sum() / (anomaly**2).sum()
+        for k in range(params.sample.horizon)
+    ]
+    np.testing.assert_allclose(fit_damping(params, description, climatology)[:, 0], expected, rtol=1e-4)
+
+
+def test_cells_never_seen_in_training_take_the_field_mean() -> None:
+    climatology = np.array([[[[1.0, np.nan], [3.0, 5.0]]]])
+    np.testing.assert_array_equal(complete(climatology), [[[[1, 3], [3, 5]]]])
+
+
+@pytest.mark.parametrize("model", ["persistence", "climatology", "damped_persistence", "advection"])
+def test_references_are_checkpoints_with_a_run(project: Path, model: str) -> None:
+    params = rewrite(project, {})
+    train(params, model)
+    loaded = load(CHECKPOINTS / model)
+    assert loaded.description.model == model
+    assert sorted(loaded.arrays) == {
+        "climatology": ["climatology"],
+        "damped_persistence": ["climatology", "damping"],
+    }.get(model, [])
+    assert loaded.description.data_digest == store.directory_digest(PREPARED)
+    assert json.loads((CHECKPOINTS / model / "config.json").read_text())["step_minutes"] == 5
+    statistics = json.loads((PREPARED / "statistics.json").read_text())
+    assert loaded.description.contract == statistics["contract"]
+    assert {"min", "max"} <= set(loaded.description.channels[0])
+    assert "24 x 24 cells" in (CHECKPOINTS / model / "card.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(project: Path) -> None:
+    rewrite(project, {"train": {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}})
+    command = [sys.executable, "-m", "fieldcast.pipeline.train", "--model", "convlstm"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2 of 2, step 6," in done.stderr  # 42 samples, 8 a process and step: 3 steps an epoch
+    assert load(CHECKPOINTS / "convlstm").network is not None
+
+    from mlflow import MlflowClient
+
+    from fieldcast.pipeline.tracking.runs import tracking_uri
+
+    client = MlflowClient(tracking_uri(Path()))
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])  # one training, one run
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [
+        ("recurrent", "quantiles"),
+        ("recurrent", "ensemble"),
+        ("video_transformer", "quantiles"),
+        ("video_transformer", "ensemble"),
+    ],
+)
+def test_members_are_trained_calibrated_and_forecast(project: Path, kind: str, output: str) -> None:
+    name = f"{kind}_members"
+    options = {"output": output, "members": 3, "patch": 4}
+    params = rewrite(project, {"kinds": {name: kind}, "models": {name: options}, "train": {"epochs": 1}})
+    train(params, name)
+    loaded = load(CHECKPOINTS / name)
+    assert loaded.description.members == 3
+    assert loaded.calibration is not None
+    assert loaded.calibration.offsets.shape == (4, 1, 4, 3)
+    assert np.isfinite(loaded.calibration.offsets).all()
+    assert "calibrated on | " in (CHECKPOINTS / name / "card.md").read_text()
+    check_forecasts_with_members(params, name, loaded, output)
+
+
+@pytest.mark.slow
+def test_steps_is_calibrated_and_forecast(project: Path) -> None:
+    params = rewrite(project, {"kinds": {"steps": "steps"}, "models": {"steps": {"members": 3, "frames": 3}}})
+    train(params, "steps")
+    check_forecasts_with_members(params, "steps", load(CHECKPOINTS / "steps"), "ensemble")
+
+
+def check_forecasts_with_members(
+    params: config.Params, name: str, forecaster: forecaster.Forecaster, members_are: str
+) -> None:
+    init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
+    forecast(CHECKPOINTS / name, OBSERVATIONS, init_times, Path("members.zarr"), params.forecast)
+    written = store.open_forecasts(Path("members.zarr"))
+    assert written.attrs["members"] == members_are
+    assert written.sizes["member"] == 3
+    fields = written["rain_rate"].values
+    assert np.isfinite(fields).all()
+    assert (fields >= 0).all()
+    assert (fields.std(axis=2) > 0).any()
+    if members_are == "quantiles":
+        assert (np.diff(fields, axis=2) >= 0).all()
+    observed = store.open_observations(OBSERVATIONS)["rain_rate"]
+    steps = np.array([-10, -5, 0], dtype="timedelta64[m]")
+    history = np.stack([observed.sel(time=time + steps).values for time in init_times[1:2]])[:, :, None]
+    issued = forecaster(history, init_times[1:2])
+    np.testing.assert_array_equal(issued[0, :, 0], fields[1].mean(axis=1))
+
+
+@pytest.mark.slow
+def test_a_training_with_noise_repeats(project: Path) -> None:
+    options = {"output": "ensemble", "members": 3}
+    params = rewrite(project, {"models": {"convlstm": options}, "train": {"epochs": 1}})
+    digests = set()
+    for _ in range(2):
+        train(params, "convlstm")
+        digests.add(store.directory_digest(CHECKPOINTS / "convlstm"))
+    assert len(digests) == 1

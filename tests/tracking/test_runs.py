@@ -1,0 +1,182 @@
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.frames import read_init_times
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED
+from fieldcast.pipeline.forecasting.costs import Costs
+from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.tracking.comparison import log_comparison
+from fieldcast.pipeline.train import train
+from tests.conftest import rewrite
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(tracking.tracking_uri(project))
+
+
+@pytest.fixture
+def trained(project: Path) -> tracking.Run:
+    train(rewrite(project, {}), "damped_persistence")
+    return tracking.open_run(
+        "small", "damped_persistence", store.directory_digest(CHECKPOINTS / "damped_persistence"), "x"
+    )
+
+
+def test_training_leaves_one_complete_run(trained: tracking.Run, client: MlflowClient) -> None:
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == trained.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.name"] == "damped_persistence"
+    assert run.data.tags["model"] == "damped_persistence"
+    (entry,) = run.inputs.dataset_inputs
+    assert entry.dataset.digest == store.directory_digest(PREPARED)
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"params.yaml", "data"}
+
+
+def test_registered_version_loads_without_pickle_and_without_this_project(
+    trained: tracking.Run, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (version,) = client.search_model_versions("name='small'")
+    observed = store.open_observations(OBSERVATIONS)["rain_rate"]
+    init_time = read_init_times(PREPARED / "init_times.csv", "test")[:1]
+    history = observed.sel(time=init_time + np.array([-10, -5, 0], dtype="timedelta64[m]")).values[None, :, None]
+    uri = tracking.tracking_uri(Path())
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/small/{version.version}")
+    seconds = init_time.astype("datetime64[s]").astype(np.int64)
+    forecast = loaded.predict({"history": history, "init_time": seconds})
+    assert forecast.shape == (1, 4, 1, 24, 24)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="float64"):
+        loaded.predict({"history": history.astype(np.float64), "init_time": seconds})
+
+
+def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "sums.nc").write_bytes(b"sums")
+    run = tracking.log_scores(
+        experiment="small",
+        checkpoint=CHECKPOINTS / "damped_persistence",
+        model="damped_persistence",
+        kind="damped_persistence",
+        sums=tmp_path / "sums.nc",
+        scores={"rmse": {5: 1.0, 10: 2.0}, "csi_1_mm_h": {5: 0.5, 10: float("nan")}, "far_1_mm_h": {5: 0.1}},
+    )
+    assert run.run_id == trained.run_id
+    assert run.run_id is not None
+    curve = client.get_metric_history(run.run_id, "lead/rmse")
+    assert [(entry.step, entry.value) for entry in curve] == [(5, 1.0), (10, 2.0)]
+    assert [entry.step for entry in client.get_metric_history(run.run_id, "lead/csi_1_mm_h")] == [5]
+    assert [entry.value for entry in client.get_metric_history(run.run_id, "lead_more/far_1_mm_h")] == [0.1]
+    assert client.get_run(run.run_id).data.metrics["test/rmse"] == 1.5
+    assert client.get_run(run.run_id).data.tags["mlflow.runColor"] == "#56b4e9"
+    assert [file.path for file in client.list_artifacts(run.run_id, "scores")] == ["scores/sums.nc"]
+
+
+def test_scores_of_an_unknown_checkpoint_open_a_run(trained: tracking.Run, client: MlflowClient) -> None:
+    """DVC's run cache can bring back a checkpoint that this tracker has never seen."""
+    assert trained.run_id is not None
+    client.delete_run(trained.run_id)
+    run = tracking.log_scores(
+        experiment="small",
+        checkpoint=CHECKPOINTS / "damped_persistence",
+        model="damped_persistence",
+        kind="damped_persistence",
+        scores={"rmse": {5: 1.0}},
+        sums=Path("none"),
+    )
+    assert run.run_id not in (None, trained.run_id)
+
+
+def test_images_share_a_key_across_models(project: Path, client: MlflowClient) -> None:
+    params = rewrite(project, {})
+    images = {}
+    for model, shade in (("persistence", 50), ("climatology", 90)):
+        train(params, model)
+        images[model] = np.full((32, 32, 3), shade, dtype=np.uint8)
+    folder = project / "comparison"
+    folder.mkdir()
+    (folder / "report.html").write_text("<p>report</p>")
+    runs = tracking.runs_of("small", {name: store.directory_digest(CHECKPOINTS / name) for name in images})
+    spent = {name: Costs(forecast_milliseconds=1.5) for name in images}
+    log_comparison(runs, folder, {"case_1": images}, spent)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    for run in client.search_runs([experiment.experiment_id]):
+        names = [Path(file.path).name for file in client.list_artifacts(run.info.run_id, "images")]
+        assert run.data.metrics["spent/forecast_milliseconds"] == 1.5
+        url = runs[run.data.tags["model"]].url("http://127.0.0.1:5000")
+        assert url == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
+        assert any(name.startswith("case_1") for name in names)
+        assert [file.path for file in client.list_artifacts(run.info.run_id, "comparison")] == [
+            "comparison/report.html"
+        ]
+
+
+def test_a_dead_tracker_costs_seconds_and_no_work(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nothing listens
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        train(rewrite(project, {}), "persistence")
+    assert (CHECKPOINTS / "persistence" / "config.json").exists()
+    assert time.monotonic() - started < 30
+    assert "MLflow does not answer" in caplog.text
+
+
+def test_a_tracker_that_dies_is_reported_once(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Dying:
+        def log_batch(self, *args: object, **kwargs: object) -> None:
+            raise ConnectionError("gone\nfor good")
+
+    run = tracking.Run(Dying(), "1", "small")  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING):
+        run.metrics({"a": 1.0}, 0)
+        run.metrics({"a": 1.0}, 1)
+    assert caplog.text.count("gone") == 1
+
+
+def test_uri_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert tracking.tracking_uri(tmp_path) == "http://tracker:5000"
+
+
+@pytest.mark.slow
+def test_two_processes_may_make_the_database(tmp_path: Path) -> None:
+    """MLflow's own migration of a new database fails when two begin it at once."""
+    code = "from pathlib import Path; from pipeline import tracking; tracking.open_run('e', 'm', 'c', 's', Path('p'))"
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert not [error for error in errors if "untracked" in error]
+    assert [path.name for path in (tmp_path / "p").glob("*mlflow*")] == ["mlflow.db"]
+
+
+def test_a_password_is_left_out_of_messages() -> None:
+    error = ConnectionError("POST http://anna:secret@tracker:5000/api failed\nand more")
+    assert tracking.first_line(error) == "POST http://tracker:5000/api failed"
