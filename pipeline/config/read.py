@@ -76,7 +76,7 @@ class Params(Section):
         kinds = {entry.kind for entry in self.models.values()}
         if self.forecast.online is not None and not kinds & set(models.REFERENCES):
             raise ValueError(
-                "forecast.online leaves promotion without a candidate, since all models in models learn on; add a"
+                "forecast.online leaves promotion without a candidate, since all models learn on; add a"
                 " reference such as persistence, or set forecast.online to null"
             )
         return self

@@ -218,8 +218,7 @@ def params_of(rehearsal: Rehearsal, archive: Archive, feed: Path, folder: Path) 
         "train": {"epochs": 1},
         "track": {"experiment": EXPERIMENT},
         "live": live,
-        "kinds": {rehearsal.model: rehearsal.model},
-        "models": {rehearsal.model: {}},
+        "models": {rehearsal.model: {"kind": rehearsal.model}},
     }
     return Params.model_validate(content)
 

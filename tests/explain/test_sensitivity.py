@@ -7,13 +7,14 @@ from fieldcast import models
 from fieldcast.models.simvp.options import SimVPOptions
 from fieldcast.models.video_transformer.attention.rollout import look_back
 from fieldcast.pipeline.explain.sensitivity import contribution, sensitivity
+from tests.models.conftest import shake
 
 
-def build(shaken, **options):
+def build(**options):
     torch.manual_seed(0)
     sizes = {"channels_in": 1, "channels_out": 1, "history": 3, "horizon": 2, "step_minutes": 5}
     options = SimVPOptions(channels=3, hidden=7, blocks=1, **options)
-    return shaken(models.build("simvp", options, **sizes)).eval()
+    return shake(models.build("simvp", options, **sizes)).eval()
 
 
 def cell(row, column, height, width):
@@ -22,8 +23,8 @@ def cell(row, column, height, width):
     return region
 
 
-def test_sensitivity_is_the_slope_of_the_forecast(shaken):
-    model = build(shaken).double()
+def test_sensitivity_is_the_slope_of_the_forecast():
+    model = build().double()
     history = torch.randn(1, 3, 1, 17, 13, dtype=torch.float64)
     history[0, 1, 0, 8, 6] = torch.nan
     region = cell(8, 5, 17, 13) | cell(9, 5, 17, 13)
@@ -48,8 +49,8 @@ def test_contributions_of_a_linear_forecast_add_up_to_it():
     assert parts.flatten().tolist() == [3 * (3 - 1), 0, 3 * (6 - 1)]
 
 
-def test_sensitivity_averages_members(shaken):
-    model = build(shaken, output="ensemble", members=2)
+def test_sensitivity_averages_members():
+    model = build(output="ensemble", members=2)
     history, noise = torch.randn(1, 3, 1, 9, 7), torch.randn(1, 2, 16)
     region = cell(4, 3, 9, 7)
     alone = [sensitivity(model, history, 0, region, noise=noise[:, [k, k]]) for k in range(2)]

@@ -178,7 +178,7 @@ def test_a_fresh_process_forecasts_from_the_folder_alone(tmp_path: Path) -> None
     forecaster, _ = trained("recurrent", tmp_path / "c")
     np.save(tmp_path / "history.npy", history())
     code = (
-        "import numpy as np; from pathlib import Path; from fieldcast.pipeline.forecasting.checkpoint import load;"
+        "import numpy as np; from pathlib import Path; from fieldcast.pipeline.forecasting.forecaster import load;"
         "h = np.load('history.npy'); t = np.array(['2024-06-01T05:00', '2024-06-01T23:55'], dtype='datetime64[ns]');"
         "np.save('forecast.npy', load(Path('c'))(h, t))"
     )

@@ -305,12 +305,12 @@ def test_wrong_options_are_one_line(online: Any, expected: str, small: dict[str,
 
 def test_without_a_reference_nobody_could_be_champion(small: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    only = {"kinds": {"convlstm": "recurrent"}, "models": {"convlstm": {}}}
+    only = {"models": {"convlstm": {"kind": "recurrent"}}}
     path.write_text(yaml.safe_dump(small | only | {"forecast": {"online": {}}}))
     with pytest.raises(InputError) as caught:
         config.read(path)
     assert str(caught.value) == (
-        f"{path}: the file: forecast.online leaves promotion without a candidate, since all models in kinds learn on;"
+        f"{path}: the file: forecast.online leaves promotion without a candidate, since all models learn on;"
         " add a reference such as persistence, or set forecast.online to null"
     )
     path.write_text(yaml.safe_dump(small | only))

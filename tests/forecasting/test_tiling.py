@@ -16,7 +16,11 @@ from fieldcast.pipeline.forecasting.tiling import (
 from tests.forecasting.test_checkpoint import description, trained
 
 FIVE = np.datetime64("2024-06-01T22:40", "ns") + np.arange(5) * np.timedelta64(35, "m")
-LEARNED = {"recurrent": {"hidden": [32], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
+LEARNED: dict[str, dict[str, object]] = {
+    "recurrent": {"hidden": [32], "patch": 2},
+    "video_transformer": {"dim": 8, "heads": 2, "patch": 3},
+    "simvp": {"channels": 4, "levels": 1, "hidden": 8, "blocks": 1},
+}
 SHAPE = (32, 35)  # large enough for sums in another order: in one batch of five these networks round differently
 
 

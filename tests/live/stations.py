@@ -40,8 +40,7 @@ PARAMS: dict[str, Any] = {
     "verify": {"thresholds": {"rain_rate": [0.5, 2]}},
     "track": {"experiment": "small"},
     "live": {"model": "checkpoint", "reserve_megabytes": 1, "lock_wait_seconds": 5},
-    "kinds": {"persistence": "persistence"},
-    "models": {"persistence": {}},
+    "models": {"persistence": {"kind": "persistence"}},
 }
 
 

@@ -45,7 +45,7 @@ from tests.live.publishing import (
     writing,
 )
 
-SOURCES = ("archive", "cycle", "recovery")
+SOURCES = ("archive/publish", "cycle", "archive/recovery")
 FAILPOINTS = sorted(
     {
         name

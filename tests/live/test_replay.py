@@ -303,6 +303,6 @@ def test_too_few_frames_are_refused(radar: Path, tmp_path: Path) -> None:
 
 def test_all_failpoints_are_rehearsed() -> None:
     found = set()
-    for path in (ROOT / "pipeline" / "live").glob("*.py"):
+    for path in (ROOT / "pipeline" / "live").rglob("*.py"):
         found |= set(re.findall(r'failpoint\("([^"]+)"\)', path.read_text()))
     assert found - {"trashed"} == set(FAILPOINTS)  # nothing becomes so old in a rehearsal that it is deleted

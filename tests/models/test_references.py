@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from fieldcast.models.advection.forecast import forecast as advection
-from fieldcast.models.climatology.forecast import forecast as climatology
-from fieldcast.models.damped_persistence.forecast import fit, sums
+from fieldcast.models.climatology import forecast as climatology
+from fieldcast.models.climatology.options import ClimatologyOptions
 from fieldcast.models.damped_persistence.forecast import forecast as damped_persistence
+from fieldcast.models.damped_persistence.forecast import sums
 from fieldcast.models.layers import motion as motion_module
+from fieldcast.models.layers.reference import Case
 from fieldcast.models.persistence.forecast import forecast as persistence
 
 NAN = np.nan
@@ -21,18 +23,21 @@ def test_persistence_takes_the_latest_valid_value():
     np.testing.assert_array_equal(result[0, :, 0, 0], [[2, 5, NAN]] * 2)
 
 
-def test_climatology_is_a_copy():
-    usual = np.full((2, 3, 1, 5, 7), 4, dtype=np.float32)
-    result = climatology(usual)
-    assert result is not usual
-    np.testing.assert_array_equal(result, usual)
+def test_climatology_is_that_of_the_valid_hour():
+    usual = np.arange(24, dtype=np.float32)[:, None, None, None] * np.ones((24, 1, 5, 7), dtype=np.float32)
+    hour = np.timedelta64(1, "h")
+    init_times = np.array(["2024-06-01T05:30", "2024-06-01T22:00"], dtype="datetime64[ns]")
+    case = Case(init_times, 3, hour, 1.0, ClimatologyOptions(), {"climatology": usual})
+    result = climatology.members(np.zeros((2, 1, 1, 5, 7), dtype=np.float32), case)
+    assert result.shape == (2, 1, 3, 1, 5, 7)
+    assert result[:, 0, :, 0, 0, 0].tolist() == [[6, 7, 8], [23, 0, 1]]
 
 
 def test_damping_by_hand():
     # lead 1: pairs (1, 0.5), (2, 1.5), (-1, gap): (0.5 + 3) / (1 + 4); lead 2: (1, 0), (2, 1), (-1, 1): 1 / 6
     init = np.array([1, 2, -1, NAN], dtype=np.float32).reshape(1, 1, 1, 4)
     target = np.array([[0.5, 1.5, NAN, 9], [0, 1, 1, 9]], dtype=np.float32).reshape(1, 2, 1, 1, 4)
-    np.testing.assert_allclose(fit(init, target), [[0.7], [1 / 6]], rtol=1e-6)
+    np.testing.assert_allclose(sums(init, target).damping(), [[0.7], [1 / 6]], rtol=1e-6)
 
 
 def test_damping_sums_merge():
@@ -42,12 +47,12 @@ def test_damping_sums_merge():
     init[random.random(init.shape) < 0.2] = NAN
     target[random.random(target.shape) < 0.2] = NAN
     merged = sums(init[:3], target[:3]) + sums(init[3:], target[3:])
-    np.testing.assert_allclose(merged.damping(), fit(init, target), rtol=1e-6)
+    np.testing.assert_allclose(merged.damping(), sums(init, target).damping(), rtol=1e-6)
 
 
 def test_damping_of_nothing_is_climatology():
     nothing = np.full((1, 1, 3, 5), NAN, dtype=np.float32)
-    assert fit(nothing, nothing[:, None]).tolist() == [[0]]
+    assert sums(nothing, nothing[:, None]).damping().tolist() == [[0]]
 
 
 def test_damped_persistence_by_hand():

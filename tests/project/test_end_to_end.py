@@ -44,8 +44,8 @@ def run(folder: Path, *command: str) -> str:
 def make_project(folder: Path, params: dict[str, Any], tracker: Path) -> Path:
     """Return a repository with this project's code and small parameters."""
     folder.mkdir()
-    for name in ("pipeline", "models", "data/raw"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("fieldcast", "pipeline", "models", "data/raw"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -63,15 +63,14 @@ def commit(folder: Path) -> None:
 
 def only(params: dict[str, Any], names: set[str]) -> dict[str, Any]:
     """Return the parameters with these models alone: every one is three more processes."""
-    of_names = {section: {k: v for k, v in params[section].items() if k in names} for section in ("kinds", "models")}
-    return {**params, **of_names}
+    return {**params, "models": {name: entry for name, entry in params["models"].items() if name in names}}
 
 
 @pytest.fixture(scope="module")
 def params(small: dict[str, Any]) -> dict[str, Any]:
     every = merged(small, {"train": {"epochs": 5}})
     references = {"climatology", "damped_persistence", "advection", "steps"}  # their stages are those of persistence
-    return only(every, set(every["kinds"]) - references)
+    return only(every, set(every["models"]) - references)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +89,10 @@ def changed(folder: Path) -> set[str]:
 
 def test_all_models_are_compared(done: tuple[Path, str], params: dict[str, Any]) -> None:
     folder, said = done
-    for model in params["kinds"]:
+    for model in params["models"]:
         assert model in said
     metrics = json.loads((folder / SCORES).read_text())
-    assert sorted(metrics) == sorted(params["kinds"])
+    assert sorted(metrics) == sorted(params["models"])
     for scores in metrics.values():
         assert set(scores["rmse"]) == {"5", "10", "15", "20"}
         assert {"csi_0.5_mm_h", "csi_2_mm_h", "fss_0.5_mm_h_10_km", "far_2_mm_h", "mean_error"} <= set(scores)
@@ -127,7 +126,7 @@ def test_second_run_runs_no_stage(done: tuple[Path, str]) -> None:
     assert "Data and pipelines are up to date." in said
 
 
-def test_a_change_reruns_its_own_model_alone(done: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_change_reruns_its_own_model_alone(done: tuple[Path, str], params: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "project"
     shutil.copytree(done[0], folder, symlinks=True)
     path = folder / "params.yaml"
@@ -136,7 +135,7 @@ def test_a_change_reruns_its_own_model_alone(done: tuple[Path, str], tmp_path: P
     )
     assert changed(folder) == {"train@video_transformer", "compare"}
     shutil.copy(done[0] / "params.yaml", path)
-    of_kind = [name for name, kind in yaml.safe_load(path.read_text())["kinds"].items() if kind == "recurrent"]
+    of_kind = [name for name, entry in params["models"].items() if entry["kind"] == "recurrent"]
     assert of_kind == ["convlstm", "convlstm_quantiles"]
     with (folder / "models/recurrent/convlstm.py").open("a") as file:
         file.write("# a change\n")
@@ -244,7 +243,7 @@ def test_report_is_one_page_that_needs_no_other(done: tuple[Path, str], params: 
     assert 'src="http' not in text
     links = re.findall('href="(http[^"]*)', text)
     assert all(link.startswith("http://127.0.0.1:5000/#/experiments/") for link in links)
-    assert len(set(links)) == len(params["kinds"])  # a run of each model; nothing is loaded from there
+    assert len(set(links)) == len(params["models"])  # a run of each model; nothing is loaded from there
     assert "video transformer" in text
 
 

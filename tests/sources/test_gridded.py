@@ -5,7 +5,6 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-import archives
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +13,7 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import GriddedOptions
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import look, open_source
+from tests.sources import archives
 
 HOURS = pd.date_range("2019-03-01", periods=4, freq="h")
 

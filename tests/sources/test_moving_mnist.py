@@ -1,4 +1,3 @@
-import archives
 import numpy as np
 import pytest
 
@@ -6,6 +5,7 @@ from fieldcast.pipeline.config.sources import MovingMnistOptions
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import look, open_source
 from fieldcast.pipeline.sources.moving_mnist import draw_sequence, trajectory
+from tests.sources import archives
 
 
 @pytest.fixture

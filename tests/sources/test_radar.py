@@ -1,13 +1,13 @@
 import gzip
 from pathlib import Path
 
-import archives
 import numpy as np
 import pytest
 
 from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import look, open_source
+from tests.sources import archives
 
 ALL = slice(None)
 

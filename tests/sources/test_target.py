@@ -1,7 +1,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import archives
 import numpy as np
 import pytest
 import xarray as xr
@@ -15,6 +14,7 @@ from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.sources.target import read_frames, target_of
 from fieldcast.pipeline.sources.template import fields, grid_template
+from tests.sources import archives
 
 
 @dataclass(frozen=True)

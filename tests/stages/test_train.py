@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -24,8 +25,9 @@ from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARE
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
-from fieldcast.pipeline.forecasting.forecaster import build_network, load
-from fieldcast.pipeline.train import code_digest, complete, describe, fit_damping, prepare_resume, train
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
+from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.train import code_digest, complete, describe, fit_reference, prepare_resume, train
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
 from tests.conftest import ROOT, rewrite
@@ -175,7 +177,7 @@ def test_compiled_training_is_the_same_training(project: Path, monkeypatch: pyte
 
 def test_a_name_trains_the_cell_of_its_options(project: Path) -> None:
     """No later option may turn a ConvLSTM into something else."""
-    changes = {"kinds": {"other": "recurrent"}, "models": {"other": {"temporal_mixer": "convgru", "hidden": [8]}}}
+    changes = {"models": {"other": {"kind": "recurrent", "temporal_mixer": "convgru", "hidden": [8]}}}
     params = rewrite(project, changes)
     for name, cell in (("convlstm", ConvLSTMCell), ("other", ConvGRUCell)):
         network = build_network(describe(params, name, "0" * 32), np.zeros((1, 1, 1, 1)), np.ones(1))
@@ -257,13 +259,15 @@ def test_damping_by_hand(project: Path) -> None:
     description = describe(params, "damped_persistence", "0" * 32)
     samples = fit.Samples(params, description)
     batch = samples.training.__getitems__([(i, 0) for i in range(len(samples.training))])
-    climatology = np.full((1, 1, 24, 24), 0.3, dtype=np.float32)
-    anomaly = batch["history"][:, -1].numpy().astype(float) - 0.3
+    with xr.open_dataset(PREPARED / "climatology.nc") as dataset:
+        mean = dataset["rain_rate"].values[0]
+    anomaly = batch["history"][:, -1, 0].numpy().astype(float) - mean
     expected = [
-        (anomaly * (batch["target"][:, k].numpy() - 0.3)).sum() / (anomaly**2).sum()
+        (anomaly * (batch["target"][:, k, 0].numpy() - mean)).sum() / (anomaly**2).sum()
         for k in range(params.sample.horizon)
     ]
-    np.testing.assert_allclose(fit_damping(params, description, climatology)[:, 0], expected, rtol=1e-4)
+    fitted = fit_reference(params, description, project, tracking.Run(None, None, "small"))
+    np.testing.assert_allclose(fitted.arrays["damping"][:, 0], expected, rtol=1e-4)
 
 
 def test_cells_never_seen_in_training_take_the_field_mean() -> None:
@@ -322,8 +326,8 @@ def test_two_processes_train_one_model(project: Path) -> None:
 )
 def test_members_are_trained_calibrated_and_forecast(project: Path, kind: str, output: str) -> None:
     name = f"{kind}_members"
-    options = {"output": output, "members": 3, "patch": 4}
-    params = rewrite(project, {"kinds": {name: kind}, "models": {name: options}, "train": {"epochs": 1}})
+    options = {"kind": kind, "output": output, "members": 3, "patch": 4}
+    params = rewrite(project, {"models": {name: options}, "train": {"epochs": 1}})
     train(params, name)
     loaded = load(CHECKPOINTS / name)
     assert loaded.description.members == 3
@@ -336,14 +340,12 @@ def test_members_are_trained_calibrated_and_forecast(project: Path, kind: str, o
 
 @pytest.mark.slow
 def test_steps_is_calibrated_and_forecast(project: Path) -> None:
-    params = rewrite(project, {"kinds": {"steps": "steps"}, "models": {"steps": {"members": 3, "frames": 3}}})
+    params = rewrite(project, {"models": {"steps": {"kind": "steps", "members": 3, "frames": 3}}})
     train(params, "steps")
     check_forecasts_with_members(params, "steps", load(CHECKPOINTS / "steps"), "ensemble")
 
 
-def check_forecasts_with_members(
-    params: config.Params, name: str, forecaster: forecaster.Forecaster, members_are: str
-) -> None:
+def check_forecasts_with_members(params: config.Params, name: str, forecaster: Forecaster, members_are: str) -> None:
     init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
     forecast(CHECKPOINTS / name, OBSERVATIONS, init_times, Path("members.zarr"), params.forecast)
     written = store.open_forecasts(Path("members.zarr"))

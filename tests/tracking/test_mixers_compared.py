@@ -24,8 +24,7 @@ COMPARED = {**LEARNED, "persistence": ("persistence", {})}
 
 def rewrite_models(project: Path) -> None:
     content = yaml.safe_load((project / "params.yaml").read_text())
-    content["models"] = {name: options for name, (_, options) in COMPARED.items()}
-    content["kinds"] = {name: kind for name, (kind, _) in COMPARED.items()}
+    content["models"] = {name: {"kind": kind, **options} for name, (kind, options) in COMPARED.items()}
     content["train"]["epochs"] = 1
     content["verify"] = {"thresholds": {"rain_rate": [0.5]}, "neighbourhoods_km": [2]}
     content["compare"] = {"resamples": 100}

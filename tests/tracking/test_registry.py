@@ -33,7 +33,7 @@ def sums(error: float) -> xr.Dataset:
 @pytest.fixture
 def registry(project: Path) -> Registry:
     """Return a registry with a version and a scored run of two models."""
-    params = rewrite(project, {"kinds": {name: name for name in MODELS}, "models": {name: {} for name in MODELS}})
+    params = rewrite(project, {"models": {name: {"kind": name} for name in MODELS}})
     for k, name in enumerate(MODELS):
         train(params, name)
         write_sums(sums(k + 1.0), SCORES / f"{name}.nc")

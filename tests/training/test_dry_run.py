@@ -11,6 +11,7 @@ from fieldcast.models.video_transformer.block import DividedBlock
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.forecasting.costs import count_macs
 from fieldcast.pipeline.training.dry_run import COPIES, Memory, held_for_backward, training_memory
+from tests.models.conftest import SMALL, build_small
 
 
 class Two(nn.Module):
@@ -30,10 +31,11 @@ def test_what_is_held_by_hand():
     assert training_memory(Two, (5, 1, 1, 1)) == Memory(COPIES * weights, 4 * (5 + 7))
 
 
-def test_rehearsal_equals_the_real_thing(case, small):
+@pytest.mark.parametrize("case", SMALL)
+def test_rehearsal_equals_the_real_thing(case):
     shape = (5, 3, 17, 13)
-    real = [held_for_backward(small(case), torch.zeros(size, *shape)) for size in (1, 2, 3)]
-    found = training_memory(lambda: small(case), shape)
+    real = [held_for_backward(build_small(case), torch.zeros(size, *shape)) for size in (1, 2, 3)]
+    found = training_memory(lambda: build_small(case), shape)
     if case == "clustered":  # the data's clusters are fewer than the worst case
         assert found.a_sample > real[2] - real[1]
     else:
@@ -95,10 +97,10 @@ def test_multiply_adds_of_a_divided_block_by_hand():
     assert count_macs(block, (t, h, w, d)) == tokens * (2 * 4 * d**2 + d**2 + 2 * (t + h * w) * d + 3 * d * 4 * d)
 
 
-def test_weights_and_multiply_adds_of_a_transformer_by_hand(small):
+def test_weights_and_multiply_adds_of_a_transformer_by_hand():
     """One layer is four sub-layers over all tokens: three frames of 2 x 3 patches, and two to come."""
     d, patch, slots, history, horizon = 8, 4, 2 * 3, 3, 2
-    model = small("joint", channels=(1, 1), history=history, horizon=horizon, patch=patch)
+    model = build_small("joint", channels=(1, 1), history=history, horizon=horizon, patch=patch)
     tokens, hidden = slots * (history + horizon), 4 * d
     embedding, attention, mlp = 2 * patch**2 * d, 4 * d**2, 3 * d * hidden
     minutes, readout, base = 64 * d + d * d, d * patch**2, history * horizon

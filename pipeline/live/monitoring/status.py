@@ -272,7 +272,7 @@ def write_page(status: Status, folder: Path, path: Path) -> None:
     animation, error = _newest_animation(status, folder)
     ratio = pictures.ratio_chart(status.verified, status.drift, status.now)
     charts = [*(pictures.error_chart(it) for it in status.scores), ratio]
-    page = environment.get_template("live/status.html.j2").render(
+    page = environment.get_template("status.html.j2").render(
         status=status,
         verdict=VERDICTS[status.exit_code()],
         headline=headline(status),
