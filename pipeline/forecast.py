@@ -16,7 +16,7 @@ import xarray as xr
 from einops import rearrange
 from tqdm import tqdm
 
-from fieldcast.models import LEARNED
+from fieldcast.models import LEARNED, scheduler_of
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
@@ -83,12 +83,11 @@ def forecast(
             (folder, digest, observations, init_times[start : start + options.batch_size], start, partial, options)
             for start in starts
         ]
-        alone = description.kind in LEARNED and scheduler is None  # torch uses all cores by itself
         seconds = (
             run_blocks(
                 forecast_block,
                 jobs,
-                scheduler="synchronous" if alone else scheduler,
+                scheduler=scheduler or scheduler_of(description.kind),
                 description=f"forecast {description.model}",
                 unit="block",
             )

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from fieldcast.models.layers.reference import Training
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
@@ -223,15 +225,23 @@ def _validation_forecasts(
     """Yield the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of each init time."""
     description = forecaster.description
     reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in description.channels], params.sample.cache)
+    jobs = list(zip(repeat(forecaster), repeat(reader), reader.positions(init_times), init_times, strict=False))
+    scheduler = models.scheduler_of(description.kind) or "synchronous"
+    yield from iterate_blocks(validate_one, jobs, scheduler=scheduler, description="calibrate", unit="init time")
+
+
+def validate_one(
+    forecaster: Forecaster, reader: FrameReader, position: int, init_time: np.datetime64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of one init time."""
+    description = forecaster.description
     history, horizon = description.history, description.horizon
-    positions = tqdm(reader.positions(init_times), desc="calibrate", disable=not sys.stderr.isatty())
-    for position, init_time in zip(positions, init_times, strict=True):
-        frames = reader.read(position + 1 - history, position + 1 + horizon)[None]
-        tiles = config.Forecast()  # as large as the training crop
-        members = forecast_members(
-            forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
-        )
-        yield members, frames[:, history:, : description.targets]
+    frames = reader.read(position + 1 - history, position + 1 + horizon)[None]
+    tiles = config.Forecast()  # as large as the training crop
+    members = forecast_members(
+        forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
+    )
+    return members, frames[:, history:, : description.targets]
 
 
 def complete(climatology: np.ndarray) -> np.ndarray:

@@ -45,12 +45,13 @@ def read(*paths: Path) -> Costs:
 
 
 def peak_memory_mb() -> float:
-    """Return the largest memory that this process has held so far: on its GPU if it used one, else resident."""
+    """Return the most memory that this process, or one that it started, has held: of its GPU if it used one."""
     torch = sys.modules.get("torch")  # not imported for this: it would be the larger part of the result
     if torch is not None and torch.cuda.is_available():
         return round(int(torch.cuda.max_memory_allocated()) / 1e6, 1)
     unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(max(peaks) * unit / 1e6, 1)
 
 
 def device_name(*, learned: bool) -> str:
