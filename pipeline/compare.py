@@ -21,9 +21,10 @@ from fieldcast.pipeline.report.maps import case_of, case_strip
 from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
 from fieldcast.pipeline.report.write import ShownCase
 from fieldcast.pipeline.tracking import runs as tracking
-from fieldcast.pipeline.tracking.comparison import log_comparison
+from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
+from fieldcast.pipeline.tracking.identity import complete
 from fieldcast.pipeline.tracking.registry import Registry, TrackerError
-from fieldcast.pipeline.verification.aggregation import fields_of, read_sums
+from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, scores_of
 
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` listens
 
@@ -38,6 +39,10 @@ def main() -> None:
     comparison = compare(
         {name: _entry(name, each.kind, runs[name]) for name, each in params.models.items()}, params.compare
     )
+    for name, run in runs.items():
+        complete(run, params, name)
+        entry = comparison.entries[name]
+        log_scores(run, entry.kind, scores_of(entry.sums), SCORES / f"{name}.nc")
     cases = _cases(comparison)
     presentation.write(comparison, COMPARISON, params.model_dump(mode="json"), cases)
     console = Console(width=WIDTH)

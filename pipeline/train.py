@@ -1,6 +1,6 @@
-"""Stage `train`: prepared samples + a model's options -> `data/checkpoints/<model>/`, tracked as one MLflow run.
+"""Stage `train`: prepared samples + a model's options -> `data/checkpoints/<model>/`, a learned one's as an MLflow run.
 
-References are fitted here too, so that every model is a checkpoint folder and has a run. A training that was
+References are fitted here too: every model is a checkpoint folder; `compare` adds their runs. A training that was
 interrupted goes on from its last epoch, in the same run, as long as nothing that it depends on has changed.
 """
 
@@ -36,6 +36,7 @@ from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, 
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecaster_of
 from fieldcast.pipeline.forecasting.tiling import forecast_members
 from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.tracking.identity import log_checkpoint, log_identity
 from fieldcast.pipeline.training import memory
 
 CODE = Path(__file__).parents[1]
@@ -66,37 +67,46 @@ def main() -> None:
 
 
 def train(params: config.Params, model: str) -> None:
-    """Write the checkpoint of `model` and its MLflow run."""
+    """Write the checkpoint of `model`."""
     if model not in params.models:
         raise InputError(f"params.yaml: models has no {model!r}, expected one of {', '.join(params.models)}")
     data_digest = store.directory_digest(PREPARED)
     description = describe(params, model, data_digest)
     if description.kind in models.LEARNED:
-        check_fits(params, description)
-    resume = RESUME / model
+        train_learned(params, description)
+    else:
+        finish(params, description, fit_reference(params, description))
+
+
+def train_learned(params: config.Params, description: CheckpointConfig) -> None:
+    """Write the checkpoint of a learned model, and its MLflow run while it trains."""
+    check_fits(params, description)
+    model, resume = description.model, RESUME / description.model
     if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
         fit_learned(params, description, resume, tracking.Run(None, None, params.track.experiment))
         return  # one of several training processes: the first keeps the records and the weights
-    fingerprint = prepare_resume(resume, params, model, data_digest)
+    fingerprint = prepare_resume(resume, params, model, description.data_digest)
     run = tracking.open_run(params.track.experiment, model, fingerprint, f"train@{model}", run_id=_run_id(resume))
     (resume / "run_id").write_text(run.run_id or "")
     try:
         started = bool(list(resume.glob("*.ckpt")))
         if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
-            log_identity(run, params, model, data_digest)
-        fit = fit_reference if description.kind in models.REFERENCES else fit_learned
-        fitted = fit(params, description, resume, run)
-        if description.members is not None:
-            fitted = with_calibration(params, description, fitted)
+            log_identity(run, params, model, description.data_digest)
+        finish(params, description, fit_learned(params, description, resume, run))
     except BaseException:
         run.end("KILLED")
         raise
-    save_checkpoint(CHECKPOINTS / model, description, fitted.arrays, card_of(description, fitted.facts))
-    costs.write(fitted.costs, COSTS / "training" / f"{model}.json")
-    run.tags({tracking.CHECKPOINT_TAG: store.directory_digest(CHECKPOINTS / model)})
-    run.register(CHECKPOINTS / model, description.kind, len(description.channels), description.history)
+    log_checkpoint(run, CHECKPOINTS / model)
     run.end()
     shutil.rmtree(resume)
+
+
+def finish(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> None:
+    """Calibrate a model with members; write its checkpoint and what its training cost."""
+    if description.members is not None:
+        fitted = with_calibration(params, description, fitted)
+    save_checkpoint(CHECKPOINTS / description.model, description, fitted.arrays, card_of(description, fitted.facts))
+    costs.write(fitted.costs, COSTS / "training" / f"{description.model}.json")
 
 
 def describe(params: config.Params, model: str, data_digest: str) -> CheckpointConfig:
@@ -166,29 +176,6 @@ def code_digest(kind: str) -> str:
     return digest.hexdigest()
 
 
-def log_identity(run: tracking.Run, params: config.Params, model: str, data_digest: str) -> None:
-    """Log the parameters that tell runs apart, the whole configuration and the data that the run learns from."""
-    options = {f"model.{key}": value for key, value in params.models[model].options.model_dump(mode="json").items()}
-    learned = params.models[model].kind in models.LEARNED
-    training = params.train.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "loss", "seed"})
-    run.params(
-        {
-            "model.name": model,
-            "model.kind": params.models[model].kind,
-            **options,
-            "sample.history": params.sample.history,
-            "sample.horizon": params.sample.horizon,
-            **({f"train.{key}": value for key, value in training.items()} if learned else {}),
-        }
-    )
-    summary = {"quality": json.loads((PREPARED / "quality.json").read_text())}
-    summary["quality"].pop("days")
-    run.dataset(data_digest, str(PREPARED), summary)
-    for path in ("params.yaml", "dvc.lock"):
-        run.artifact(Path(path))
-    run.artifact(PREPARED / "quality.png", "data")
-
-
 def fit_learned(params: config.Params, description: CheckpointConfig, resume: Path, run: tracking.Run) -> Fitted:
     """Return the weights of a learned model."""
     from fieldcast.pipeline.training.fit import fit  # Lightning takes seconds to import, and references do without
@@ -197,9 +184,8 @@ def fit_learned(params: config.Params, description: CheckpointConfig, resume: Pa
         return fit(params, description, climatology.load(), resume, run)
 
 
-def fit_reference(params: config.Params, description: CheckpointConfig, resume: Path, run: tracking.Run) -> Fitted:
+def fit_reference(params: config.Params, description: CheckpointConfig) -> Fitted:
     """Return what a reference learns from the training period: nothing for most kinds."""
-    del resume, run  # fitted in seconds, and without curves
     if not models.KINDS[description.kind].fitted:
         return Fitted({}, {})
     with xr.open_dataset(PREPARED / "climatology.nc") as dataset:

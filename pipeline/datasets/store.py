@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import dask.array
 import numpy as np
 import xarray as xr
 import zarr
@@ -180,7 +179,7 @@ def open_forecasts(path: Path, chunks: Literal["shards"] | None = None) -> xr.Da
 def directory_digest(path: Path) -> str:
     """Return the MD5 that DVC gives a folder, '<32 hex>.dir': that of the sorted list of its files and their MD5s."""
     entries = [
-        {"md5": _file_md5(file), "relpath": file.relative_to(path).as_posix()}
+        {"md5": file_digest(file), "relpath": file.relative_to(path).as_posix()}
         for file in path.rglob("*")
         if file.is_file()
     ]
@@ -188,7 +187,8 @@ def directory_digest(path: Path) -> str:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def _file_md5(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Return the MD5 of a file, 32 hex digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -248,6 +248,8 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
 
 def _missing(grid: xr.Dataset, sizes: Mapping[str, int], shard: int) -> dict[str, xr.Variable]:
     """Return the grid's variables with these sizes, all NaN, as dask arrays that nothing computes."""
+    import dask.array  # takes a second to import, and readers do without
+
     shape = tuple(sizes.values())
     empty = dask.array.full(shape, np.nan, dtype=np.float32, chunks=(shard, *shape[1:]))  # type: ignore[no-untyped-call]
     return {name: xr.Variable(tuple(sizes), empty, grid[name].attrs) for name in field_names(grid)}

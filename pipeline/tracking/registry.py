@@ -113,7 +113,7 @@ class Registry:
         stored = [name for name in names if name.endswith(".nc")]
         if len(stored) != 1:
             raise InputError(
-                f"run {wanted}: {len(stored)} files of scores in MLflow, expected one, logged by the stage verify: "
+                f"run {wanted}: {len(stored)} files of scores in MLflow, expected one, logged by the stage compare: "
                 f"dvc repro --force --single-item verify@{tags.get(MODEL_TAG, '<model>')}"
             )
         with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,6 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
-from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.train import code_digest, complete, describe, fit_reference, prepare_resume, train
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
@@ -266,7 +265,7 @@ def test_damping_by_hand(project: Path) -> None:
         (anomaly * (batch["target"][:, k, 0].numpy() - mean)).sum() / (anomaly**2).sum()
         for k in range(params.sample.horizon)
     ]
-    fitted = fit_reference(params, description, project, tracking.Run(None, None, "small"))
+    fitted = fit_reference(params, description)
     np.testing.assert_allclose(fitted.arrays["damping"][:, 0], expected, rtol=1e-4)
 
 
