@@ -1,6 +1,7 @@
 """A small project in an empty folder: the default parameters, shrunk until every stage takes seconds."""
 
 import copy
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,15 @@ SMALL: dict[str, Any] = {
         "convlstm_quantiles": {"hidden": [8], "patch": 4},
     },
 }
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that only campaigns run."""
+    if os.environ.get("FIELDCAST_CAMPAIGN") == "1":
+        return
+    campaigns = [item for item in items if item.get_closest_marker("campaign")]
+    config.hook.pytest_deselected(items=campaigns)
+    items[:] = [item for item in items if item not in campaigns]
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
