@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -87,52 +86,6 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, small: dict[str, 
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("fieldcast: params.yaml: train.epoch is 3")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]
-
-
-@pytest.mark.slow
-def test_ui_serves_the_comparison(project: Path, unused_port: int) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from fieldcast.pipeline.cli.main import main; main()",
-        "ui",
-        "--port",
-        str(unused_port),
-    ]
-    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
-        try:
-            assert server.stdout is not None
-            assert f"http://127.0.0.1:{unused_port}/#/experiments" in server.stdout.readline()
-            assert wait_for(unused_port)
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "MLFLOW_DISABLE_TELEMETRY": "true"}
-
-
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(port: int, seconds: float = 90) -> bool:
-    import urllib.error
-    import urllib.request
-
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
-    return False
 
 
 def test_a_comparison_replaces_nothing_else(tmp_path: Path, small: dict[str, Any]) -> None:

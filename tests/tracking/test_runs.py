@@ -164,7 +164,8 @@ def test_uri_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.slow
 def test_two_processes_may_make_the_database(tmp_path: Path) -> None:
     """MLflow's own migration of a new database fails when two begin it at once."""
-    code = "from pathlib import Path; from pipeline import tracking; tracking.open_run('e', 'm', 'c', 's', Path('p'))"
+    code = "from pathlib import Path; from fieldcast.pipeline.tracking.runs import open_run; "
+    code += "open_run('e', 'm', 'c', 's', Path('p'))"
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     both = [
