@@ -110,8 +110,9 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def era5(archive: Path, tmp_path_factory: pytest.TempPathFactory, tracker: Path) -> Iterator[tuple[Path, Scores]]:
     """Yield a folder with the stages' outputs and the scores of three references and three transformers."""
     folder = tmp_path_factory.mktemp("era5") / "project"
+    changes = {"train": {"epochs": 2}, "prepare": {"splits": {"train": {"every_steps": 2}}}}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield folder, run("era5-uk", {"train": {"epochs": 2}}, archive, folder, monkeypatch, tracker, ERA5_MODELS)
+        yield folder, run("era5-uk", changes, archive, folder, monkeypatch, tracker, ERA5_MODELS)
 
 
 def test_era5_references(era5: tuple[Path, Scores]) -> None:
