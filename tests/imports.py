@@ -1,6 +1,7 @@
-"""What the project's modules import of one another, read from the source without running it."""
+"""Imports between the project's modules, read from the source without running it."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -8,14 +9,15 @@ ROOT = Path(__file__).parents[1]
 
 def modules() -> dict[str, Path]:
     """Return every module of the project by dotted name."""
-    found = {}
+    paths = {}
     for package in ("pipeline", "models"):
         for path in (ROOT / package).rglob("*.py"):
             parts = ("fieldcast", *path.relative_to(ROOT).with_suffix("").parts)
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Return the dotted names that a file imports anywhere, functions included; names may be objects of modules."""
     names = set()
@@ -27,11 +29,12 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@cache
 def direct() -> dict[str, set[str]]:
     """Return for each module the modules of the project that it imports."""
-    known = modules()
+    paths = modules()
     return {
-        name: {other for other in imported(path) if other in known and other != name} for name, path in known.items()
+        name: {other for other in imported(path) if other in paths and other != name} for name, path in paths.items()
     }
 
 

@@ -162,7 +162,7 @@ def test_attention_over_all_tokens_learns_every_task_and_a_short_window_none(tas
 @pytest.mark.slow
 @pytest.mark.parametrize("task", SHORT)
 def test_the_same_seed_reaches_exactly_the_same(task: str) -> None:
-    few = Training({task: replace(SHORT[task], steps=30)})
+    few = Training({task: replace(SHORT[task], steps=10)})
     assert accuracy(PATTERNS[JOINT], task, few, seed=2) == accuracy(PATTERNS[JOINT], task, few, seed=2)
 
 

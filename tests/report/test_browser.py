@@ -1,14 +1,12 @@
 """The report in a real browser: phone and screen, dark and light, by keyboard, in print."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from fieldcast.pipeline.datasets.labels import readable
 from fieldcast.pipeline.forecasting.costs import Costs
@@ -25,7 +23,6 @@ LEADS = tuple(range(5, 65, 5))
 CELLS = 64
 STYLES = figures.model_styles(MODELS, REFERENCES)
 WIDTHS = (360, 1280)
-CHROMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def smooth(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -126,17 +123,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "report.html"
     path.write_text(report.render(comparison(folder)), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = next(filter(None, map(shutil.which, CHROMES)), None)
-    if executable is None and "CI" not in os.environ:
-        pytest.skip(f"no browser: none of {', '.join(CHROMES)} is on the path")
-    with sync_playwright() as playwright:
-        chrome = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield chrome
-        chrome.close()
 
 
 @pytest.fixture

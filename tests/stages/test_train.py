@@ -114,26 +114,47 @@ def history_of(run_id: str, metric: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_repeatable_and_seeded(project: Path) -> None:
-    params = rewrite(project, {})
-    train(params, "video_transformer")
-    first = weights(CHECKPOINTS / "video_transformer")
-    digest = store.directory_digest(CHECKPOINTS / "video_transformer")
-    train(params, "video_transformer")
-    assert weights(CHECKPOINTS / "video_transformer") == first
-    assert store.directory_digest(CHECKPOINTS / "video_transformer") == digest  # the card too
-    train(rewrite(project, {"train": {"seed": 2}}), "video_transformer")
-    assert weights(CHECKPOINTS / "video_transformer") != first
+@pytest.mark.parametrize(
+    ("model", "options"), [("video_transformer", {}), ("convlstm", {"output": "ensemble", "members": 3})]
+)
+def test_equal_seeds_give_equal_bytes_and_others_do_not(project: Path, model: str, options: dict[str, Any]) -> None:
+    params = rewrite(project, {"models": {model: options}, "train": {"epochs": 1}})
+    folder = CHECKPOINTS / model
+    digests = []
+    for _ in range(2):
+        train(params, model)
+        digests.append(store.directory_digest(folder))  # the card and the calibration too
+    assert digests[0] == digests[1]
+    first = weights(folder)
+    train(rewrite(project, {"train": {"seed": 2}}), model)
+    assert weights(folder) != first
+
+
+class StoppedError(Exception):
+    """Raised in place of a training."""
+
+
+def stopped(*_: Any, **__: Any) -> None:
+    raise StoppedError
+
+
+def test_emulated_bfloat16_is_announced(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Trainer, "fit", stopped)
+    params = rewrite(project, {"train": {"precision": "bf16-mixed"}})
+    for has in (False, True):
+        monkeypatch.setattr(fit, "has_bfloat16", lambda has=has: has)
+        with pytest.raises(StoppedError):
+            train(params, "video_transformer")
+        assert ("train.precision bf16-mixed: this processor has no bfloat16" in capsys.readouterr().err) == (not has)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("has", [False, True])
-def test_emulated_bfloat16_is_told(
-    has: bool, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(fit, "has_bfloat16", lambda: has)
+def test_training_in_bfloat16(project: Path) -> None:
     train(rewrite(project, {"train": {"precision": "bf16-mixed", "epochs": 1}}), "video_transformer")
-    assert ("train.precision bf16-mixed: this processor has no bfloat16" in capsys.readouterr().err) == (not has)
+    parameters = load(CHECKPOINTS / "video_transformer").network.parameters()
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in parameters)
 
 
 @pytest.mark.slow
@@ -361,14 +382,3 @@ def check_forecasts_with_members(params: config.Params, name: str, forecaster: F
     history = np.stack([observed.sel(time=time + steps).values for time in init_times[1:2]])[:, :, None]
     issued = forecaster(history, init_times[1:2])
     np.testing.assert_array_equal(issued[0, :, 0], fields[1].mean(axis=1))
-
-
-@pytest.mark.slow
-def test_a_training_with_noise_repeats(project: Path) -> None:
-    options = {"output": "ensemble", "members": 3}
-    params = rewrite(project, {"models": {"convlstm": options}, "train": {"epochs": 1}})
-    digests = set()
-    for _ in range(2):
-        train(params, "convlstm")
-        digests.add(store.directory_digest(CHECKPOINTS / "convlstm"))
-    assert len(digests) == 1
