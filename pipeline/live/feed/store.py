@@ -64,7 +64,7 @@ class LiveObservations:
         self._source, self._ingest, self._clock = source, ingest, clock
         self._frames, self._incoming = folder / "frames", folder / "incoming"
 
-    def bring_in(self, since: datetime, until: datetime) -> Scan:
+    def fetch_frames(self, since: datetime, until: datetime) -> Scan:
         """Store the frames of the feed from `since` to `until`, both included, that are not there; return what came.
 
         Raise `InputError` where the feed, or what the store holds, does not fit the model.
@@ -76,7 +76,7 @@ class LiveObservations:
             return self._look(index, self._incoming, since, until, self._write)
 
     def peek(self, since: datetime, until: datetime) -> list[datetime]:
-        """Return the times that `bring_in` would add; nothing changes on disk, files behind addresses are fetched."""
+        """Return the times that `fetch_frames` would add; nothing changes on disk, files behind addresses are fetched."""
         with tempfile.TemporaryDirectory() as folder, frame_index.copied(self.folder) as index:
             return self._look(index, Path(folder), since, until, None).added
 
