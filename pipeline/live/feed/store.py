@@ -76,7 +76,7 @@ class LiveObservations:
             return self._look(index, self._incoming, since, until, self._write)
 
     def peek(self, since: datetime, until: datetime) -> list[datetime]:
-        """Return the times that `fetch_frames` would add; nothing changes on disk, files behind addresses are fetched."""
+        """Return the times that `fetch_frames` would add; download, but change nothing in the folder."""
         with tempfile.TemporaryDirectory() as folder, frame_index.copied(self.folder) as index:
             return self._look(index, Path(folder), since, until, None).added
 
