@@ -28,6 +28,7 @@ from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError,
 from fieldcast.pipeline.live.archive.ledger import Ledger, State
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, MANIFEST, path_of, read_catalogue, staging_of
 from fieldcast.pipeline.sources.template import grid_template
+from tests.campaign import size
 from tests.live.publishing import (
     HEIGHT,
     LEADS,
@@ -134,7 +135,7 @@ def test_a_manifest_lists_every_file(published: Path) -> None:
 def test_no_flipped_bit_in_a_forecast_goes_unnoticed(folder: Path, seed: int) -> None:
     rng = random.Random(seed)
     files = files_of(path_of(folder, START))
-    for number in range(1000):
+    for number in range(size(150, 1000)):
         path = files[number % len(files)]
         whole = path.read_bytes()
         flipped = bytearray(whole)
@@ -203,7 +204,7 @@ def test_no_flipped_bit_in_the_catalogue_goes_unnoticed(folder: Path, seed: int)
     rng = random.Random(seed)
     path = folder / CATALOGUE
     whole, entries = path.read_bytes(), read_catalogue(folder)
-    for _ in range(500):
+    for _ in range(size(100, 500)):
         flipped = bytearray(whole)
         flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)

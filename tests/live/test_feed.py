@@ -244,7 +244,7 @@ def test_a_server_that_is_down_or_silent(server, pattern, trained, tmp_path, mon
     silent = Server(server.folder)
     silent.stalled.clear()
     monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.SCAN_SECONDS", 0.5)
+    monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.POLL_SECONDS", 0.5)
     url = pattern.replace(server.url, silent.url)
     slow = live_of(tmp_path / "slow", bom(url), contract(trained), SystemClock())
     before = time.monotonic()

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -14,9 +15,11 @@ from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, CannotWriteError, DamagedError
 from fieldcast.pipeline.live.clock import SimulatedClock
-from fieldcast.pipeline.live.feed.store import LiveObservations, encode
+from fieldcast.pipeline.live.feed.frame_file import encode
+from fieldcast.pipeline.live.feed.store import LiveObservations
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.sources.storms import StormsSource
+from tests.campaign import size
 from tests.live.feeds import (
     LATER,
     START,
@@ -334,7 +337,7 @@ def test_times_off_the_axis(tmp_path):
     scan = strict.fetch_frames(*WHOLE)
     assert scan.added == [at(0), at(10), at(20)]
     assert scan.refused == [
-        f"{feed / 'a.nc'}: time 2024-06-01T00:05:00Z and 1 more: not on the model's axis of 10 minutes: mend the "
+        f"{feed / 'a.nc'}: time 2024-06-01T00:05:00Z and 1 more: not on the model's axis of 10 minutes: correct the "
         "file, or set source.step_minutes to 10 if the feed has a finer step"
     ]
     assert strict.fetch_frames(*WHOLE) == type(scan)()
@@ -455,7 +458,7 @@ def test_every_flipped_bit_of_a_frame_is_noticed(live, trained, tmp_path):
     live.fetch_frames(*WHOLE)
     path = tmp_path / "live" / "frames" / "20240601T002000Z.nc"
     whole = path.read_bytes()
-    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 50):
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), size(15, 500)):
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << (place % 8)
         path.write_bytes(bytes(damaged))
@@ -473,7 +476,7 @@ def test_a_flipped_bit_of_the_index_never_changes_a_value(live, trained, tmp_pat
     path = tmp_path / "live" / "index.sqlite"
     whole = path.read_bytes()
     noticed = 0
-    for place in np.random.default_rng(1).integers(0, 8 * len(whole), 40):
+    for place in np.random.default_rng(1).integers(0, 8 * len(whole), size(15, 200)):
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << (place % 8)
         path.write_bytes(bytes(damaged))
@@ -492,21 +495,44 @@ def test_an_index_of_a_later_version_or_no_index_at_all(live, tmp_path):
     live.fetch_frames(*WHOLE)
     path = tmp_path / "live" / "index.sqlite"
     index = sqlite3.connect(path)
-    index.execute("PRAGMA user_version = 2")
+    index.execute("PRAGMA user_version = 3")
     index.close()
-    with pytest.raises(InputError, match=r"index\.sqlite: format 2, expected 1 at most"):
+    with pytest.raises(InputError, match=r"index\.sqlite: version is 3, expected 2: use"):
         live.fetch_frames(*WHOLE)
     path.write_bytes(b"no database, but long enough to be looked at as one" * 100)
-    with pytest.raises(DamagedError, match=r"index\.sqlite: damaged \(file is not a database\): delete it"):
+    with pytest.raises(DamagedError, match=r"index\.sqlite: file is not a database: delete the file"):
         live.times(*WHOLE)
+
+
+def test_an_index_of_the_first_version_is_read_on(live, trained, feed, tmp_path):
+    """It had another SHA-256 in its rows, and facts by another name."""
+    live.fetch_frames(*WHOLE)
+    index = sqlite3.connect(tmp_path / "live" / "index.sqlite")
+    with index:
+        for table, key in {"frames": "time", "files": "path", "facts": "name"}.items():
+            column = index.execute(f"SELECT * FROM {table}").description[-1][0]
+            for *values, _ in index.execute(f"SELECT * FROM {table}").fetchall():
+                old = hashlib.sha256("\x1f".join(map(str, values)).encode()).hexdigest()
+                index.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", [old, values[0]])
+        index.execute("UPDATE frames SET bytes = bytes + 1 WHERE time = '2024-06-01T00:20:00Z'")  # damaged before
+        index.execute("ALTER TABLE facts RENAME COLUMN name TO key")
+        index.execute("ALTER TABLE facts RENAME TO about")
+        index.execute("PRAGMA user_version = 1")
+    index.close()
+    assert live.peek(*WHOLE) == [at(20)]
+    assert len(live.frames([at(10), at(30)])) == 2
+    shutil.rmtree(feed)
+    feed.mkdir()
+    assert live.fetch_frames(*WHOLE).added == []
+    assert live.times(*WHOLE) == [at(minutes) for minutes in TENS if minutes != 20]
 
 
 def test_an_index_that_others_hold_is_busy(live, tmp_path, monkeypatch):
     live.fetch_frames(*WHOLE)
-    monkeypatch.setattr("fieldcast.pipeline.live.feed.index.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("fieldcast.pipeline.live.archive.database.BUSY_SECONDS", 0.1)
     index = sqlite3.connect(tmp_path / "live" / "index.sqlite", isolation_level=None)
     index.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(BusyError, match=r"index\.sqlite: another process holds it"):
+    with pytest.raises(BusyError, match=r"index\.sqlite: database is locked: another process is writing"):
         live.times(*WHOLE)
     index.close()
 
