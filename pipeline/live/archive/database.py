@@ -94,7 +94,7 @@ class Database:
                 raise DamagedError(f"{self.path}: {' '.join(message.split())}: {self.REPAIR}")
 
     def fact(self, name: str) -> str | None:
-        """Return a fact that outlives a process, None where there is none."""
+        """Return a stored fact, None where there is none."""
         rows = self.rows("SELECT * FROM facts WHERE name = ?", [name])
         return self.checked(rows[0], f"fact '{name}'")[1] if rows else None
 

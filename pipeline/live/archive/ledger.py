@@ -147,10 +147,10 @@ class Ledger(Database):
             if row.revision < revision.revision:
                 self.put(replace(row, state=State.SUPERSEDED), "superseded", at, f"by revision {revision.revision}")
 
-    def cycle(self, init_time: datetime) -> Cycle | None:
-        """Return the newest revision of an init time."""
-        revisions = self.cycles(init_time, init_time)
-        return revisions[-1] if revisions else None
+    def cycle(self, init_time: datetime, revision: int | None = None) -> Cycle | None:
+        """Return a revision of an init time, by default the newest."""
+        rows = [row for row in self.cycles(init_time, init_time) if revision in (None, row.revision)]
+        return rows[-1] if rows else None
 
     def cycles(
         self,

@@ -91,7 +91,7 @@ class Fetch:
             for number in segment.wanted:
                 holders[segment.times[number]].append((segment, number))
         for segment in segments:
-            self._take_segment(segment, [it for it in segment.wanted if len(holders[segment.times[it]]) == 1])
+            self._take_segment(segment, [n for n in segment.wanted if len(holders[segment.times[n]]) == 1])
         for time in sorted(time for time, several in holders.items() if len(several) > 1):
             self._take_shared(time, holders[time])
 
@@ -204,4 +204,4 @@ def _merged(fields: Sequence[Values]) -> Values:
 
 
 def _varies(frame: Frame) -> bool:
-    return any(it["valid_share"] and it["min"] != it["max"] for it in frame.statistics.values())
+    return any(field["valid_share"] and field["min"] != field["max"] for field in frame.statistics.values())

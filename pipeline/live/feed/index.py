@@ -140,7 +140,7 @@ CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime
 
     def remember(self, candidates: Iterable[Candidate]) -> None:
         """Store these candidates where they have changed."""
-        if changed := [it for it in candidates if it != it.previous]:
+        if changed := [candidate for candidate in candidates if candidate != candidate.previous]:
             with self.transaction():
                 for candidate in changed:
                     self.put_row("files", _columns(candidate))

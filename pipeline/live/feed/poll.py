@@ -274,7 +274,7 @@ def address(url: str, moment: datetime) -> str:
 
 
 def public(path: str) -> str:
-    """Return a path or address without its secrets: user and query, which a digest stands for."""
+    """Return a path or address without its secrets: a digest replaces user and query."""
     if not is_url(path):
         return path
     parts = urlsplit(path)
