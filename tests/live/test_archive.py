@@ -61,7 +61,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(published: Path, tmp_path: Path) -> Iterator[Path]:
-    """Return a live folder of one's own with three published cycles; nothing in it has been checked before."""
+    """Return a live folder with three published cycles; nothing in it has been checked before."""
     archive._checked.cache_clear()
     yield Path(shutil.copytree(published, tmp_path / "live"))
     archive._checked.cache_clear()
@@ -174,7 +174,7 @@ def test_every_damaged_file_is_named(folder: Path, tmp_path: Path, damage: str) 
     read(folder)
 
 
-def test_whatever_was_added_or_exchanged_is_named(folder: Path) -> None:
+def test_added_or_swapped_files_are_named(folder: Path) -> None:
     store = path_of(folder, at(1))
     added = store / "rain_rate/c/0/0/0/1"
     added.write_bytes(b"")
@@ -191,7 +191,7 @@ def test_whatever_was_added_or_exchanged_is_named(folder: Path) -> None:
     read(folder, "2020-10-31T06:10")
 
 
-def test_a_process_of_its_own_notices_damage_too(folder: Path) -> None:
+def test_another_process_notices_damage_too(folder: Path) -> None:
     assert ended(start(read, folder)) == 0
     chunk = path_of(folder, START) / "rain_rate/c/0/0/0/0"
     chunk.write_bytes(chunk.read_bytes()[::-1])
@@ -277,7 +277,7 @@ def test_spans_beyond_the_catalogue_are_found_in_the_ledger(folder: Path, monkey
         open_forecasts(folder)
 
 
-def test_models_with_other_leads_and_fields_lie_in_one_dataset(folder: Path) -> None:
+def test_models_with_other_leads_and_fields_share_one_dataset(folder: Path) -> None:
     publish(folder, at(3), fields(at(3), leads=5))
     publish(folder, at(4), fields(at(4), channels=2), on=grid(["rain_rate", "wind"]), quality="filled")
     forecasts = open_forecasts(folder)

@@ -29,6 +29,7 @@ from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalo
 from fieldcast.pipeline.live.clock import iso, parse
 from tests.campaign import size
 from tests.imports import ROOT
+from tests.live.full_disk import KILOBYTES
 from tests.live.publishing import (
     SEED,
     START,
@@ -77,7 +78,7 @@ def undisturbed(published: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def folder(published: Path, tmp_path: Path) -> Iterator[Path]:
-    """Return a live folder of one's own with three published cycles."""
+    """Return a live folder with three published cycles."""
     archive._checked.cache_clear()
     yield Path(shutil.copytree(published, tmp_path / "live"))
     archive._checked.cache_clear()
@@ -151,7 +152,7 @@ def test_the_next_run_repairs_a_start_that_was_cut_itself(
 
 
 def take_turns(folder: Path, rounds: int, barrier: Any, results: Any) -> None:
-    """Publish the same cycles as everybody else, all at the same moment; report each that was published here."""
+    """Publish the same cycles as the other processes, all at the same moment; report the attempts of each."""
     for number in range(rounds):
         barrier.wait()
         publish_patiently(folder, [at(number)])
@@ -201,19 +202,19 @@ def test_one_cycle_published_by_many_processes_at_once(tmp_path: Path) -> None:
     require_whole(folder)
 
 
-def publish_for_ever(folder: Path, acknowledged: Path) -> None:
+def publish_forever(folder: Path, acknowledged: Path) -> None:
     """Publish the next cycles one after the other, as a schedule does, and write down each that is done."""
     with acknowledged.open("ab", buffering=0) as record:
         while True:
             with writing(folder, attempts=10**6) as ledger:
                 waiting = ledger.cycles(states=OPEN)
-                newest = ledger.newest_init_time()
-                moment = waiting[0].init_time if waiting else newest + STEP if newest else START
+                newest = ledger.cycles(newest=1)
+                moment = waiting[0].init_time if waiting else newest[0].init_time + STEP if newest else START
                 issue(folder, ledger, claim(ledger, moment))
             record.write(f"{iso(moment)}\n".encode())
 
 
-def read_for_ever(folder: Path, stop: Any, results: Connection) -> None:
+def read_forever(folder: Path, stop: Any, results: Connection) -> None:
     """Open the newest forecast again and again; report how often, or what was wrong."""
     reads, newest = 0, ""
     try:
@@ -237,11 +238,11 @@ def kill(process: BaseProcess) -> None:
 
 
 def seconds_to_publish(folder: Path, acknowledged: Path) -> float:
-    """Return how long it takes on this machine until a new process has published something."""
+    """Return the seconds until a new process has published something on this machine."""
     seconds = []
     for _ in range(size(1, 3)):
         before, lines = time.perf_counter(), acknowledged.read_text() if acknowledged.exists() else ""
-        writer = start(publish_for_ever, folder, acknowledged)
+        writer = start(publish_forever, folder, acknowledged)
         while not acknowledged.exists() or acknowledged.read_text() == lines:
             time.sleep(0.005)
         seconds.append(time.perf_counter() - before)
@@ -256,11 +257,11 @@ def test_many_kills_beside_a_reader(tmp_path: Path, seed: int) -> None:
     folder, acknowledged = tmp_path / "live", tmp_path / "acknowledged"
     publish(folder, at(0))
     stop, (here, there) = processes.Event(), processes.Pipe(duplex=False)
-    reader = start(read_for_ever, folder, stop, there)
+    reader = start(read_forever, folder, stop, there)
     rng = random.Random(seed)
     longest = 1.5 * seconds_to_publish(folder, acknowledged)
     for _ in range(size(15, 200)):
-        writer = start(publish_for_ever, folder, acknowledged)
+        writer = start(publish_forever, folder, acknowledged)
         time.sleep(rng.uniform(0, longest))
         kill(writer)
     stop.set()
@@ -309,4 +310,4 @@ def test_full_disks(tmp_path: Path) -> None:
     command = [*mounting(), sys.executable, "-W", "error", "-m", "tests.live.full_disk", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("errors 73") == 20
+    assert done.stdout.count("errors 73") == len(KILOBYTES)

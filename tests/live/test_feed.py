@@ -26,7 +26,7 @@ TENS = [0, 10, 20, 30]
 
 
 class Server:
-    """A web server of one folder that tells what it was asked, and can be made to misbehave."""
+    """A web server of one folder that records requests, and can be made to misbehave."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -257,7 +257,7 @@ def test_a_server_that_is_down_or_silent(server, pattern, trained, tmp_path, mon
 
 
 def test_addresses_through_fsspec(trained, tmp_path):
-    """`memory://` stands for s3:// and all others: a version instead of an ETag, and the same rules."""
+    """`memory://` in the place of s3:// and all others: a version instead of an ETag, and the same rules."""
     memory = fsspec.filesystem("memory")
     for minutes in (0, 10):
         path = feeds.write_bom(tmp_path / "feed", minutes)

@@ -97,7 +97,7 @@ def test_other_formats_give_the_bits_of_an_ingest(tmp_path):
         require_equal(live, observations)
 
 
-def test_what_is_known_of_a_frame(live, feed):
+def test_the_index_entry_of_a_frame(live, feed):
     live.fetch_frames(*WHOLE)
     frames = live.frames([at(10), at(15)])
     assert list(frames) == [at(10)]
@@ -112,7 +112,7 @@ def test_what_is_known_of_a_frame(live, feed):
     assert found.statistics["rain_rate"] == pytest.approx(expected | {"mean": np.nanmean(rain, dtype=np.float64)})
 
 
-def test_twice_is_once_and_a_look_ahead_writes_nothing(live, tmp_path):
+def test_twice_is_once_and_a_peek_writes_nothing(live, tmp_path):
     expected = [at(minutes) for minutes in TENS]
     assert live.peek(*WHOLE) == expected
     assert not (tmp_path / "live").exists()
@@ -243,7 +243,7 @@ def test_equal_duplicates_are_counted_and_other_values_refused(live, feed, train
 
 
 @pytest.mark.parametrize("rule", ["first", "last", "merge"])
-def test_duplicates_of_one_look_follow_the_rule_of_the_ingest(feed, tmp_path, rule):
+def test_duplicates_of_one_fetch_follow_the_rule_of_the_ingest(feed, tmp_path, rule):
     other = frame(99)
     other[:2] = -1
     write_bom(feed, 30, other, name="another.nc")
@@ -291,7 +291,7 @@ def test_a_file_of_another_grid_or_units_is_refused_and_a_feed_of_them_an_error(
     assert (scan.added, len(scan.refused)) == ([], 1)
     assert scan.refused[0].startswith(str(wrong))
     assert live.fetch_frames(*WHOLE) == type(scan)()
-    write_gridded(feed / "wrong.nc", [0])  # mended
+    write_gridded(feed / "wrong.nc", [0])  # corrected
     assert live.fetch_frames(*WHOLE).added == [at(0)]
 
 
@@ -381,7 +381,7 @@ def test_an_empty_frame_counts_as_not_there(live, feed):
     assert live.fetch_frames(*WHOLE).added == [at(20)]
 
 
-def test_a_frozen_feed_is_told(feed, tmp_path, trained):
+def test_a_frozen_feed_is_reported(feed, tmp_path, trained):
     live = live_of(tmp_path / "live", bom(feed), contract(trained))
     write_bom(feed, 50, frame(4))
     dry = np.zeros((5, 7), np.int16)
@@ -419,7 +419,7 @@ def test_a_crash_in_prune_leaves_nothing_that_cannot_be_read(live, trained, tmp_
     assert len(list((tmp_path / "live" / "frames").iterdir())) == len(TENS) - 6
 
 
-def test_a_crash_between_file_and_row_is_made_good(live, trained, tmp_path, monkeypatch):
+def test_a_crash_between_file_and_row_is_repaired(live, trained, tmp_path, monkeypatch):
     monkeypatch.setenv(FAILPOINT, "frame-written:raise")
     with pytest.raises(RuntimeError):
         live.fetch_frames(*WHOLE)
@@ -537,7 +537,7 @@ def test_an_index_that_others_hold_is_busy(live, tmp_path, monkeypatch):
     index.close()
 
 
-def test_other_options_make_known_files_worth_another_look(live, feed, trained, tmp_path):
+def test_with_other_options_known_files_are_read_again(live, feed, trained, tmp_path):
     live.fetch_frames(*WHOLE)
     write_bom(feed, 20, frame(99), name="z.nc")
     live.fetch_frames(*WHOLE)

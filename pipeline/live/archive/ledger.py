@@ -182,11 +182,6 @@ class Ledger(Database):
         except ValueError as error:
             raise DamagedError(f"{self.path}: {error}: {self.REPAIR}") from error
 
-    def newest_init_time(self) -> datetime | None:
-        """Return the last init time that was planned."""
-        newest = self.rows("SELECT max(init_time) FROM cycles")[0][0]
-        return parse(newest) if newest else None
-
     def last_event_at(self) -> datetime | None:
         """Return the time of the last event."""
         last = self._last_event()
