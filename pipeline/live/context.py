@@ -92,7 +92,7 @@ class Station:
         """Bring in the frames that these cycles and pending verifications need; return the seconds that it took."""
         before = time.perf_counter()
         for since, until in self.spans(ledger, init_times, now):
-            scan = self.observations.bring_in(since, until)
+            scan = self.observations.fetch_frames(since, until)
             with ledger.writing(fenced=True):
                 for event, lines in (("refused", scan.refused), ("stale_input", [iso(it) for it in scan.stale])):
                     for line in lines:

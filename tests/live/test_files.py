@@ -64,8 +64,8 @@ def test_a_program_that_the_holder_started_does_not_keep_the_lock(tmp_path: Path
         program.wait()
 
 
-def test_a_lock_file_that_was_replaced_binds_nobody(tmp_path: Path) -> None:
-    """Who waits for a lock gets that of the file that lies there, not of one that somebody has removed."""
+def test_a_lock_file_that_was_replaced_locks_nothing(tmp_path: Path) -> None:
+    """A process that waits gets the lock of the file in that place, not of one that was removed."""
     lock = tmp_path / "lock"
 
     class Meddler(SimulatedClock):

@@ -221,7 +221,7 @@ def test_a_published_forecast_that_has_gone_is_not_made_again_silently(folder: P
     require_present(folder, cycle)
     shutil.rmtree(target)
     assert recovered(folder) == PUBLISHED
-    with pytest.raises(DamagedError, match=rf"{target}: has gone.*fieldcast cycle --at 20201031T060500Z --supersede"):
+    with pytest.raises(DamagedError, match=rf"{target}: is gone.*fieldcast cycle --at 20201031T060500Z --supersede"):
         require_present(folder, cycle)
     with pytest.raises(DamagedError, match=rf"{target}/manifest.json: cannot be read"):
         visible(folder)

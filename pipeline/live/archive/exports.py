@@ -1,9 +1,9 @@
 """Copies of a published forecast for other tools: one NetCDF file, or one GeoTIFF a variable and lead time.
 
-The forecast that counts is the Zarr store; its copies can be removed and written again at any time. A copy is written
+The published forecast is the Zarr store; its copies can be removed and written again at any time. A copy is written
 beside its place, synced and renamed, so that a reader sees a whole one or none. The same forecast gives the same bytes
-as long as the libraries stay the same. Coordinates in km become metres where the CRS is in metres, which is what other
-tools take them for.
+as long as the libraries stay the same. Coordinates in km become metres where the CRS is in metres, as other tools
+expect.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNITS = {  # of a CRS by PROJ's name, and how coordinates spell them
     "kilometre": ("km", "kilometre", "kilometres", "kilometer", "kilometers"),
     "degree": ("degrees_north", "degrees_east", "degree_north", "degree_east", "degrees", "degree"),
 }
-UNEVEN = 1e-2  # of a cell: how far coordinates may lie from even spacing; float32 ones are rounded
+UNEVEN = 1e-2  # of a cell: largest distance of coordinates from even spacing; float32 ones are rounded
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
 def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence[str]) -> list[Path]:
     """Write one forecast (init_time 1, lead_time, y, x) into `folder` as each of `kinds` and return what was written.
 
-    'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; what was there is
+    'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; existing ones are
     replaced. Raise `InputError` where a package is missing or a format cannot hold the grid, `OSError` as disks do.
     """
     check_kinds(kinds)
@@ -86,7 +86,9 @@ def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
     fields = {name: {"zlib": True, "complevel": 4, "shuffle": True} for name in field_names(forecast)}
     chunks = (1, 1, forecast.sizes[Y], forecast.sizes[X])
     encoding: dict[str, dict[str, Any]] = {
-        **{name: {**how, "chunksizes": chunks, "_FillValue": np.float32("nan")} for name, how in fields.items()},
+        **{
+            name: {**options, "chunksizes": chunks, "_FillValue": np.float32("nan")} for name, options in fields.items()
+        },
         **{name: {"units": TIME_UNITS, "dtype": "int64"} for name in (INIT_TIME, VALID_TIME)},
         **{name: {"_FillValue": None} for name in (Y, X)},
     }
@@ -96,7 +98,7 @@ def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
 
 
 def _cf(forecast: xr.Dataset) -> xr.Dataset:
-    """Return the forecast as CF wants a file: plain attributes, a period in minutes, the CRS beside the fields."""
+    """Return the forecast with plain attributes, a period in minutes and the CRS beside the fields, as CF asks."""
     minutes = np.asarray(lead_minutes(forecast), np.int32)  # a timedelta would get an attribute that only xarray knows
     period = xr.Variable(LEAD_TIME, minutes, {"standard_name": "forecast_period", "units": "minutes"})
     ready = forecast.assign_coords({LEAD_TIME: period})
@@ -115,7 +117,7 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
     target = folder / stamp
     crs = _crs(forecast)
     _require_raster(forecast, crs)
-    ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools know nothing else
+    ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools expect that
     with store.replacing(target) as partial:
         partial.mkdir()
         for step, lead in enumerate(lead_minutes(ready)):
@@ -180,7 +182,7 @@ def _require_raster(forecast: xr.Dataset, crs: pyproj.CRS | None) -> None:
         if unit is not None and units not in UNITS.get(unit, (unit,)):
             raise InputError(
                 f"live.copies has 'geotiff', but {axis} of the grid has units '{units}', while its CRS is in {unit}: "
-                "use 'netcdf', or mend the units in the source's files"
+                "use 'netcdf', or correct the units in the source's files"
             )
 
 
