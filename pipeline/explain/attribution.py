@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from fieldcast import models
-from fieldcast.models.video_transformer.attention.rollout import look_back, obstacle
+from fieldcast.models.video_transformer.attention.inspect.rollout import look_back, obstacle
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.config import Forecast
 from fieldcast.pipeline.datasets import store

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fieldcast.models.video_transformer.attention.clustered import Clustered
+from fieldcast.models.video_transformer.attention.approximate.clustered import Clustered
 from fieldcast.models.video_transformer.attention.core import projection_macs, score_macs
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times

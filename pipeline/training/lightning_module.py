@@ -118,7 +118,7 @@ class ForecastModule(lightning.LightningModule):
         where = batch["init_time"], batch["origin"]
         target = self.network.normalise_target(batch["target"], *where)
         truth = None
-        if probability > 0 and self.network.takes_truth:
+        if probability > 0 and self.network.supports_teacher_forcing:
             truth = draw_truth(probability, len(target), target.shape[1], target.device)
         forecast = self.network(batch["history"], *where, target=target, truth=truth).float()
         wanted, weights = first_leads(target, leads or target.shape[1]), self._weights(batch["target"])

@@ -7,7 +7,7 @@ import pytest
 from docs.tools import model_table as catalogue
 from docs.tools.model_table import SIDES, VARIANTS, cost_of, options_table, parameters_of, short, theory_table
 from fieldcast import models
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 from tests.imports import ROOT
 
 PAGE = (ROOT / catalogue.PAGE).read_text()
@@ -23,7 +23,7 @@ def rows(heading: str) -> dict[str, list[str]]:
 def test_every_attention_and_mixer_is_a_variant() -> None:
     stated = [variant.stated() for variant in VARIANTS.values()]
     assert {getattr(it, "attention", None) for it in stated} >= set(ATTENTIONS)
-    assert {getattr(it, "temporal_mixer", None) for it in stated} >= {"convlstm", "convgru", "trajgru", "attention"}
+    assert {getattr(it, "cell", None) for it in stated} >= {"convlstm", "convgru", "trajgru", "attention"}
     assert {variant.kind for variant in VARIANTS.values()} == set(models.LEARNED)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from fieldcast import models
 from fieldcast.models.layers.reference import climatology_at
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 from fieldcast.pipeline.datasets.signature import contract_digest
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
@@ -79,7 +79,7 @@ def test_round_trip_is_bitwise(model: str, tmp_path: Path) -> None:
 VARIANTS = {
     **{attention: ("video_transformer", {"attention": attention}) for attention in ATTENTIONS},
     **{
-        mixer: ("recurrent", {"temporal_mixer": mixer, "hidden": [8]})
+        mixer: ("recurrent", {"cell": mixer, "hidden": [8]})
         for mixer in ("convlstm", "convgru", "trajgru", "attention")
     },
 }

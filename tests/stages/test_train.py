@@ -197,7 +197,7 @@ def test_compiled_training_is_the_same_training(project: Path, monkeypatch: pyte
 
 def test_a_name_trains_the_cell_of_its_options(project: Path) -> None:
     """No later option may turn a ConvLSTM into something else."""
-    changes = {"models": {"other": {"kind": "recurrent", "temporal_mixer": "convgru", "hidden": [8]}}}
+    changes = {"models": {"other": {"kind": "recurrent", "cell": "convgru", "hidden": [8]}}}
     params = rewrite(project, changes)
     for name, cell in (("convlstm", ConvLSTMCell), ("other", ConvGRUCell)):
         network = build_network(describe(params, name, "0" * 32), np.zeros((1, 1, 1, 1)), np.ones(1))

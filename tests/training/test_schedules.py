@@ -86,7 +86,7 @@ def test_later_leads_become_gaps() -> None:
 class Stepper(nn.Module):
     """Each frame is the one before times a learned factor; `seen` keeps what it was called with."""
 
-    takes_truth = True
+    supports_teacher_forcing = True
 
     def __init__(self, horizon: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Stepper(nn.Module):
 class Direct(Stepper):
     """Takes no truth: being given one is an error."""
 
-    takes_truth = False
+    supports_teacher_forcing = False
 
     def forward(self, history: Tensor, noise: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return super().forward(history, noise)
