@@ -19,6 +19,7 @@ from tqdm import tqdm
 from fieldcast.models import LEARNED
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
@@ -75,7 +76,7 @@ def forecast(
     }
     leads = lead_times(description.horizon, np.timedelta64(description.step_minutes, "m"))
     starts = range(0, len(init_times), options.batch_size)
-    with store.replacing(out) as partial:
+    with replacing(out) as partial:
         store.create_forecasts(
             partial, grid, init_times, leads, options.batch_size, attributes, members=description.members
         )

@@ -17,6 +17,7 @@ import xarray as xr
 
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import quality, store
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
 from fieldcast.pipeline.datasets.signature import contract_of
@@ -33,21 +34,22 @@ def main() -> None:
 
 
 def prepare(observations: xr.Dataset, options: config.Prepare, history: int, horizon: int, folder: Path) -> None:
-    """Write statistics.json, climatology.nc, init_times.csv, quality.json and quality.png into `folder`."""
+    """Write statistics.json, climatology.nc, init_times.csv, quality.json and quality.png as the folder `folder`."""
     step = pd.Timedelta(step_of(observations)).to_pytimedelta()
     config.check_gaps(options.splits, history, horizon, step)
     names = channel_order(field_names(observations), options)
-    folder.mkdir(parents=True, exist_ok=True)
     report = quality.assess(observations, names, options.wet_above)
-    quality.write(report, folder, list(options.splits.in_order()), observations[names[0]].attrs)
-    there = report.present & (report.valid_share >= options.min_valid_share)
-    init_times = select_init_times(report.times, there, options, history, horizon)
-    init_times.to_csv(folder / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
+    usable = report.present & (report.valid_share >= options.min_valid_share)
+    init_times = select_init_times(report.times, usable, options, history, horizon)
     training = training_frames(observations, options.splits.train, horizon * step)
     climatology = fit_climatology(training, names, options)
-    climatology.to_netcdf(folder / "climatology.nc", engine="h5netcdf")
     statistics = describe(observations, training, climatology, names, options)
-    (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
+    with replacing(folder) as partial:
+        partial.mkdir()
+        quality.write(report, partial, options.splits.in_order(), observations[names[0]].attrs)
+        init_times.to_csv(partial / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
+        climatology.to_netcdf(partial / "climatology.nc", engine="h5netcdf")
+        (partial / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
 
 
 def training_frames(observations: xr.Dataset, train: config.Split, reach: timedelta) -> xr.Dataset:

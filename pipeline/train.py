@@ -25,6 +25,7 @@ from fieldcast import models
 from fieldcast.models.layers.reference import Training
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
 from fieldcast.pipeline.datasets.schema import X, Y
@@ -77,7 +78,7 @@ def train(params: config.Params, model: str) -> None:
         return  # one of several training processes: the first keeps the records and the weights
     fingerprint = prepare_resume(resume, params, model, data_digest)
     run = tracking.open_run(params.track.experiment, model, fingerprint, f"train@{model}", run_id=_run_id(resume))
-    (resume / "run_id").write_text(run.run_id or "")
+    replace_durable(resume / "run_id", (run.run_id or "").encode())
     try:
         started = bool(list(resume.glob("*.ckpt")))
         if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
@@ -150,7 +151,7 @@ def prepare_resume(folder: Path, params: config.Params, model: str, data_digest:
     if not record.exists() or record.read_text() != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        record.write_text(fingerprint)
+        replace_durable(record, fingerprint.encode())
     return fingerprint
 
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.datasets.signature import contract_digest
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.costs import Costs
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 4
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
@@ -87,22 +83,12 @@ def extra_channels(calendar: bool, coordinates: bool) -> int:
 
 def save_checkpoint(folder: Path, description: CheckpointConfig, arrays: Mapping[str, np.ndarray], card: str) -> None:
     """Write a checkpoint folder, complete or not at all."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
-    contents = {
-        CONFIG: (json.dumps(asdict(description), indent=2) + "\n").encode(),
-        WEIGHTS: save(contiguous),
-        CARD: card.encode(),
-    }
-    for name, content in contents.items():
-        with (temporary / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with replacing(folder) as partial:
+        partial.mkdir()
+        (partial / CONFIG).write_text(json.dumps(asdict(description), indent=2) + "\n")
+        (partial / WEIGHTS).write_bytes(save(contiguous))
+        (partial / CARD).write_text(card)
 
 
 def card_of(description: CheckpointConfig, facts: dict[str, Any]) -> str:

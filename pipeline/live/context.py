@@ -13,9 +13,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.datasets.atomic import make_folder
+from fieldcast.pipeline.errors import BusyError
 from fieldcast.pipeline.live import deployed_model as choice
 from fieldcast.pipeline.live.archive import recovery
-from fieldcast.pipeline.live.archive.durable import BusyError, locked, make_folder
+from fieldcast.pipeline.live.archive.durable import locked
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER

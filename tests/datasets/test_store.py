@@ -7,6 +7,7 @@ import xarray as xr
 import zarr
 
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.schema import check_forecasts
 from fieldcast.pipeline.errors import InputError, SchemaError
 
@@ -140,25 +141,15 @@ def test_contract_is_checked_on_the_way_in_and_out(tmp_path, grid, rain):
 
 def test_replacing_shows_a_store_only_when_complete(tmp_path, grid, rain):
     path = tmp_path / "a.zarr"
-    with store.replacing(path) as partial:
+    with replacing(path) as partial:
         write(partial, grid, rain)
         assert not path.exists()
-    with pytest.raises(ValueError, match="borders of shards"), store.replacing(path) as partial:
+    with pytest.raises(ValueError, match="borders of shards"), replacing(path) as partial:
         store.write_block(path, 1, block(rain[1:2], "time"))
     np.testing.assert_array_equal(store.open_observations(path).rain_rate.values, rain)
-    with store.replacing(path) as partial:
+    with replacing(path) as partial:
         write(partial, grid, 2 * rain)
     np.testing.assert_array_equal(store.open_observations(path).rain_rate.values, 2 * rain)
-    assert [it.name for it in tmp_path.iterdir()] == ["a.zarr"]
-
-
-def test_what_a_killed_writer_left_is_swept(tmp_path):
-    path = tmp_path / "a.zarr"
-    (tmp_path / ".a.zarr.partial").mkdir()
-    store.sweep_partial(path)
-    assert not list(tmp_path.iterdir())
-    (tmp_path / ".a.zarr.partial-old").mkdir()  # killed between the two renames
-    store.sweep_partial(path)
     assert [it.name for it in tmp_path.iterdir()] == ["a.zarr"]
 
 

@@ -11,8 +11,8 @@ import xarray as xr
 
 from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, StormsOptions
 from fieldcast.pipeline.datasets.times import from_numpy
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import FAILPOINT
 from fieldcast.pipeline.live.clock import SimulatedClock
 from fieldcast.pipeline.live.feed.store import LiveObservations, encode
 from fieldcast.pipeline.sources import open_source

@@ -17,7 +17,13 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import (
+    make_folder,
+    replace_durable,
+    replacing,
+    sweep_partial,
+    write_durable,
+)
 from fieldcast.pipeline.datasets.schema import (
     CONVENTIONS,
     GRID_MAPPING,
@@ -32,7 +38,6 @@ from fieldcast.pipeline.datasets.schema import (
     lead_minutes,
 )
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive import durable as files
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
 UNITS = {  # of a CRS by PROJ's name, and how coordinates spell them
@@ -66,17 +71,17 @@ def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence
         raise ValueError(f"forecast has {forecast.sizes[INIT_TIME]} init times, expected 1")
     writers: dict[str, Callable[[xr.Dataset, Path, str], Path]] = {"netcdf": _netcdf, "geotiff": _geotiffs}
     ready = _in_metres(check_forecasts(forecast).load().drop_encoding())
-    files.make_folder(folder)
+    make_folder(folder)
     return [writers[kind](ready, folder, stamp) for kind in kinds]
 
 
 def remove_copies(folder: Path, stamp: str) -> None:
     """Remove what `write_copies` wrote for `stamp`, finished or not."""
     images = folder / stamp
-    store.sweep_partial(images)
+    sweep_partial(images)
     if images.exists():
         images.rename(folder / f".{stamp}.partial")  # gone at once for readers, not file by file
-        store.sweep_partial(images)
+        sweep_partial(images)
     for name in (f"{stamp}.nc", f".{stamp}.nc.partial"):
         (folder / name).unlink(missing_ok=True)
 
@@ -91,7 +96,7 @@ def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
         **{name: {"_FillValue": None} for name in (Y, X)},
     }
     content = _cf(forecast).to_netcdf(engine="h5netcdf", format="NETCDF4", encoding=encoding)
-    files.replace_durable(target, bytes(content))
+    replace_durable(target, bytes(content))
     return target
 
 
@@ -116,7 +121,7 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
     crs = _crs(forecast)
     _require_raster(forecast, crs)
     ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools know nothing else
-    with store.replacing(target) as partial:
+    with replacing(target) as partial:
         partial.mkdir()
         for step, lead in enumerate(lead_minutes(ready)):
             moment = ready.isel({INIT_TIME: 0, LEAD_TIME: step})
@@ -124,9 +129,7 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
             for name in field_names(ready):
                 tags = {**_plain(ready.attrs), **_plain(moment[name].attrs), **times, "lead_minutes": lead}
                 content = _geotiff(moment[name], crs, tags)
-                files.write_durable(partial / f"{name}_{lead:03d}min.tif", content)
-        files.fsync_folder(partial)
-    files.fsync_folder(folder)
+                write_durable(partial / f"{name}_{lead:03d}min.tif", content)
     return target
 
 

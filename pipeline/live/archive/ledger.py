@@ -15,10 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, DamagedError, InputError
 from fieldcast.pipeline.live.archive import database
 from fieldcast.pipeline.live.archive.database import REBUILD, digest
-from fieldcast.pipeline.live.archive.durable import BusyError, DamagedError
 from fieldcast.pipeline.live.clock import iso, parse
 
 VERSION = 1

@@ -16,8 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.clock import iso, parse
 
 VERSION = 1

@@ -27,11 +27,12 @@ from fieldcast.pipeline.config.sources import (
     RadarOptions,
     SourceOptions,
 )
+from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
 from fieldcast.pipeline.datasets.schema import CONVENTIONS, GRID_MAPPING, TIME, TIME_UNITS, X, Y, field_names
 from fieldcast.pipeline.datasets.signature import compare_contracts, contract_of
 from fieldcast.pipeline.datasets.times import to_numpy
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import DamagedError, failpoint, make_folder, replace_durable
+from fieldcast.pipeline.errors import DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.clock import Clock, parse, stamp
 from fieldcast.pipeline.live.feed import index as frame_index
 from fieldcast.pipeline.live.feed.index import Frame, FrameIndex, Statistics
