@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from fieldcast.pipeline.config import Verify
+from fieldcast.pipeline.datasets.grid import row_weights, spacing_km, window_cells
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
 from fieldcast.pipeline.datasets.schema import (
@@ -29,8 +30,7 @@ from fieldcast.pipeline.datasets.schema import (
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import spectral
 from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, scores_of, write_sums
-from fieldcast.pipeline.verification.continuous import row_weights
-from fieldcast.pipeline.verification.spatial import MINIMUM_VALID, spacing_km, window_cells
+from fieldcast.pipeline.verification.spatial import MINIMUM_VALID
 from fieldcast.pipeline.verification.strata import REGION, region_cuts
 
 BLOCK_BYTES = 64 * 2**20  # of forecasts held at once; the observed frames and masks of a block are of the same size

@@ -16,11 +16,11 @@ import pyproj
 import xarray as xr
 from pyproj.exceptions import CRSError
 
-from fieldcast.pipeline.datasets.schema import GRID_MAPPING, TIME, X, Y, step_of
+from fieldcast.pipeline.datasets.grid import KM_PER_UNIT, crs_wkt, unit_of
+from fieldcast.pipeline.datasets.schema import TIME, X, Y, step_of
 from fieldcast.pipeline.errors import InputError
 
 DIGITS = 6  # of coordinates
-KM_PER_DEGREE, KM_PER_UNIT = 111.195, {"m": 1e-3, "km": 1.0}
 JITTER = 1e-3  # of a cell: coordinates closer than that are the same
 
 
@@ -30,13 +30,12 @@ def contract_of(grid: xr.Dataset, names: Sequence[str], step: np.timedelta64, fi
     `first` is any time of the axis, `step` the axis' own. Of `names` those that `grid` lacks are left out, which
     `compare_contracts` then reports.
     """
-    mapping = grid[GRID_MAPPING].attrs if GRID_MAPPING in grid.coords else {}
     second = np.timedelta64(1, "s")
     return {
         "units": {name: grid[name].attrs["units"] for name in names if name in grid},
         Y: _axis(grid[Y]),
         X: _axis(grid[X]),
-        "crs": mapping.get("crs_wkt"),
+        "crs": crs_wkt(grid),
         "step_minutes": int(step / np.timedelta64(1, "m")),
         "phase_seconds": int(first.astype("datetime64[s]").astype(np.int64) % int(step / second)),
     }
@@ -45,8 +44,7 @@ def contract_of(grid: xr.Dataset, names: Sequence[str], step: np.timedelta64, fi
 def cell_km(contract: dict[str, Any]) -> float:
     """Return the height of a cell in km; 1 where the grid's units are no lengths and no degrees."""
     axis = contract[Y]
-    units = str(axis["units"])
-    km = KM_PER_DEGREE if units.startswith("degree") else KM_PER_UNIT.get(units, 0.0)
+    km = KM_PER_UNIT.get(unit_of(str(axis["units"])), 0.0)
     return km * abs(axis["last"] - axis["first"]) / max(axis["cells"] - 1, 1) or 1.0
 
 

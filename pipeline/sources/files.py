@@ -22,6 +22,7 @@ from dask.delayed import delayed
 from tqdm import tqdm
 
 from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.grid import crs_wkt, spacing
 from fieldcast.pipeline.datasets.schema import GRID_MAPPING, X, Y, field_names
 from fieldcast.pipeline.errors import InputError
 
@@ -113,14 +114,10 @@ def _same_grid(one: xr.Dataset, other: xr.Dataset) -> bool:
         here, there = one[axis], other[axis]
         if here.shape != there.shape or here.attrs.get("units") != there.attrs.get("units"):
             return False
-        tolerance = 1e-3 * float(np.abs(np.diff(there.values[:2])).sum())
+        tolerance = 1e-3 * spacing(there.values) if there.size > 1 else 0.0
         if not np.allclose(here.values, there.values, rtol=0, atol=tolerance):
             return False
-    return bool(_crs_of(one) == _crs_of(other))
-
-
-def _crs_of(grid: xr.Dataset) -> Any:
-    return grid[GRID_MAPPING].attrs.get("crs_wkt") if GRID_MAPPING in grid.coords else None
+    return bool(crs_wkt(one) == crs_wkt(other))
 
 
 def is_url(path: str) -> bool:

@@ -24,6 +24,7 @@ from fieldcast.pipeline.datasets.atomic import (
     sweep_partial,
     write_durable,
 )
+from fieldcast.pipeline.datasets.grid import unit_of, unit_of_axis
 from fieldcast.pipeline.datasets.schema import (
     CONVENTIONS,
     GRID_MAPPING,
@@ -40,11 +41,6 @@ from fieldcast.pipeline.datasets.schema import (
 from fieldcast.pipeline.errors import InputError
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
-UNITS = {  # of a CRS by PROJ's name, and how coordinates spell them
-    "metre": ("m", "metre", "metres", "meter", "meters"),
-    "kilometre": ("km", "kilometre", "kilometres", "kilometer", "kilometers"),
-    "degree": ("degrees_north", "degrees_east", "degree_north", "degree_east", "degrees", "degree"),
-}
 UNEVEN = 1e-2  # of a cell: how far coordinates may lie from even spacing; float32 ones are rounded
 
 
@@ -164,7 +160,7 @@ def _in_metres(forecast: xr.Dataset) -> xr.Dataset:
     scaled = {
         axis: (axis, 1000 * forecast[axis].values, {**forecast[axis].attrs, "units": "m"})
         for axis in (Y, X)
-        if forecast[axis].attrs.get("units") in UNITS["kilometre"]
+        if unit_of_axis(forecast[axis]) == "kilometre"
     }
     return forecast.assign_coords(scaled)
 
@@ -180,7 +176,7 @@ def _require_raster(forecast: xr.Dataset, crs: pyproj.CRS | None) -> None:
                 "use 'netcdf', which holds any grid"
             )
         unit = crs.axis_info[0].unit_name if crs is not None else None
-        if unit is not None and units not in UNITS.get(unit, (unit,)):
+        if unit is not None and unit not in (units, unit_of(units)):
             raise InputError(
                 f"live.copies has 'geotiff', but {axis} of the grid has units '{units}', while its CRS is in {unit}: "
                 "use 'netcdf', or mend the units in the source's files"
