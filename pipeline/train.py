@@ -28,10 +28,10 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
-from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import calibration, costs
-from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, card_of, save_checkpoint
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, model_card, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecaster_of
 from fieldcast.pipeline.forecasting.tiling import forecast_members
 from fieldcast.pipeline.tracking import runs as tracking
@@ -90,7 +90,7 @@ def train(params: config.Params, model: str) -> None:
     except BaseException:
         run.end("KILLED")
         raise
-    save_checkpoint(CHECKPOINTS / model, description, fitted.arrays, card_of(description, fitted.facts))
+    save_checkpoint(CHECKPOINTS / model, description, fitted.arrays, model_card(description, fitted.facts))
     costs.write(fitted.costs, COSTS / "training" / f"{model}.json")
     run.tags({tracking.CHECKPOINT_TAG: store.directory_digest(CHECKPOINTS / model)})
     run.register(CHECKPOINTS / model, description.kind, len(description.channels), description.history)
@@ -100,18 +100,18 @@ def train(params: config.Params, model: str) -> None:
 
 def describe(params: config.Params, model: str, data_digest: str) -> CheckpointConfig:
     """Return what the checkpoint of `model` will be."""
-    statistics = json.loads((PREPARED / "statistics.json").read_text())
+    statistics = Statistics.read(PREPARED)
     return CheckpointConfig(
         model=model,
         kind=params.models[model].kind,
         options=params.models[model].options.model_dump(mode="json"),
         history=params.sample.history,
         horizon=params.sample.horizon,
-        step_minutes=statistics["step_minutes"],
-        channels=statistics["channels"],
-        targets=len(statistics["targets"]),
-        anomalies=statistics["anomalies"],
-        contract=statistics["contract"],
+        step_minutes=statistics.signature.step_minutes,
+        channels=statistics.channels,
+        targets=statistics.targets,
+        anomalies=statistics.anomalies,
+        signature=statistics.signature,
         crop_cells=params.sample.crop_cells,
         data_digest=data_digest,
         calendar=params.sample.calendar,
@@ -128,11 +128,16 @@ def check_fits(params: config.Params, description: CheckpointConfig) -> None:
         "horizon": description.horizon,
         "step_minutes": description.step_minutes,
     }
-    grid = (description.contract[Y]["cells"], description.contract[X]["cells"])
-    cells = memory.training_cells(grid, description.crop_cells)
+    cells = memory.training_cells(description.signature.grid_shape, description.crop_cells)
     options = params.models[description.model].options
     memory.check_memory(
-        description.model, description.kind, options, sizes, cells, params.train.batch_size, params.train.memory_gb
+        description.model,
+        description.kind,
+        options,
+        sizes,
+        cells,
+        params.train.batch_size,
+        params.train.memory_gb,
     )
 
 
@@ -222,8 +227,8 @@ def _validation_forecasts(
     params: config.Params, forecaster: Forecaster, init_times: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of each init time."""
-    description = forecaster.description
-    reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in description.channels], params.sample.cache)
+    description = forecaster.config
+    reader = FrameReader(OBSERVATIONS, description.channel_names, params.sample.cache)
     history, horizon = description.history, description.horizon
     positions = tqdm(reader.positions(init_times), desc="calibrate", disable=not sys.stderr.isatty())
     for position, init_time in zip(positions, init_times, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from fieldcast.pipeline.datasets.schema import (
     check_scores,
     field_names,
 )
+from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import spectral
 from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, scores_of, write_sums
@@ -215,8 +215,7 @@ def main() -> None:
     params = config.load()
     forecasts = store.open_forecasts(FORECASTS / f"{model}.zarr")
     observed = store.open_observations(OBSERVATIONS)
-    channels = json.loads((PREPARED / "statistics.json").read_text())["channels"]
-    data_range = {channel["name"]: channel["max"] - channel["min"] for channel in channels}
+    data_range = {channel.name: channel.max - channel.min for channel in Statistics.read(PREPARED).channels}
     with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
         sums = verify(forecasts, observed, params.verify, climatology, data_range, params.dask.scheduler)
     path = SCORES / f"{model}.nc"

@@ -45,11 +45,11 @@ class Station:
         self.chosen: Chosen = choice.choose(self.params, self.folder, self.root)
         own = self.chosen.description
         every = self.params.live.every_minutes
-        phase = int(own.contract["phase_seconds"])
+        phase = own.signature.phase_seconds
         self.axis = Axis.of(own.step_minutes, phase, every, own.history, own.horizon)
         source = self.params.live.source or self.params.source
         self.observations = LiveObservations(
-            self.folder / "observations", source, self.params.ingest, own.contract, self.clock
+            self.folder / "observations", source, self.params.ingest, own.signature, self.clock
         )
 
     @contextmanager

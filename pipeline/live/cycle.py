@@ -235,7 +235,7 @@ def _publish(station: Station, prepared: Prepared, fields: np.ndarray, ledger: L
         cycle.quality,
         cycle.n_input_missing,
         cycle.run_key,
-        own.contract_digest,
+        own.signature.digest,
         own.step_minutes,
     )
     grid = station.observations.grid()[own.target_names]

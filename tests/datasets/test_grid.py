@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline.datasets import grid
-from fieldcast.pipeline.datasets.signature import cell_km, contract_of
+from fieldcast.pipeline.datasets.signature import signature_of
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.report.coastlines import coastlines
 from fieldcast.pipeline.report.field_map import axis_label, display
@@ -30,7 +30,7 @@ def of_two_km(units: str) -> xr.Dataset:
 
 
 def height_for_steps(dataset: xr.Dataset) -> float:
-    return cell_km(contract_of(dataset, ["rain_rate"], np.timedelta64(5, "m"), np.datetime64("2024-06-01", "ns")))
+    return signature_of(dataset, ["rain_rate"], np.timedelta64(5, "m"), np.datetime64("2024-06-01", "ns")).cell_km
 
 
 @pytest.mark.parametrize("units", [*METRES, *KILOMETRES])

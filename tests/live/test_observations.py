@@ -317,7 +317,7 @@ def test_frames_of_another_model_are_not_mixed(live, trained, feed, tmp_path):
     for call in (lambda: other.bring_in(*WHOLE), lambda: other.read([START], ["rain_rate"]), other.grid):
         with pytest.raises(InputError, match=r"y has 5 cells, expected 4: use another folder for this model"):
             call()
-    slower = live_of(tmp_path / "live", bom(feed), live.contract | {"step_minutes": 20})
+    slower = live_of(tmp_path / "live", bom(feed), replace(live.contract, step_minutes=20))
     assert not np.isnan(slower.read([START], ["rain_rate"])).all()  # another step is no other grid
     live.prune(LATER)
     assert len(other.bring_in(*WHOLE).added) == len(TENS)

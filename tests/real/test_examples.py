@@ -144,8 +144,8 @@ def test_era5_members(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert np.mean(list(scores[model]["crps"].values())) < single, model
         forecaster = load(CHECKPOINTS / model)
         forecaster.calibration = None
-        own = forecaster.description
-        reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in own.channels], "ram")
+        own = forecaster.config
+        reader = FrameReader(OBSERVATIONS, own.channel_names, "ram")
         positions = reader.positions(init_times)
         history = np.stack([reader.read(p + 1 - own.history, p + 1) for p in positions])
         observed = np.stack([reader.read(p + 1, p + 1 + own.horizon) for p in positions])

@@ -34,7 +34,7 @@ from fieldcast.pipeline.datasets.atomic import (
     write_durable,
 )
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME, field_names, lead_times
-from fieldcast.pipeline.datasets.signature import compare_contracts, contract_of
+from fieldcast.pipeline.datasets.signature import compare_signatures, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
 from fieldcast.pipeline.errors import CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.durable import failpoint
@@ -332,9 +332,9 @@ def _require_alike(folder: Path, opened: Sequence[xr.Dataset]) -> None:
     for other in opened[1:]:
         shared = [name for name in names if name in other]
         ours, theirs = (
-            contract_of(it, shared, np.timedelta64(1, "m"), it[INIT_TIME].values[0]) for it in (first, other)
+            signature_of(it, shared, np.timedelta64(1, "m"), it[INIT_TIME].values[0]) for it in (first, other)
         )
-        if difference := compare_contracts(ours, theirs):
+        if difference := compare_signatures(ours, theirs):
             one, another = (iso(from_numpy(it[INIT_TIME].values[0])) for it in (first, other))
             raise InputError(
                 f"{folder}: the forecasts of {one} and {another} do not fit into one dataset, of the later one "

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.datasets.signature import DataSignature
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.feed.index import NO_STATE, Frame, FrameIndex
@@ -68,7 +69,7 @@ class Intake:
         self,
         options: SourceOptions,
         rules: IngestOptions,
-        contract: Mapping[str, Any],
+        contract: DataSignature,
         index: FrameIndex,
         window: Window,
         keep: Callable[[Arrival], bool],

@@ -29,7 +29,7 @@ from fieldcast.pipeline.config.sources import (
 )
 from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
 from fieldcast.pipeline.datasets.schema import CONVENTIONS, GRID_MAPPING, TIME, TIME_UNITS, X, Y, field_names
-from fieldcast.pipeline.datasets.signature import compare_contracts, contract_of
+from fieldcast.pipeline.datasets.signature import DataSignature, compare_signatures, signature_of
 from fieldcast.pipeline.datasets.times import to_numpy
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive.durable import failpoint
@@ -51,12 +51,12 @@ class LiveObservations:
     """The frames in `folder` that `source` brings for models trained on data of `contract`."""
 
     def __init__(
-        self, folder: Path, source: SourceOptions, ingest: IngestOptions, contract: dict[str, Any], clock: Clock
+        self, folder: Path, source: SourceOptions, ingest: IngestOptions, contract: DataSignature, clock: Clock
     ) -> None:
         """Write nothing yet; raise `InputError` for a source without a live feed or with another step."""
         if isinstance(source, MovingMnistOptions):
             raise InputError(f"source.kind is '{source.kind}', which has no live feed: set live.source to another")
-        if source.step_minutes not in (None, contract["step_minutes"]):
+        if source.step_minutes not in (None, contract.step_minutes):
             raise InputError(
                 f"source.step_minutes is {source.step_minutes}, expected {contract['step_minutes']} as in the training "
                 f"data: set it to {contract['step_minutes']} in live.source"
@@ -96,7 +96,7 @@ class LiveObservations:
 
         Raise `DamagedError` for a file that is not as it was written, `InputError` for frames of another grid.
         """
-        shape = (len(times), len(names), self.contract[Y]["cells"], self.contract[X]["cells"])
+        shape = (len(times), len(names), *self.contract.grid_shape)
         values = np.full(shape, np.nan, np.float32)
         with frame_index.opened(self.folder) as index:
             self._require_fitting(index)
@@ -189,7 +189,8 @@ class LiveObservations:
         if note is None:
             content = _checked(latest, index)
             note = self._note_of(_template(content)) if content is not None else "{}"
-        if difference := compare_contracts(self.contract, self.contract | json.loads(note)):
+        stored = DataSignature.from_dict(self.contract.as_dict() | json.loads(note))
+        if difference := compare_signatures(self.contract, stored):
             raise InputError(
                 f"{self.folder}: the frames that are there are not those of the model: {difference}: "
                 "use another folder for this model, or remove this one"
@@ -197,12 +198,16 @@ class LiveObservations:
 
     def _note_of(self, grid: xr.Dataset) -> str:
         """Return units and grid as the index keeps them, to know what frames are there without opening one."""
-        contract = contract_of(grid, field_names(grid), np.timedelta64(1, "m"), np.datetime64(0, "s"))
-        return json.dumps({name: contract[name] for name in ("units", Y, X, "crs")}, sort_keys=True)
+        signature = signature_of(grid, field_names(grid), np.timedelta64(1, "m"), np.datetime64(0, "s")).as_dict()
+        return json.dumps({name: signature[name] for name in ("units", Y, X, "crs")}, sort_keys=True)
 
     def _fingerprint(self) -> str:
         """Return a digest of all that decides what is taken from a file: with another, files are looked at again."""
-        settings = [self._source.model_dump(mode="json", exclude=NOT_OF_VALUES), self._ingest.duplicates, self.contract]
+        settings = [
+            self._source.model_dump(mode="json", exclude=NOT_OF_VALUES),
+            self._ingest.duplicates,
+            self.contract.as_dict(),
+        ]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _prune_incoming(self, index: FrameIndex, before: datetime) -> None:
