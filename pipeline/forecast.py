@@ -115,8 +115,7 @@ def forecast_block(
     """Forecast some init times, write them from position `start` of the store `out`; return the model's seconds."""
     forecaster = load_cached(folder, digest)
     reader = FrameReader(observations, forecaster.config.channel_names)
-    steps = forecaster.config.history
-    history = np.stack([reader.read(p + 1 - steps, p + 1) for p in reader.positions(init_times)])
+    history = reader.samples(reader.positions(init_times), forecaster.config.history)
     started = time.perf_counter()
     fields = forecast_members(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
     seconds = time.perf_counter() - started
@@ -152,7 +151,7 @@ def forecast_online(
         for i in range(start, min(start + options.batch_size, len(init_times))):
             started, alone = time.perf_counter(), init_times[i : i + 1]
             learning.before(init_times[i])
-            history = reader.read(positions[i] + 1 - checkpoint_config.history, positions[i] + 1)[None]
+            history = reader.sample(positions[i], checkpoint_config.history)[None]
             fields.append(forecast_members(forecaster, history, alone, options.tile_cells, options.overlap_cells))
             seconds.append(time.perf_counter() - started)
         write_fields(out, start, np.concatenate(fields), checkpoint_config)

@@ -232,7 +232,7 @@ def _validation_forecasts(
     history, horizon = description.history, description.horizon
     positions = tqdm(reader.positions(init_times), desc="calibrate", disable=not sys.stderr.isatty())
     for position, init_time in zip(positions, init_times, strict=True):
-        frames = reader.read(position + 1 - history, position + 1 + horizon)[None]
+        frames = reader.sample(position, history, horizon)[None]
         tiles = config.Forecast()  # as large as the training crop
         members = forecast_members(
             forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
@@ -255,7 +255,7 @@ def _training_blocks(
     history, horizon = description.history, description.horizon
     for start in tqdm(range(0, len(positions), FIT_BLOCK), desc="fit", unit="block", disable=not sys.stderr.isatty()):
         chosen = slice(start, start + FIT_BLOCK)
-        frames = np.stack([reader.read(p + 1 - history, p + 1 + horizon) for p in positions[chosen]])
+        frames = reader.samples(positions[chosen], history, horizon)
         yield frames[:, :history], frames[:, history:], init_times[chosen]
 
 

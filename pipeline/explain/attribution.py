@@ -21,11 +21,12 @@ from fieldcast.models.video_transformer.attention.rollout import look_back, obst
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.config import Forecast
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.frames import sample_steps
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.datasets.signature import check_signature
-from fieldcast.pipeline.datasets.times import to_numpy
+from fieldcast.pipeline.datasets.times import to_numpy, to_seconds
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.explain.sensitivity import contribution
 from fieldcast.pipeline.forecasting import checkpoint
@@ -115,7 +116,7 @@ def explain(folder: Path, question: Question, observations: Path = OBSERVATIONS)
     with store.open_observations(observations) as observed:
         names = config.channel_names
         last = _check_data(observations, observed, config, question)
-        cut = observed[names].isel({TIME: slice(last + 1 - config.history, last + 1)}).load()
+        cut = observed[names].isel({TIME: sample_steps(last, config.history)}).load()
         later = observed[names[0]].sel({TIME: observed[TIME].isin(_valid_time(question))}).load()
     history = np.stack([cut[name].values for name in names], axis=1)[None]
     if not np.isfinite(history[:, :, : config.targets]).any():
@@ -215,7 +216,7 @@ def _shares(
     region[tuple(slice(max(at - AROUND, 0), at + AROUND + 1) for at in cell)] = True
     device = next(network.parameters()).device
     seen = torch.from_numpy(history[..., rows, columns]).to(device)
-    seconds = question.init_time.astype("datetime64[s]").astype(np.int64).reshape(1)
+    seconds = to_seconds(question.init_time).reshape(1)
     origin = torch.tensor([[rows.start, columns.start]], device=device)
     inputs, noise, forecast = _run(network, seen, torch.from_numpy(seconds).to(device), origin)
     inside = region[rows, columns].to(device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fieldcast.pipeline.config import Online
-from fieldcast.pipeline.datasets.frames import FrameReader
+from fieldcast.pipeline.datasets.frames import FrameReader, sample_steps
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT
 from fieldcast.pipeline.datasets.times import to_seconds
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
@@ -41,11 +41,12 @@ class Learning:
         (position,) = self.reader.positions(np.array([init_time]))
         if position < self.newest:
             raise ValueError(f"init time {init_time} comes after a later one, expected ascending ones")
-        start, stop = position + 1 - self.config.history - self.config.horizon, position + 1
+        length = self.config.history + self.config.horizon
+        steps = sample_steps(position, length)
         used, self.newest = position == self.newest, position
-        if used or start < 0 or not self.reader.observations[FRAME_PRESENT][start:stop].values.all():
+        if used or steps.start < 0 or not self.reader.observations[FRAME_PRESENT][steps].values.all():
             return None
-        loss = self._loss(self.reader.read(start, stop), init_time)
+        loss = self._loss(self.reader.sample(position, length), init_time)
         value = float(loss.detach())
         if value > self.threshold:
             self.optimiser.zero_grad()

@@ -66,8 +66,7 @@ class SampleDataset(Dataset[Batch]):
         }
 
     def _frames(self, index: int) -> np.ndarray:
-        position = int(self.positions[index])
-        return self.reader.read(position + 1 - self.shape.history, position + 1 + self.shape.horizon)
+        return self.reader.sample(int(self.positions[index]), self.shape.history, self.shape.horizon)
 
     def _crop(self, frames: np.ndarray, seed: int) -> tuple[int, int, int, int]:
         """Return (y, x, h, w) of the first crop drawn whose last history frame is valid enough, or the fullest."""

@@ -3,46 +3,15 @@ import warnings
 
 import numpy as np
 import pytest
-import xarray as xr
 import zarr
 
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.schema import check_forecasts
 from fieldcast.pipeline.errors import InputError, SchemaError
+from tests.datasets.conftest import FRAMES, HEIGHT, SHARD, TIMES, WIDTH, block, write
 
-FRAMES, HEIGHT, WIDTH, SHARD = 11, 5, 7, 3
-TIMES = np.datetime64("2020-01-01", "ns") + np.arange(FRAMES) * np.timedelta64(5, "m")
 LEADS = np.arange(1, 5) * np.timedelta64(10, "m").astype("timedelta64[ns]")
-
-
-@pytest.fixture
-def grid() -> xr.Dataset:
-    empty = np.empty((0, HEIGHT, WIDTH), np.float32)
-    rain = (("time", "y", "x"), empty, {"units": "mm h-1", "valid_min": 0.0, "grid_mapping": "spatial_ref"})
-    coords = {
-        "y": ("y", np.arange(HEIGHT) * 2.0, {"units": "km"}),
-        "x": ("x", np.arange(WIDTH) * 2.0, {"units": "km"}),
-        "spatial_ref": ((), np.int32(0), {"crs_wkt": "WKT"}),
-    }
-    return xr.Dataset({"rain_rate": rain}, coords, {"title": "T"})
-
-
-@pytest.fixture
-def rain() -> np.ndarray:
-    field = np.random.default_rng(0).gamma(1, size=(FRAMES, HEIGHT, WIDTH)).astype(np.float32)
-    field[4, 2] = np.nan
-    return field
-
-
-def block(values: np.ndarray, *dims: str) -> xr.Dataset:
-    return xr.Dataset({"rain_rate": ((*dims, "y", "x"), values)})
-
-
-def write(path, grid, rain) -> None:
-    store.create_observations(path, grid, TIMES, np.arange(FRAMES) != 4, SHARD)
-    for start in range(0, FRAMES, SHARD):
-        store.write_block(path, start, block(rain[start : start + SHARD], "time"))
 
 
 def test_observations_round_trip(tmp_path, grid, rain):

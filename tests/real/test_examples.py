@@ -147,8 +147,8 @@ def test_era5_members(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         own = forecaster.config
         reader = FrameReader(OBSERVATIONS, own.channel_names, "ram")
         positions = reader.positions(init_times)
-        history = np.stack([reader.read(p + 1 - own.history, p + 1) for p in positions])
-        observed = np.stack([reader.read(p + 1, p + 1 + own.horizon) for p in positions])
+        history = reader.samples(positions, own.history)
+        observed = reader.samples(positions, 0, own.horizon)
         members = forecast_members(forecaster, history, init_times, None, 0)
         covered = []
         for parity in (0, 1):
