@@ -12,6 +12,7 @@ from rich.console import Console
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, SCORES
+from fieldcast.pipeline.errors import TrackerError
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare, eventful, extremes, minute
 from fieldcast.pipeline.forecasting import costs
@@ -23,7 +24,7 @@ from fieldcast.pipeline.report.write import ShownCase
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.identity import complete
-from fieldcast.pipeline.tracking.registry import Registry, TrackerError
+from fieldcast.pipeline.tracking.registry import Registry
 from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, scores_of
 
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` listens

@@ -26,13 +26,14 @@ from fieldcast import models
 from fieldcast.models.layers.reference import Training
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
-from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import calibration, costs
-from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, card_of, save_checkpoint
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, model_card, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecaster_of
 from fieldcast.pipeline.forecasting.tiling import forecast_members
 from fieldcast.pipeline.tracking import runs as tracking
@@ -87,7 +88,7 @@ def train_learned(params: config.Params, description: CheckpointConfig) -> None:
         return  # one of several training processes: the first keeps the records and the weights
     fingerprint = prepare_resume(resume, params, model, description.data_digest)
     run = tracking.open_run(params.track.experiment, model, fingerprint, f"train@{model}", run_id=_run_id(resume))
-    (resume / "run_id").write_text(run.run_id or "")
+    replace_durable(resume / "run_id", (run.run_id or "").encode())
     try:
         started = bool(list(resume.glob("*.ckpt")))
         if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
@@ -105,24 +106,24 @@ def finish(params: config.Params, description: CheckpointConfig, fitted: Fitted)
     """Calibrate a model with members; write its checkpoint and what its training cost."""
     if description.members is not None:
         fitted = with_calibration(params, description, fitted)
-    save_checkpoint(CHECKPOINTS / description.model, description, fitted.arrays, card_of(description, fitted.facts))
+    save_checkpoint(CHECKPOINTS / description.model, description, fitted.arrays, model_card(description, fitted.facts))
     costs.write(fitted.costs, COSTS / "training" / f"{description.model}.json")
 
 
 def describe(params: config.Params, model: str, data_digest: str) -> CheckpointConfig:
     """Return what the checkpoint of `model` will be."""
-    statistics = json.loads((PREPARED / "statistics.json").read_text())
+    statistics = Statistics.read(PREPARED)
     return CheckpointConfig(
         model=model,
         kind=params.models[model].kind,
         options=params.models[model].options.model_dump(mode="json"),
         history=params.sample.history,
         horizon=params.sample.horizon,
-        step_minutes=statistics["step_minutes"],
-        channels=statistics["channels"],
-        targets=len(statistics["targets"]),
-        anomalies=statistics["anomalies"],
-        contract=statistics["contract"],
+        step_minutes=statistics.signature.step_minutes,
+        channels=statistics.channels,
+        targets=statistics.targets,
+        anomalies=statistics.anomalies,
+        signature=statistics.signature,
         crop_cells=params.sample.crop_cells,
         data_digest=data_digest,
         calendar=params.sample.calendar,
@@ -139,11 +140,16 @@ def check_fits(params: config.Params, description: CheckpointConfig) -> None:
         "horizon": description.horizon,
         "step_minutes": description.step_minutes,
     }
-    grid = (description.contract[Y]["cells"], description.contract[X]["cells"])
-    cells = memory.training_cells(grid, description.crop_cells)
+    cells = memory.training_cells(description.signature.grid_shape, description.crop_cells)
     options = params.models[description.model].options
     memory.check_memory(
-        description.model, description.kind, options, sizes, cells, params.train.batch_size, params.train.memory_gb
+        description.model,
+        description.kind,
+        options,
+        sizes,
+        cells,
+        params.train.batch_size,
+        params.train.memory_gb,
     )
 
 
@@ -162,7 +168,7 @@ def prepare_resume(folder: Path, params: config.Params, model: str, data_digest:
     if not record.exists() or record.read_text() != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        record.write_text(fingerprint)
+        replace_durable(record, fingerprint.encode())
     return fingerprint
 
 
@@ -209,8 +215,8 @@ def _validation_forecasts(
     params: config.Params, forecaster: Forecaster, init_times: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of each init time."""
-    description = forecaster.description
-    reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in description.channels], params.sample.cache)
+    description = forecaster.config
+    reader = FrameReader(OBSERVATIONS, description.channel_names, params.sample.cache)
     jobs = list(zip(repeat(forecaster), repeat(reader), reader.positions(init_times), init_times, strict=False))
     scheduler = models.scheduler_of(description.kind) or "synchronous"
     yield from iterate_blocks(validate_one, jobs, scheduler=scheduler, description="calibrate", unit="init time")
@@ -220,9 +226,9 @@ def validate_one(
     forecaster: Forecaster, reader: FrameReader, position: int, init_time: np.datetime64
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of one init time."""
-    description = forecaster.description
-    history, horizon = description.history, description.horizon
-    frames = reader.read(position + 1 - history, position + 1 + horizon)[None]
+    description = forecaster.config
+    history = description.history
+    frames = reader.sample(position, history, description.horizon)[None]
     tiles = config.Forecast()  # as large as the training crop
     members = forecast_members(
         forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
@@ -245,7 +251,7 @@ def _training_blocks(
     history, horizon = description.history, description.horizon
     for start in tqdm(range(0, len(positions), FIT_BLOCK), desc="fit", unit="block", disable=not sys.stderr.isatty()):
         chosen = slice(start, start + FIT_BLOCK)
-        frames = np.stack([reader.read(p + 1 - history, p + 1 + horizon) for p in positions[chosen]])
+        frames = reader.samples(positions[chosen], history, horizon)
         yield frames[:, :history], frames[:, history:], init_times[chosen]
 
 

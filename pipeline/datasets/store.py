@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,36 +47,6 @@ TIME_ATTRS: dict[str, dict[str, str]] = {
     MEMBER: {"standard_name": "realization"},
     VALID_TIME: {"standard_name": "time"},
 }
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a sibling of `path` to write to; at the end it takes the place of `path`, in an error it is removed.
-
-    A process that is killed leaves `path` as it was; what it began is swept by the next call.
-    """
-    sweep_partial(path)
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    old = path.with_name(f".{path.name}.partial-old")
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def sweep_partial(path: Path) -> None:
-    """Remove what a killed writer of `path` left behind; a store that it was about to replace is put back."""
-    old = path.with_name(f".{path.name}.partial-old")
-    if old.exists() and not path.exists():
-        old.rename(path)
-    for left in (old, path.with_name(f".{path.name}.partial")):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def create_observations(

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -31,9 +33,9 @@ class Costs:
 
 def write(costs: Costs, path: Path) -> None:
     """Write what is known to `path` as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = {key: value for key, value in asdict(costs).items() if value is not None}
-    path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+    make_folder(path.parent)
+    measured = {key: value for key, value in asdict(costs).items() if value is not None}
+    replace_durable(path, (json.dumps(measured, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read(*paths: Path) -> Costs:

@@ -40,7 +40,7 @@ def log_identity(run: Run, params: config.Params, model: str, data_digest: str) 
 
 def log_checkpoint(run: Run, folder: Path) -> None:
     """Register the checkpoint in `folder` as a version of the experiment's model, and tag its run with its digest."""
-    about = checkpoint.describe(folder)
+    about = checkpoint.read_config(folder)
     run.tags({CHECKPOINT_TAG: store.directory_digest(folder)})
     run.register(folder, about.kind, len(about.channels), about.history)
     run.tags({REGISTERED_TAG: "true"})

@@ -19,6 +19,7 @@ import numpy as np
 
 import fieldcast
 from fieldcast import models
+from fieldcast.pipeline.datasets.atomic import partial_of
 from fieldcast.pipeline.datasets.labels import COLOURS
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _make_database(path: Path) -> None:
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path, os.getpid())
     partial.unlink(missing_ok=True)
     try:
         MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()

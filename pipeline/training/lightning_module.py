@@ -61,7 +61,7 @@ class ForecastModule(lightning.LightningModule):
         self.network, self.options, self.budget = network, options, budget
         self.loss = choose(options, network.output)
         self.balanced = options.loss == "balanced" and network.output == "point"
-        rain = [channel.get("units") == RAIN_RATE for channel in network.normaliser.channels]
+        rain = [channel.units == RAIN_RATE for channel in network.normaliser.channels]
         self.register_buffer("is_rain", torch.tensor(rain)[:, None, None], persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

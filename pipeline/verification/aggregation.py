@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, TIME_UNITS, check_scores, lead_minutes, score_key
 from fieldcast.pipeline.verification import categorical, continuous, probabilistic, spatial, spectral, structural
 from fieldcast.pipeline.verification import strata as groups
@@ -195,8 +196,6 @@ def score_arrays(sums: xr.Dataset, units: str) -> dict[str, xr.DataArray]:
 
 def write_sums(sums: xr.Dataset, path: Path) -> None:
     """Write `sums` as NetCDF-4, whole or not at all, with the same bytes for the same sums."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     encoding: dict[str, dict[str, object]] = {str(name): {"_FillValue": None} for name in sums.variables}
     encoding[INIT_TIME] |= {"units": TIME_UNITS, "dtype": "int64"}
     stored = sums.copy()
@@ -204,8 +203,8 @@ def write_sums(sums: xr.Dataset, path: Path) -> None:
         stored[name].encoding = {}
     seconds = (sums[LEAD_TIME] / np.timedelta64(1, "s")).astype(np.int64)
     stored[LEAD_TIME] = (LEAD_TIME, seconds.values, {"units": "seconds"})
-    stored.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
-    partial.replace(path)
+    with replacing(path) as partial:
+        stored.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
 
 
 def read_sums(path: Path) -> xr.Dataset:

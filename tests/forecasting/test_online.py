@@ -227,7 +227,7 @@ def test_a_step_is_that_of_adagrad_on_the_squared_error(folder: Path, archive: P
     frames = FrameReader(archive, ["rain_rate"]).read(position - HISTORY - HORIZON + 1, position + 1)
     seconds = time.astype("datetime64[s]").astype(int)
     where = torch.tensor([seconds]), torch.zeros(1, 2, dtype=torch.int64)
-    truth = (np.log1p(frames[None, HISTORY:] / RAIN["floor"]) - 0.5) / 1.0
+    truth = (np.log1p(frames[None, HISTORY:] / RAIN.floor) - 0.5) / 1.0
     loss = ((twin(torch.from_numpy(frames[None, :HISTORY]), *where) - torch.from_numpy(truth)) ** 2).mean()
     loss.backward()
     assert learning.before(START + position * STEP) == pytest.approx(loss.item(), rel=1e-5)

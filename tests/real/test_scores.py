@@ -10,6 +10,7 @@ from scores.spatial import fss_2d
 from skimage.metrics import structural_similarity
 
 from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.datasets.grid import row_weights
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.verification import categorical, continuous, spatial, spectral
 from fieldcast.pipeline.verification.aggregation import Extras, field_sums, frame_sums, label_sums, score_arrays
@@ -83,7 +84,7 @@ def era5(archive):
     fields = source.parts()[0].read(np.arange(100, 108), every, every)["t2m"].values.astype(np.float32)
     fields[:, 30, 2:5] = np.nan
     latitude = xr.Dataset({"y": source.grid().y})
-    return fields, continuous.row_weights(latitude), 280.0, 30.0
+    return fields, row_weights(latitude), 280.0, 30.0
 
 
 @pytest.fixture(scope="module", params=[knmi, era5])

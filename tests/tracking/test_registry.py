@@ -6,11 +6,11 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, SCORES
 from fieldcast.pipeline.datasets.store import directory_digest
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, TrackerError
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
-from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry, TrackerError
+from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry
 from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums, write_sums
 from tests.conftest import rewrite
 from tests.tracking.tracked import train_tracked

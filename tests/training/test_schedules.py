@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from fieldcast.models.layers.outputs import OutputOptions
 from fieldcast.pipeline.config.training import Rollout, Teacher, Train
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
 from fieldcast.pipeline.training.schedules import draw_truth, first_leads, leads_at, truth_probability
 
 CPU = torch.device("cpu")
-CHANNEL = {"units": "K", "transform": "identity", "floor": 1.0, "valid_min": None, "valid_max": None}
+CHANNEL = Channel("t2m", "K")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Locks between real processes, names that change in one step, and the order in which the disk gets to know."""
+"""Locks between real processes, and failpoints that fail as asked."""
 
 import errno
 import os
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fieldcast.pipeline.errors import BusyError
 from fieldcast.pipeline.live.archive import durable as files
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, locked
+from fieldcast.pipeline.live.archive.durable import locked
 from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock
 from tests.live.publishing import ended, processes, start
 
@@ -98,54 +99,6 @@ def test_a_lock_that_was_replaced_between_opening_and_locking_is_opened_again(
             pass
 
 
-def test_a_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "latest.json"
-    files.replace_durable(path, b"old")
-    seen = []
-    replace = os.replace
-
-    def watched(source: Path, target: Path) -> None:
-        seen.append((path.read_bytes(), Path(source).read_bytes()))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", watched)
-    files.replace_durable(path, b"new")
-    assert seen == [(b"old", b"new")]
-    assert path.read_bytes() == b"new"
-    assert [it.name for it in tmp_path.iterdir()] == ["latest.json"]
-
-
-def test_rename_takes_no_name_that_is_in_use(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()  # empty: the system's own rename would replace it
-    with pytest.raises(FileExistsError, match="b"):
-        files.rename(tmp_path / "a", tmp_path / "b")
-    (tmp_path / "b").rmdir()
-    files.rename(tmp_path / "a", tmp_path / "b")
-    assert [it.name for it in tmp_path.iterdir()] == ["b"]
-
-
-def test_every_new_folder_is_entered_in_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[Path] = []
-    monkeypatch.setattr(files, "fsync_folder", synced.append)
-    files.make_folder(tmp_path / "a/b/c")
-    files.make_folder(tmp_path / "a/b/c")
-    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
-
-
-def test_a_tree_is_synced_from_the_inside_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a/b").mkdir(parents=True)
-    for name in ("a/b/one", "a/two", "three"):
-        (tmp_path / name).write_text(name)
-    synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink())))
-    files.fsync_tree(tmp_path)
-    assert sorted(synced) == sorted(str(path) for path in (tmp_path, *tmp_path.rglob("*")))
-    for path in synced:
-        if Path(path).is_dir():
-            assert all(synced.index(str(inner)) < synced.index(path) for inner in Path(path).rglob("*"))
-
-
 @pytest.mark.parametrize(
     ("action", "error"), [("enospc", errno.ENOSPC), ("eio", errno.EIO), ("raise", None)], ids=["enospc", "eio", "raise"]
 )
@@ -158,12 +111,3 @@ def test_failpoints_fail_as_asked(action: str, error: int | None, monkeypatch: p
     if error:
         assert isinstance(caught.value, OSError)
         assert caught.value.errno == error
-
-
-def test_a_full_disk_says_how_much_to_free(tmp_path: Path) -> None:
-    full = pytest.raises(CannotWriteError, match=r"bytes and \d+ inodes free\): free 3 MB there")
-    with full, files.needing(2_000_001, tmp_path / "store"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(OSError, match="Input/output") as caught, files.needing(1, tmp_path / "store"):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-    assert not isinstance(caught.value, CannotWriteError)
