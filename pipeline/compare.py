@@ -46,7 +46,7 @@ def main() -> None:
     for sentence in _promote(comparison, digests, params):
         console.print(sentence, highlight=False)
     spent = {name: entry.costs for name, entry in comparison.entries.items()}
-    log_comparison(runs, COMPARISON, _tiles(cases, comparison.fair), spent)
+    log_comparison(runs, COMPARISON, _tiles(cases, comparison.comparable), spent)
 
 
 def _entry(name: str, kind: str, run: tracking.Run) -> Entry:
@@ -58,7 +58,7 @@ def _cases(comparison: Comparison) -> list[ShownCase]:
     """Return the most eventful init times, with maps of all leads, then the best and the worst forecast."""
     field = fields_of(comparison.sums)[0]
     observed = store.open_observations(OBSERVATIONS)[field]
-    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.fair}
+    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.comparable}
     maps_of = partial(case_of, observed, forecasts, coast=coastlines(observed))
     shown = []
     for k, init in enumerate(eventful(comparison.sums)):

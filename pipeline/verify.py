@@ -30,6 +30,7 @@ from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import spectral
 from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, scores_of, write_sums
 from fieldcast.pipeline.verification.continuous import row_weights
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verification.spatial import MINIMUM_VALID, spacing_km, window_cells
 from fieldcast.pipeline.verification.strata import REGION, region_cuts
 
@@ -226,7 +227,7 @@ def main() -> None:
         checkpoint=CHECKPOINTS / model,
         model=model,
         kind=params.models[model].kind,
-        scores=scores_of(sums),
+        scores=by_key(scores_of(sums)),
         sums=path,
     )
 
