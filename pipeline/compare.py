@@ -26,6 +26,7 @@ from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.identity import complete
 from fieldcast.pipeline.tracking.registry import Registry
 from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, scores_of
+from fieldcast.pipeline.verification.scores import by_key
 
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` listens
 
@@ -43,7 +44,7 @@ def main() -> None:
     for name, run in runs.items():
         complete(run, params, name)
         entry = comparison.entries[name]
-        log_scores(run, entry.kind, scores_of(entry.sums), SCORES / f"{name}.nc")
+        log_scores(run, entry.kind, by_key(scores_of(entry.sums)), SCORES / f"{name}.nc")
     cases = _cases(comparison)
     presentation.write(comparison, COMPARISON, params.model_dump(mode="json"), cases)
     console = Console(width=WIDTH)
@@ -52,7 +53,7 @@ def main() -> None:
     for sentence in _promote(comparison, digests, params):
         console.print(sentence, highlight=False)
     spent = {name: entry.costs for name, entry in comparison.entries.items()}
-    log_comparison(runs, COMPARISON, _tiles(cases, comparison.fair), spent)
+    log_comparison(runs, COMPARISON, _tiles(cases, comparison.comparable), spent)
 
 
 def _entry(name: str, kind: str, run: tracking.Run) -> Entry:
@@ -64,7 +65,7 @@ def _cases(comparison: Comparison) -> list[ShownCase]:
     """Return the most eventful init times, with maps of all leads, then the best and the worst forecast."""
     field = fields_of(comparison.sums)[0]
     observed = store.open_observations(OBSERVATIONS)[field]
-    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.fair}
+    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.comparable}
     maps_of = partial(case_of, observed, forecasts, coast=coastlines(observed))
     shown = []
     for k, init in enumerate(eventful(comparison.sums)):

@@ -335,7 +335,7 @@ def test_a_model_that_learnt_on_is_not_promoted() -> None:
     assert (found.promote, found.champion) == (True, "video_transformer")
     stays = decide(sums, Promotion(), few, ["persistence"], champion="convlstm")
     assert (stays.promote, stays.champion) == (False, "convlstm")
-    assert stays.reason == f"not promoted: the champion convlstm has no fair scores: {why}"
+    assert stays.reason == f"not promoted: the champion convlstm has no comparable scores: {why}"
     said = compare({name: Entry(own, name) for name, own in sums.items()}, few).verdict
     assert f"convlstm cannot be champion: {why}." in said
     assert sum("cannot be champion" in sentence for sentence in said) == 1

@@ -23,6 +23,7 @@ from fieldcast.pipeline.prepare import prepare
 from fieldcast.pipeline.train import train
 from fieldcast.pipeline.verification.aggregation import scores_of
 from fieldcast.pipeline.verification.probabilistic import interval
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verify import verify
 from tests.conftest import ROOT, merged
 
@@ -68,7 +69,7 @@ def run(
         made = store.open_forecasts(FORECASTS / f"{model}.zarr")
         observed = store.open_observations(OBSERVATIONS)
         sums = verify(made, observed, params.verify)
-        scores[model] = scores_of(sums)
+        scores[model] = by_key(scores_of(sums))
     return scores
 
 

@@ -14,6 +14,7 @@ from fieldcast.pipeline.datasets.grid import row_weights
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.verification import categorical, continuous, spatial, spectral
 from fieldcast.pipeline.verification.aggregation import Extras, field_sums, frame_sums, label_sums, score_arrays
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verification.strata import by_region
 
 MEMBERS = 6
@@ -98,7 +99,7 @@ def case(request, archive):
 @pytest.fixture(scope="module")
 def own(case):
     """Return all scores of the first member alone."""
-    return score_arrays(case.sums(case.forecast), "u")
+    return by_key(score_arrays(case.sums(case.forecast), "u"))
 
 
 def test_the_fields_have_holes_and_events(case):
@@ -151,7 +152,7 @@ def test_events(case, name, theirs):
 
 
 def test_members(case):
-    own = score_arrays(case.sums(case.members), "u")
+    own = by_key(score_arrays(case.sums(case.members), "u"))
     observed = xr.DataArray(np.where(case.valid, case.observed, np.nan), dims=DIMS)
     members = xr.DataArray(case.members, dims=("init_time", "lead_time", "member", "y", "x"))
     kept = {"reduce_dims": POOL, "weights": case.weights()}
