@@ -5,10 +5,10 @@ import re
 import pytest
 
 from docs.tools import model_table as catalogue
+from docs.tools.imports import ROOT
 from docs.tools.model_table import SIDES, VARIANTS, cost_of, options_table, parameters_of, short, theory_table
 from fieldcast import models
 from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
-from tests.imports import ROOT
 
 PAGE = (ROOT / catalogue.PAGE).read_text()
 

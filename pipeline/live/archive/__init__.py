@@ -1,5 +1,5 @@
-"""What a schedule keeps: published forecasts, ledger of cycles, exports; every write survives a crash.
+"""Archive of a schedule: published forecasts, ledger of cycles, exports; every write survives a crash.
 
-In: forecasts. Out: files under `data/live`.
+In: forecasts and records of cycles. Out: files under `data/live`.
 May import: `errors`, `config`, `datasets`, `live.clock`.
 """
