@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import mean
 
+import numpy as np
+from scipy.optimize import isotonic_regression
+
 from docs.tools.imports import Graph, levels
 
 BOX_WIDTH, BOX_HEIGHT = 124, 34  # pixels
@@ -84,16 +87,11 @@ def crossings(layout: Layout) -> int:
 def spread(wanted: Sequence[float], distances: Sequence[float]) -> list[float]:
     """Return the positions nearest to those wanted, by least squares, that keep their order and their distances.
 
-    `distances` are the least ones between neighbours. Isotonic regression by pooling adjacent violators.
+    `distances` are the least ones between neighbours.
     """
-    offsets = [sum(distances[:i]) for i in range(len(wanted))]
-    pools: list[list[float]] = []
-    for value, offset in zip(wanted, offsets, strict=True):
-        pools.append([value - offset])
-        while len(pools) > 1 and mean(pools[-2]) > mean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    levelled = [mean(pool) for pool in pools for _ in pool]
-    return [value + offset for value, offset in zip(levelled, offsets, strict=True)]
+    offsets = np.cumsum([0.0, *distances])
+    positions: list[float] = (isotonic_regression(np.asarray(wanted) - offsets).x + offsets).tolist()
+    return positions
 
 
 def _places(graph: Graph) -> Layout:
