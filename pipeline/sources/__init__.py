@@ -1,7 +1,7 @@
-"""Archives of gridded observations: one file a kind, behind one Protocol, and one dict in view.
+"""Archives of gridded observations: one module a kind, behind one protocol.
 
 In: files, URLs or a simulation. Out: frames in physical units on the source's own grid, and their times.
-May import: `errors`, `config`, `datasets`.
+May import: `errors`, `config`, `datasets`, `models`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def log_comparison(
     case_images: Mapping[str, Mapping[str, np.ndarray]],
     spent: Mapping[str, costs.Costs],
 ) -> None:
-    """Add the comparison's files to every model's run, its costs, and one image a case under the same key in all.
+    """Add the comparison's files, the model's costs and one image a case, under the same key in all, to every run.
 
     `case_images` holds (h, w, 3) uint8 arrays by case, then model.
     """

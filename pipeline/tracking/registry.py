@@ -1,4 +1,4 @@
-"""What MLflow knows of runs and registered versions: the scores of any run, and the aliases that promotion moves."""
+"""Runs and registered versions in MLflow: the scores of any run, and the aliases that promotion moves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run whose forecasts were verified: its sums, and what its training was given."""
+    """A run with verified forecasts: its sums, its costs, and the digest of its training data."""
 
     run_id: str
     model: str
@@ -88,9 +88,9 @@ class Registry:
         return max(versions, key=lambda it: int(it.number), default=None)
 
     def appoint(self, version: Version, alias: str, reason: str) -> None:
-        """Give `version` the alias, with the reason as its description; whoever had the alias loses it.
+        """Give `version` the alias, with the reason as its description; another version with the alias loses it.
 
-        The champion is nobody's challenger.
+        The champion is never the challenger as well.
         """
 
         def give() -> None:
@@ -171,7 +171,7 @@ class Registry:
 
 
 def _asked(call: Callable[[], Result]) -> Result:
-    """Return what MLflow answers; raise `TrackerError` where it does not."""
+    """Return the result of a call to MLflow; raise `TrackerError` where it does not answer."""
     try:
         return call()
     except (InputError, TrackerError):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fieldcast.pipeline.cli.check import inspect
+from fieldcast.pipeline.cli.check import facts_of
 from fieldcast.pipeline.cli.main import app
 from fieldcast.pipeline.errors import InputError
 from tests.conftest import ROOT, merged
@@ -34,11 +34,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_check_prints_what_a_run_would_work_on(
-    tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_prints_the_size_of_a_run(tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
-    facts = inspect(tmp_path / "params.yaml")
+    facts = facts_of(tmp_path / "params.yaml")
     assert facts["frames"] == "120 of 380 (260 missing)"
     assert facts["variables"] == "rain_rate [mm h-1]"
     assert facts["init times"] == "train 42, validation 5, test 7"
@@ -77,7 +75,7 @@ def test_bad_input_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(small, changes)))
     with pytest.raises(InputError) as caught:
-        inspect(tmp_path / "params.yaml")
+        facts_of(tmp_path / "params.yaml")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from docs.tools.complexity import path_through_windows, theory_of
+from docs.tools.complexity import complexity_of, path_through_windows
 from fieldcast import models
 from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
@@ -16,8 +16,8 @@ CELLS = (13, 7)
 
 
 def counted(kind: str, options: dict[str, Any], cells: tuple[int, int] = CELLS) -> tuple[int, int | None]:
-    found = theory_of(models.OPTIONS[kind].model_validate(options), SIZES, cells)
-    return found.in_a_row, found.path
+    complexity = complexity_of(models.OPTIONS[kind].model_validate(options), SIZES, cells)
+    return complexity.in_a_row, complexity.path
 
 
 STEPS = {"hidden": [4], "patch": 1}
@@ -113,7 +113,7 @@ def test_growth_is_that_with_longer_histories_and_larger_fields(
     options = models.OPTIONS[kind].model_validate(change)
     short, long = (Sizes(1, 1, steps, steps, 5) for steps in (30, 60))
     small, late, wide = (
-        theory_of(options, sizes, (side, side)) for sizes, side in ((short, 16), (long, 16), (short, 1024))
+        complexity_of(options, sizes, (side, side)) for sizes, side in ((short, 16), (long, 16), (short, 1024))
     )
     assert (small.row_grows, small.path_grows) == (row, path)
     assert (late.in_a_row > small.in_a_row) == ("T" in row)
