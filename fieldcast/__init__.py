@@ -4,6 +4,7 @@
 """
 
 import os
+import sqlite3  # noqa: F401  before eccodes, whose old SQLite would serve the whole process, and MLflow refuses it
 
 # torch's threads (libgomp) spin at barriers before they sleep. Beside other busy processes a training step then takes
 # up to a hundred times as long; a short spin costs nothing on a quiet machine. Read once, when torch is loaded.

@@ -186,7 +186,7 @@ def fit_learned(params: config.Params, description: CheckpointConfig, resume: Pa
     """Return the weights of a learned model."""
     from fieldcast.pipeline.training.fit import fit  # Lightning takes seconds to import, and references do without
 
-    with xr.open_dataset(PREPARED / "climatology.nc") as climatology:
+    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
         return fit(params, description, climatology.load(), resume, run)
 
 
@@ -194,7 +194,7 @@ def fit_reference(params: config.Params, description: CheckpointConfig) -> Fitte
     """Return what a reference learns from the training period: nothing for most kinds."""
     if not models.KINDS[description.kind].fitted:
         return Fitted({}, {})
-    with xr.open_dataset(PREPARED / "climatology.nc") as dataset:
+    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as dataset:
         climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
     step = np.timedelta64(description.step_minutes, "m")
     blocks = _training_blocks(params, description)

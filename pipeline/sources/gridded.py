@@ -7,7 +7,6 @@ keep the archive's units.
 from __future__ import annotations
 
 import json
-import sqlite3  # noqa: F401  before eccodes, whose old SQLite would serve the whole process, MLflow included
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
