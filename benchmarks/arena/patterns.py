@@ -18,13 +18,13 @@ Grid = tuple[int, int, int]  # tokens along time, height, width
 
 @dataclass(frozen=True)
 class Pattern:
-    """Mixers of a stack: as the video transformer makes them, or of joint attention with its weights in memory."""
+    """The mixers of a stack: as the video transformer makes them, or of joint attention with its weights in memory."""
 
     name: str
     explicit: bool = False
 
     def mixers(self, dim: int, heads: int, count: int = SUB_LAYERS) -> list[nn.Module]:
-        """Return one mixer for each sub-layer, by default with the options of the video transformer."""
+        """One mixer for each sub-layer, with the options that the video transformer has unless told otherwise."""
         if self.explicit:
             return [AlongAxes(dim, heads, "J", impl="eager") for _ in range(count)]
         options = AttentionOptions.model_validate({"attention": self.name})
@@ -38,16 +38,16 @@ PATTERNS: Mapping[str, Pattern] = {
 
 
 def weights_mb(mixers: list[nn.Module], grid: Grid) -> float:
-    """Return the MB of the attention weights of a sample in float32, with two more copies at the busiest moment."""
+    """Memory in MB of the attention weights of a sample in float32, with two more copies at the busiest moment."""
     held = [cast(Mixer, mixer).held(*grid) for mixer in mixers]
     return 4 * (sum(held) + 2 * max(held)) / 1e6
 
 
 def macs(mixers: list[nn.Module], grid: Grid) -> int:
-    """Return the multiply-adds of the mixers of a sample."""
+    """Multiply-adds of the mixers of a sample."""
     return sum(cast(Mixer, mixer).macs(*grid) for mixer in mixers)
 
 
 def tokens(grid: Grid) -> int:
-    """Return the number of tokens."""
+    """How many there are."""
     return math.prod(grid)

@@ -1,5 +1,5 @@
-"""Feed of new frames: discovery at the source, reading, checks and storage.
+"""Live frames: candidates of a feed, opened as segments, checked and stored as frames.
 
-In: a live source. Out: the store of live observations.
+In: a live source (files, addresses, a Zarr store, a simulation). Out: `observations/` in `data/live`.
 May import: `errors`, `config`, `datasets`, `sources`, `live.archive`, `live.clock`.
 """
