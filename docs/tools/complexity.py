@@ -18,9 +18,9 @@ from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.simvp.layers import APART, FAR
 from fieldcast.models.simvp.options import SimVPOptions
-from fieldcast.models.video_transformer.attention.axes import AXES
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
-from fieldcast.models.video_transformer.attention.window import fitted
+from fieldcast.models.video_transformer.attention.exact.axes import AXES
+from fieldcast.models.video_transformer.attention.exact.window import fitted
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 Cells = tuple[int, int]  # rows and columns of the field
@@ -63,9 +63,9 @@ def of_recurrent(options: RecurrentOptions, sizes: Sizes, cells: Cells) -> Compl
     steps = sizes.history + sizes.horizon
     in_a_row = steps + 2 * (len(options.hidden) - 1)
     in_time, grows = steps, "T"
-    if options.temporal_mixer == "attention":
+    if options.cell == "attention":
         in_time, grows = math.ceil(steps / options.memory), "T/K"
-    if options.temporal_mixer == "trajgru":
+    if options.cell == "trajgru":
         return Complexity(in_a_row, "O(T)", in_time, f"O({grows})")
     distance = math.ceil(max(cells) / options.patch) - 1 - options.kernel // 2  # but for what the first step reads
     in_space = 1 + _times(distance, options.state_side // 2)

@@ -23,6 +23,7 @@ def modules() -> dict[str, Path]:
     return paths
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Return the dotted names that a file imports anywhere, functions included; names may be objects of modules."""
     names = set()

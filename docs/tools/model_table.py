@@ -18,7 +18,7 @@ from tqdm import tqdm
 from docs.tools.complexity import complexity_of
 from fieldcast import models
 from fieldcast.models.layers.sizes import Sizes
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 from fieldcast.pipeline.forecasting.costs import count_macs, device_name
 from fieldcast.pipeline.training.memory import training_memory
 
@@ -47,10 +47,10 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {
     "convlstm": Variant("recurrent", "Shi et al. 2015, Convolutional LSTM Network"),
-    "convgru": Variant("recurrent", "Ballas et al. 2016, Delving Deeper into ConvNets", {"temporal_mixer": "convgru"}),
-    "trajgru": Variant("recurrent", "Shi et al. 2017, Deep Learning for Precipitation", {"temporal_mixer": "trajgru"}),
+    "convgru": Variant("recurrent", "Ballas et al. 2016, Delving Deeper into ConvNets", {"cell": "convgru"}),
+    "trajgru": Variant("recurrent", "Shi et al. 2017, Deep Learning for Precipitation", {"cell": "trajgru"}),
     "attention_in_time": Variant(
-        "recurrent", "Vaswani et al. 2017, in the skeleton of the ConvLSTM", {"temporal_mixer": "attention"}
+        "recurrent", "Vaswani et al. 2017, in the skeleton of the ConvLSTM", {"cell": "attention"}
     ),
     "simvp": Variant("simvp", "Gao et al. 2022, SimVP; Tan et al. 2023, Temporal Attention Unit"),
     **{
@@ -201,7 +201,7 @@ This page is written by `make models`. Every variant is a kind of model with som
 ```yaml
 models:
   convlstm: {{kind: recurrent}}
-  gru: {{kind: recurrent, temporal_mixer: convgru}}
+  gru: {{kind: recurrent, cell: convgru}}
   windows: {{kind: video_transformer, attention: window, window: [4, 4, 4], global_tokens: 2}}
 ```
 

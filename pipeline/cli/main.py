@@ -175,14 +175,7 @@ app.add_typer(live)
 
 
 def main() -> None:
-    """Run the command; wrong input ends in one line and exit code 2, other troubles in codes of their own."""
+    """Run the command; an error that a user can correct ends in one line and its own exit code."""
     from fieldcast.pipeline import config
-    from fieldcast.pipeline.live.outcomes import code_of
 
-    try:
-        config.run_stage(app)
-    except Exception as error:
-        if (code := code_of(error)) == 1:
-            raise
-        sys.stderr.write(f"fieldcast: {error}\n")
-        sys.exit(code)
+    config.run_stage(app)

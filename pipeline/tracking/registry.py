@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import xarray as xr
 
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, TrackerError
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.tracking.runs import (
     CHECKPOINT_TAG,
@@ -32,10 +32,6 @@ Result = TypeVar("Result")
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class TrackerError(RuntimeError):
-    """MLflow does not answer: try again later. Exit code 75."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ class Registry:
         stored = [name for name in names if name.endswith(".nc")]
         if len(stored) != 1:
             raise InputError(
-                f"run {wanted}: {len(stored)} files of scores in MLflow, expected one, logged by the stage verify: "
+                f"run {wanted}: {len(stored)} files of scores in MLflow, expected one, logged by the stage compare: "
                 f"dvc repro --force --single-item verify@{tags.get(MODEL_TAG, '<model>')}"
             )
         with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ import numpy as np
 
 import fieldcast
 from fieldcast import models
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import partial_of
 from fieldcast.pipeline.datasets.labels import COLOURS
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ class Run:
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
         self._try(lambda client, run_id: [client.set_tag(run_id, key, value) for key, value in values.items()])
+
+    def tag(self, key: str) -> str | None:
+        """Return a tag, None where the run lacks it or the tracker does not answer."""
+        tags: dict[str, str] = self._try(lambda client, run_id: client.get_run(run_id).data.tags) or {}
+        return tags.get(key)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log the parameters that identify the run; the whole of `params.yaml` is an artefact."""
@@ -190,27 +195,16 @@ def open_run(
     return run
 
 
-def log_scores(
-    *, experiment: str, checkpoint: Path, model: str, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path
-) -> Run:
-    """Add a model's scores to the run that trained it (or to a new run where the tracker does not have it).
-
-    The file `sums` is logged with them, so that any two runs can be compared later.
-    """
-    run = open_run(experiment, model, store.directory_digest(checkpoint), f"verify@{model}")
-    first = {score: curve for score, curve in scores.items() if score.startswith(LEAD_SCORES)}
-    run.curves("lead", first)  # MLflow makes a section of charts of each prefix, in alphabetical order
-    run.curves("lead_more", {score: curve for score, curve in scores.items() if score not in first})
-    run.metrics({f"test/{score}": _mean(curve) for score, curve in first.items()}, step=0)
-    run.artifact(sums, SCORES_FOLDER)
-    run.tags({KIND_TAG: kind})
-    run.end()
-    return run
-
-
 def runs_of(experiment: str, models: Mapping[str, str]) -> dict[str, Run]:
-    """Return the run of each model, by name, from the digests of their checkpoint folders."""
-    return {model: open_run(experiment, model, digest, "compare") for model, digest in models.items()}
+    """Return the run of each model, by name, from the digests of their checkpoint folders.
+
+    Where the tracker does not answer for one of them, the others are not asked for.
+    """
+    runs: dict[str, Run] = {}
+    for model, digest in models.items():
+        silent = any(run.client is None for run in runs.values())
+        runs[model] = Run(None, None, experiment) if silent else open_run(experiment, model, digest, "compare")
+    return runs
 
 
 def experiment_url(base: str, experiment: str, root: Path = Path()) -> str:
@@ -261,7 +255,7 @@ def _make_database(path: Path) -> None:
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path, os.getpid())
     partial.unlink(missing_ok=True)
     try:
         MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
@@ -313,8 +307,3 @@ def _git_commit(root: Path) -> dict[str, str]:
 def _dvc_experiment() -> dict[str, str]:
     names = {"dvc.exp_name": "DVC_EXP_NAME", "dvc.baseline_rev": "DVC_EXP_BASELINE_REV"}
     return {tag: os.environ[variable] for tag, variable in names.items() if variable in os.environ}
-
-
-def _mean(curve: Mapping[int, float]) -> float:
-    values = [value for value in curve.values() if math.isfinite(value)]
-    return sum(values) / len(values) if values else math.nan

@@ -17,7 +17,7 @@ from docs.tools.model_table import (
     short,
 )
 from fieldcast import models
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 
 PAGE = (ROOT / PAGE_PATH).read_text()
 
@@ -32,7 +32,7 @@ def rows(heading: str) -> dict[str, list[str]]:
 def test_every_attention_and_mixer_is_a_variant() -> None:
     options = [variant.checked_options() for variant in VARIANTS.values()]
     assert {getattr(one, "attention", None) for one in options} >= set(ATTENTIONS)
-    assert {getattr(one, "temporal_mixer", None) for one in options} >= {"convlstm", "convgru", "trajgru", "attention"}
+    assert {getattr(one, "cell", None) for one in options} >= {"convlstm", "convgru", "trajgru", "attention"}
     assert {variant.kind for variant in VARIANTS.values()} == set(models.LEARNED)
 
 
