@@ -1,4 +1,4 @@
-"""Breakdown of the time of a scheduled forecast: one cycle on the whole KNMI image with the model loaded.
+"""Where the time of a scheduled forecast goes: one cycle on the whole KNMI image with the model loaded.
 
 765 x 700 cells of 1 km, history 4, horizon 6, a ConvLSTM of the default size (untrained: its weights do not change its
 cost) by blended tiles of 64 cells, as the KNMI example forecasts. The last of several cycles counts: model and
@@ -35,7 +35,7 @@ CYCLES = 4
 
 
 def parameters(checkpoint: Path) -> Params:
-    """Return the parameters of the KNMI example, on the whole image."""
+    """Return those of the KNMI example, on the whole image."""
     content: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "knmi-radar.yaml").read_text())
     content["source"] = {"kind": "radar", "format": "knmi", "path": str(ARCHIVE)}
     content["live"] = {"model": str(checkpoint)}

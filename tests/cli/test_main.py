@@ -1,10 +1,12 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -19,12 +21,25 @@ def fieldcast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["ui"]])
-def test_help_has_examples(command: list[str]) -> None:
-    result = CliRunner().invoke(app, [*command, "--help"])
+COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+
+
+def test_help_names_every_command() -> None:
+    result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    if command:
-        assert "Example: fieldcast" in result.output.replace("`", "")
+    assert all(name in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_can_be_parsed(name: str) -> None:
+    command = COMMANDS[name]
+    example = re.match(r"Example: `fieldcast ([^`]*)`", command.epilog or "")
+    assert example is not None
+    words = example[1].split()
+    assert words[0] == name
+    command.make_context(name, words[1:])  # parses, and runs nothing; raises for a wrong option
+    with pytest.raises(Exception, match="No such option"):
+        command.make_context(name, ["--no-such-option"])
 
 
 def test_help_loads_nothing_heavy() -> None:
