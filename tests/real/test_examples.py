@@ -111,7 +111,8 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def era5(archive: Path, tmp_path_factory: pytest.TempPathFactory, tracker: Path) -> Iterator[tuple[Path, Scores]]:
     """Yield a folder with the stages' outputs and the scores of three references and three transformers."""
     folder = tmp_path_factory.mktemp("era5") / "project"
-    changes = {"train": {"epochs": 2}, "prepare": {"splits": {"train": {"every_steps": 2}}}}
+    halved = {split: {"every_steps": 2} for split in ("train", "test")}
+    changes = {"train": {"epochs": 2}, "prepare": {"splits": halved}}
     with pytest.MonkeyPatch.context() as monkeypatch:
         yield folder, run("era5-uk", changes, archive, folder, monkeypatch, tracker, ERA5_MODELS)
 
@@ -173,7 +174,7 @@ def test_moving_mnist(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 "test": {"start": "2000-04-10T09:00", "end": "2000-04-29T09:00"},  # 100 to 119: other digits
             }
         },
-        "train": {"epochs": 2, "batch_size": 4, "max_minutes": None},
+        "train": {"epochs": 1, "batch_size": 4, "max_minutes": None},
     }
     scores = run("moving-mnist", changes, archive, tmp_path / "mnist", monkeypatch, tracker)
 

@@ -9,6 +9,7 @@ from fieldcast.pipeline.config.sources import GriddedOptions, RadarOptions
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.verification.scores import Score
 from fieldcast.pipeline.verification.significance import evidence
+from tests.campaign import size
 from tests.made_sums import made_sums
 
 ALL = slice(None)
@@ -81,7 +82,7 @@ def test_intervals_of_temperature_errors_cover_as_they_say(temperature):
 
 
 def test_intervals_of_rain_errors_cover_as_they_say(rain):
-    found = coverage(rain, LEADS["rain"], 0.9, n=64, length=16, repeats=20)
+    found = coverage(rain, LEADS["rain"], 0.9, n=64, length=16, repeats=size(10, 20))
     assert 0.86 <= found["one"] <= 0.94, found
     assert 0.86 <= found["pair"] <= 0.94, found
 
@@ -94,7 +95,7 @@ def test_models_of_equal_skill_are_no_different(name, request):
     words = []
     for lead in LEADS[name]:
         one, other = losses(fields, lead, 0.95)
-        for _ in range(12):
+        for _ in range(size(6, 12)):
             first = long_blocks(rng, len(one), 1, 1)[0]
             drawn = (first + np.arange(min(130, len(one)))) % len(one)
             swap = np.repeat(rng.random(-(-drawn.size // 8)) < 0.5, 8)[: drawn.size, None]
