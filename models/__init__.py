@@ -83,7 +83,7 @@ def build(
     horizon: int,
     step_minutes: float,
 ) -> nn.Module:
-    """A new learned model with random weights that forecasts persistence until it is trained.
+    """Return a new learned model with random weights that forecasts persistence until it is trained.
 
     Draws from torch's global generator. Raises ValueError for a name that is not in `LEARNED`, options of another
     model, or sizes that cannot be.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def fill_and_mask(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c+1 h w"]:
-    """The history with 0 in its gaps and one more channel: 1 where all channels are valid, else 0.
+    """Return the history with 0 in its missing cells and one more channel: 1 where all channels are valid, else 0.
 
     No gradient flows back through a missing cell.
     """
@@ -17,7 +17,7 @@ def fill_and_mask(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c+1
 
 
 def carried_forward(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-    """The history with every gap filled by the latest earlier value of its cell, 0 where there is none."""
+    """Return the history with missing cells filled by the cell's latest earlier value, else 0."""
     frames = []
     latest = torch.zeros_like(history[:, 0])
     for frame in history.unbind(dim=1):
@@ -48,7 +48,7 @@ class LinearBaseline(nn.Module):
     def forward(
         self, increment: Float[Tensor, "b *m f c_out h w"], history: Float[Tensor, "b t c_in h w"]
     ) -> Float[Tensor, "b *m f c_out h w"]:
-        """Increments added to the mixture of the first c_out channels, in the history's precision.
+        """Return increments added to the mixture of the first c_out channels, in the history's precision.
 
         All members of a sample, where there are any, share its mixture.
         """

@@ -4,6 +4,7 @@ Shi et al. 2015, "Convolutional LSTM Network", equation 3. Zero padding, zero in
 """
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,14 +18,14 @@ Maps = Float[Tensor, "b d h w"]
 
 
 def lstm_step(
-    gates: Float[Tensor, "b 4*d h w"], cell: Maps | None, peephole: Float[Tensor, "3 d 1 1"] | None
+    gates: Float[Tensor, "4 b d h w"], cell: Maps | None, peephole: Float[Tensor, "3 d 1 1"] | None
 ) -> tuple[Maps, Maps]:
     """Return the next hidden and cell state; None stands for zeros.
 
-    `gates` are W_x * X_t + W_h * H_(t-1) + b, with i, f, c and o one after the other. The hidden state has their
-    precision; the cell state, which sums over many steps, has at least float32.
+    `gates` are W_x * X_t + W_h * H_(t-1) + b for i, f, c and o. The hidden state has their precision; the cell state,
+    which sums over many steps, has at least float32.
     """
-    x_i, x_f, x_c, x_o = gates.to(torch.promote_types(gates.dtype, torch.float32)).chunk(4, dim=1)  # (b, d, h, w)
+    x_i, x_f, x_c, x_o = gates.to(torch.promote_types(gates.dtype, torch.float32))  # (b, d, h, w) each
     w_i, w_f, w_o = (0.0, 0.0, 0.0) if peephole is None else peephole  # (d, 1, 1)
     cell = torch.zeros_like(x_c) if cell is None else cell
 
@@ -65,6 +66,7 @@ class ConvLSTMCell(nn.Module):
         """Return the next (hidden, cell)."""
         gates = self._gates(driven, state, convolve)
         gates = gates if self.norm is None else self.norm(gates)
+        gates = rearrange(gates, "b (four d) h w -> four b d h w", four=4)
         return lstm_step(gates, None if state is None else state[1], self.peephole)
 
     def at_once(

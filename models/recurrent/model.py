@@ -56,7 +56,7 @@ class Recurrent(nn.Module):
     def forward(
         self, history: Float[Tensor, "b t c_in h w"], noise: Float[Tensor, "b m k"] | None = None
     ) -> Float[Tensor, "b *m f c_out h w"]:
-        """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
+        """Return forecasts of the first c_out channels for all leads, in normalised values; NaN is a missing cell.
 
         There are members unless its output is point; an ensemble's `noise` is drawn where none is given. Raises
         ValueError when steps or channels are not those it was built for.
@@ -100,7 +100,7 @@ class Recurrent(nn.Module):
         return rearrange(cells, "t b h w c -> t b c h w")
 
     def _drop(self, steps: Float[Tensor, "t b d h w"]) -> Float[Tensor, "t b d h w"]:
-        """Whole channels dropped, the same ones at every step of a sample."""
+        """Return the steps with whole channels dropped, the same ones at every step of a sample."""
         if not self.training or self.options.dropout == 0:
             return steps
         keep: Tensor = functional.dropout(torch.ones_like(steps[:1, :, :, :1, :1]), self.options.dropout)
@@ -108,7 +108,7 @@ class Recurrent(nn.Module):
 
 
 def _scales(options: RecurrentOptions, frame: int) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """What stands before each level of the encoder and behind each of the forecaster, the deepest first."""
+    """Return the layers before each level of the encoder and after each of the forecaster, the deepest first."""
     hidden, strides = options.hidden, options.strides
     if strides is None:
         return nn.ModuleList(nn.Identity() for _ in hidden), nn.ModuleList(nn.Identity() for _ in hidden)

@@ -40,7 +40,7 @@ class SimVP(nn.Module):
     def forward(
         self, history: Float[Tensor, "b t c_in h w"], noise: Float[Tensor, "b m k"] | None = None
     ) -> Float[Tensor, "b *m f c_out h w"]:
-        """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
+        """Return forecasts of the first c_out channels for all leads, in normalised values; NaN is a missing cell.
 
         There are members unless its output is point; an ensemble's `noise` is drawn where none is given. Raises
         ValueError when steps or channels are not those it was built for.

@@ -16,7 +16,7 @@ from fieldcast.models.video_transformer.tokens import Embedding
 
 
 def any_valid(masked: Float[Tensor, "b f c h w"], patch: int) -> Bool[Tensor, "b n"]:
-    """Which patches of frames have a valid cell; the last channel is the mask."""
+    """Return the mask of patches with a valid cell; the last channel is the mask of cells."""
     mask = patchify(pad_to_multiple(masked[:, :, -1:], patch), patch)
     return reduce(mask > 0.5, "b f c h w -> b (f h w)", "any")
 
@@ -34,13 +34,16 @@ class FrameDecoder(nn.Module):
         self.decoder = Decoder(options.dim, options.heads, hidden, options.decoder_layers, dropout=options.dropout)
 
     def start(self, memory: Grid, memory_positions: Positions | None) -> Cache:
-        """What is known before the first step."""
+        """Return the cache before the first step."""
         return self.decoder.start(flatten(memory), flat_positions(memory_positions))
 
     def forward(
-        self, frames: Float[Tensor, "b f c h w"], cache: Cache, positions: Positions | None
+        self,
+        frames: Float[Tensor, "b f c h w"],
+        cache: Cache,
+        positions: Float[Tensor, "f h_patch w_patch d"] | None,
     ) -> Float[Tensor, "b f h_patch w_patch d"]:
-        """Decoded tokens of the next f steps from the frames at their starts, where NaN is a gap.
+        """Return decoded tokens of the next f steps from the frames at their starts; NaN is a missing cell.
 
         The cache remembers the steps before: all steps at once, or one at a time, give the same.
         """

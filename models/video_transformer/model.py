@@ -25,12 +25,14 @@ from fieldcast.models.video_transformer.queries import Positions, QueryDecoder
 from fieldcast.models.video_transformer.tokens import Embedding, Queries, Readout
 
 Frames = Float[Tensor, "b f c_out h w"]
+Leads = Float[Tensor, "b f h w d"]  # tokens of the future
 
 
 class VideoTransformer(nn.Module):
     """Forecasts by attention over patches of history and future; untrained it is persistence.
 
-    Where `supports_teacher_forcing`, targets may be given in training: frames that are fed to the next lead instead of forecasts.
+    With `supports_teacher_forcing`, targets may be given in training: the next lead is fed these frames instead of the
+    forecast.
     """
 
     minutes: Tensor
@@ -65,7 +67,7 @@ class VideoTransformer(nn.Module):
         target: Frames | None = None,
         truth: Bool[Tensor, "b f"] | None = None,
     ) -> Float[Tensor, "layers_b *m f c_out h w"]:
-        """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
+        """Return forecasts of the first c_out channels for all leads, in normalised values; NaN is a missing cell.
 
         There are members unless its output is point; an ensemble's `noise` is drawn where none is given. In training,
         the next lead is fed the `target` where `truth` says so (everywhere by default) instead of the own forecast; and
@@ -90,19 +92,19 @@ class VideoTransformer(nn.Module):
         forecast: Tensor = self.base(members_apart(increment, self.options), history)
         return forecast
 
-    def filled_in(self, tokens: Grid) -> Grid:
-        """Tokens of all leads, from one grid of history and future."""
+    def filled_in(self, tokens: Grid) -> Leads:
+        """Return tokens of all leads, from one grid of history and future."""
         if self.queries is not None:
             tokens = torch.cat([tokens, self.queries(tokens, self.sizes.horizon)], dim=1)
         filled = self._encoded(tokens, self.minutes)
         return filled if self.queries is None else filled[:, self.slots :]
 
-    def at_leads(self, tokens: Grid, minutes: Minutes) -> Grid:
-        """Tokens of leads at any `minutes` from init_time, in any order, which read the encoded history."""
+    def at_leads(self, tokens: Grid, minutes: Float[Tensor, " f"]) -> Leads:
+        """Return tokens of leads at any `minutes` from init_time, in any order, which read the encoded history."""
         return self._decoded(tokens, minutes)[-1]
 
-    def _decoded(self, tokens: Grid, minutes: Minutes) -> list[Grid]:
-        """Tokens of leads after each decoder layer.
+    def _decoded(self, tokens: Grid, minutes: Float[Tensor, " f"]) -> list[Leads]:
+        """Return tokens of leads after each decoder layer.
 
         A query starts from what is known of its own patch at init_time: cross-attention alone finds it hundreds of
         training steps later.
@@ -114,13 +116,15 @@ class VideoTransformer(nn.Module):
         decoded: list[Grid] = self.decoder(placed(queries, after), memory, after, before)
         return decoded
 
-    def _read(self, future: Grid, noise: Float[Tensor, "b m k"] | None, history: Tensor) -> Frames:
-        increment: Frames = self.readout(self._with_noise(future, noise), *history.shape[-2:])
+    def _read(
+        self, future: Leads, noise: Float[Tensor, "b m k"] | None, history: Float[Tensor, "b t c_in height width"]
+    ) -> Float[Tensor, "b_m f m_c height width"]:
+        increment: Tensor = self.readout(self._with_noise(future, noise), *history.shape[-2:])
         return increment
 
     def _increments_in_turn(
         self,
-        tokens: Grid,
+        tokens: Float[Tensor, "b s rows columns d"],
         history: Float[Tensor, "b t c_in h w"],
         target: Frames | None,
         truth: Bool[Tensor, "b f"] | None,
@@ -143,7 +147,9 @@ class VideoTransformer(nn.Module):
                 frame = torch.where(truth[:, here, None, None, None], target[:, here], frame)
         return torch.cat(increments, dim=1)
 
-    def _remembered(self, tokens: Grid, minutes: Minutes) -> tuple[Grid, tuple[Positions | None, Positions | None]]:
+    def _remembered(
+        self, tokens: Grid, minutes: Float[Tensor, " f"]
+    ) -> tuple[Grid, tuple[Positions | None, Float[Tensor, "f h w d"] | None]]:
         past = self.minutes[: self.slots]
         memory = self._encoded(tokens, past)
         return memory, (self._positions(past, memory), self._positions(minutes, memory))
@@ -156,13 +162,13 @@ class VideoTransformer(nn.Module):
         encoded: Grid = self.trunk(placed(tokens, self._positions(minutes, tokens)), turned)
         return encoded
 
-    def _positions(self, minutes: Minutes, like: Grid) -> Positions | None:
+    def _positions(self, minutes: Minutes, like: Float[Tensor, "b s h w d"]) -> Positions | None:
         if self.positions is None:
             return None
         positions: Positions = self.positions(minutes, *like.shape[2:4])
         return positions.to(like.dtype)
 
-    def _with_noise(self, future: Grid, noise: Float[Tensor, "b m k"] | None) -> Grid:
+    def _with_noise(self, future: Leads, noise: Float[Tensor, "b m k"] | None) -> Float[Tensor, "b_m f h w d"]:
         if self.noisy is None:
             return future
         h = future.shape[2]
@@ -172,12 +178,12 @@ class VideoTransformer(nn.Module):
 
 
 def placed(tokens: Grid, positions: Positions | None) -> Grid:
-    """Tokens with their positions added, where there are any."""
+    """Return tokens with their positions added, if any."""
     return tokens if positions is None else tokens + positions
 
 
 def build_decoder(options: VideoTransformerOptions, channels: int) -> QueryDecoder | FrameDecoder | None:
-    """The decoder of an encoder-decoder for frames of so many channels."""
+    """Return the decoder of an encoder-decoder for frames of so many channels."""
     if options.arch == "fill_in":
         return None
     return FrameDecoder(options, channels) if options.autoregressive else QueryDecoder(options)

@@ -108,5 +108,5 @@ class VideoTransformerOptions(AttentionOptions):
 
     @property
     def autoregressive(self) -> bool:
-        """Whether each lead's forecast is an input of the next."""
+        """Return True if each lead's forecast is an input of the next."""
         return self.decode == "autoregressive"

@@ -1,7 +1,8 @@
 """All steps of one ConvLSTM level as one function, forward and backward, for CPUs in single precision.
 
-The sums are those of `convlstm.ConvLSTMCell` step by step. One convolution takes the channels of input and state side by
-side, by fewer multiplications (`winograd`); the gradient of its kernel adds up in place, without autograd between. In `_Level` maps have channels last, and gates are four maps, each contiguous.
+The sums are those of `convlstm.ConvLSTMCell` step by step. One convolution takes the channels of input and state side
+by side, by fewer multiplications (`winograd`); the gradient of its kernel adds up in place, without autograd between.
+In `_Level` maps have channels last, and gates are four maps, each contiguous.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ POINTS = {  # by the kernel's side: where polynomials are evaluated, beside infi
 
 Matrix = list[list[Fraction]]
 Maps = Float[Tensor, "b c h w"]
-Kernel = Float[Tensor, "n_n c d"]  # a matrix for each position in a tile
+Kernel = Float[Tensor, "n_n c_joint d4"]  # a matrix for each position in a tile
 
 _kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # weight -> its version and storage, and its kernel
 

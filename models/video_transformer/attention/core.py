@@ -53,7 +53,7 @@ def _softmax(logits: Weights, like: Float[Tensor, "*any"]) -> Weights:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1).to(like.dtype)
 
 
-def split_heads(tokens: Float[Tensor, "b n heads*d"], heads: int) -> Heads:
+def split_heads(tokens: Float[Tensor, "b n heads_d"], heads: int) -> Float[Tensor, "b {heads} n d"]:
     """Return features of all heads side by side with a dimension of heads."""
     return rearrange(tokens, "b n (heads d) -> b heads n d", heads=heads)
 

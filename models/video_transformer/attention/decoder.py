@@ -16,29 +16,31 @@ from fieldcast.models.video_transformer.attention.core import Allowed, Attention
 from fieldcast.models.video_transformer.attention.masks import both, only_valid
 
 Tokens = Float[Tensor, "b n d"]
-KeysAndValues = tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]
+KeysAndValues = tuple[Float[Tensor, "b heads m d_head"], Float[Tensor, "b heads m d_head"]]
+Earlier = tuple[Float[Tensor, "b heads k d_head"], Float[Tensor, "b heads k d_head"]]
+All = tuple[Float[Tensor, "b heads k_m d_head"], Float[Tensor, "b heads k_m d_head"]]
 
 
 def at(tokens: Tokens, positions: Float[Tensor, "#b n d"] | None) -> Tokens:
-    """Tokens with their positions added."""
+    """Return tokens with their positions added."""
     return tokens if positions is None else tokens + positions
 
 
 def keys_and_values(attention: Attention, tokens: Tokens, positions: Float[Tensor, "#b n d"] | None) -> KeysAndValues:
-    """Keys know where a token is, values do not (Carion et al. 2020, "End-to-End Object Detection", appendix A.3)."""
+    """Return keys with positions and values without (Carion et al. 2020, "End-to-End Object Detection", A.3)."""
     key, value = attention.key(at(tokens, positions)), attention.value(tokens)
     return split_heads(key, attention.heads), split_heads(value, attention.heads)
 
 
 def queries(
     attention: Attention, tokens: Tokens, positions: Float[Tensor, "#b n d"] | None
-) -> Float[Tensor, "b heads n d"]:
-    """Queries, which know where a token is."""
+) -> Float[Tensor, "b heads n d_head"]:
+    """Return queries with positions."""
     return split_heads(attention.query(at(tokens, positions)), attention.heads)
 
 
-def joined(earlier: KeysAndValues | None, later: KeysAndValues) -> KeysAndValues:
-    """Keys and values of earlier tokens, where there are any, and later ones."""
+def joined(earlier: Earlier | None, later: KeysAndValues) -> All:
+    """Return keys and values of earlier tokens, if any, and later ones."""
     if earlier is None:
         return later
     return cat([earlier[0], later[0]], dim=2), cat([earlier[1], later[1]], dim=2)
@@ -77,7 +79,7 @@ class DecoderLayer(nn.Module):
         self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def remember(self, memory: Tokens, positions: Float[Tensor, "#b m d"] | None = None) -> KeysAndValues:
-        """The memory as this layer's cross-attention reads it."""
+        """Return the keys and values of the memory for this layer's cross-attention."""
         return keys_and_values(self.cross_attention, memory, positions)
 
     def forward(
@@ -85,11 +87,11 @@ class DecoderLayer(nn.Module):
         tokens: Tokens,
         memory: KeysAndValues,
         *,
-        own: KeysAndValues | None = None,
-        allowed: Allowed | None = None,
+        own: Earlier | None = None,
+        allowed: Bool[Tensor, "#b #heads #n k_m"] | None = None,
         positions: Float[Tensor, "#b n d"] | None = None,
-    ) -> tuple[Tokens, KeysAndValues | None]:
-        """The tokens, decoded, and the keys and values of `own`, earlier tokens, and these.
+    ) -> tuple[Tokens, All | None]:
+        """Return the tokens, decoded, and the keys and values of `own`, earlier tokens, and these.
 
         `allowed` says which of them a token may attend to. All may read all of the memory.
         """
@@ -117,7 +119,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def start(self, memory: Tokens, positions: Float[Tensor, "#b m d"] | None = None) -> Cache:
-        """What the layers read of the memory, and no tokens of their own yet."""
+        """Return a cache of the memory's keys and values, without tokens yet."""
         return Cache([layer.remember(memory, positions) for layer in self._layers()], [None] * len(self.layers))
 
     def forward(
@@ -129,7 +131,7 @@ class Decoder(nn.Module):
         allowed: Allowed | None = None,
         positions: Float[Tensor, "#b n d"] | None = None,
     ) -> Tokens:
-        """The tokens, decoded; the cache keeps them for those that come later.
+        """Return the tokens, decoded; the cache keeps their keys and values for later ones.
 
         They attend to those that are `allowed` and `valid`, which is given in every call for a cache or in none.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ Valid = Bool[Tensor, "b t h w"]  # False: no token may attend to this one
 ValidTokens = Bool[Tensor, "b n"]
 
 
+@runtime_checkable
 class AttentionPattern(Protocol):
     """Attention pattern: an `nn.Module` built from (dim, heads, and options of the pattern)."""
 

@@ -7,6 +7,7 @@ from fieldcast.models.layers.members import NOISE
 from fieldcast.models.layers.missing import fill_and_mask
 from fieldcast.models.video_transformer.attention.decoder import DecoderLayer
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
+from tests.campaign import size
 
 
 def build_with(*, channels=(3, 2), history=5, horizon=7, **options):
@@ -246,7 +247,7 @@ def errors_by_lead(decode, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(size(1, 2)))
 def test_queries_beat_persistence_and_errors_grow_less_than_step_by_step(seed):
     relative, growth = errors_by_lead("queries", seed)
     _, growth_in_turn = errors_by_lead("autoregressive", seed)
@@ -255,7 +256,7 @@ def test_queries_beat_persistence_and_errors_grow_less_than_step_by_step(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(size(1, 2)))
 def test_a_lead_between_two_trained_ones_is_forecast_as_well(seed):
     """Trained at 10, 20, 30 and 40 minutes, asked for 25: motion is even, so that its truth is known."""
     sizes = {"channels": (1, 1), "history": 3, "horizon": 4, "query_attention": "none"}

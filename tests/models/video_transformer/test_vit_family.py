@@ -8,7 +8,6 @@ from einops import rearrange, repeat
 from torch import nn
 from torch.nn import functional
 
-from fieldcast import models
 from fieldcast.models.layers.patches import patchify, unpatchify
 from fieldcast.models.video_transformer.attention.core import Attention
 from fieldcast.models.video_transformer.inflate import encoder_of, for_channels, for_frames
@@ -161,30 +160,3 @@ def test_tubelets_hold_every_value_of_their_frames_bitwise():
     frames = torch.randn(2, 6, channels, 7 * patch, 11 * patch)
     tokens = rearrange(embedding(frames), "b t h w (pt c) -> b (t pt) c h w", pt=tubelet)
     assert torch.equal(unpatchify(tokens, patch), frames)
-
-
-BACKBONES = {
-    "recurrent": {"hidden": [12], "patch": 8},
-    "video_transformer": {"dim": 24, "heads": 2},
-    "simvp": {"channels": 6, "levels": 3, "hidden": 24, "blocks": 1},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", models.LEARNED)
-def test_each_backbone_learns_a_batch_of_another_shape(name):
-    torch.manual_seed(0)
-    options = models.OPTIONS[name].model_validate(BACKBONES[name])
-    model = models.build(name, options, channels_in=1, channels_out=1, history=4, horizon=3, step_minutes=5)
-    generator = torch.Generator().manual_seed(1)
-    fields = functional.interpolate(torch.randn(2, 7, 6, 8, generator=generator), (48, 64), mode="bicubic")
-    history, target = fields[:, :4, None], fields[:, 4:, None]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    losses = []
-    for _ in range(100):
-        optimiser.zero_grad()
-        loss = functional.mse_loss(model(history), target)
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]

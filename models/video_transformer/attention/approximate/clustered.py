@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fieldcast.models.video_transformer.attention.approximate.mixing import ValidTokens, mix_all
+from fieldcast.models.video_transformer.attention.approximate.mixing import mix_all
 from fieldcast.models.video_transformer.attention.core import (
     Allowed,
     Attention,
@@ -18,7 +18,7 @@ from fieldcast.models.video_transformer.attention.core import (
     score_macs,
     split_heads,
 )
-from fieldcast.models.video_transformer.attention.interface import Grid, Valid, flatten, flatten_valid
+from fieldcast.models.video_transformer.attention.interface import Grid, Valid, ValidTokens, flatten, flatten_valid
 
 Codes = Int[Tensor, "b heads n rounds"]
 Index = Int[Tensor, "b heads n"]  # cluster of each token, counted from 0 in each sample and head
@@ -29,14 +29,14 @@ CALIBRATION_QUERIES = 512  # of a sample: their distances are taken in pairs
 def hash_codes(
     points: Heads, directions: Float[Tensor, "rounds d"], offsets: Float[Tensor, " rounds"], width: Tensor
 ) -> Codes:
-    """Floor(points . directions / width + offsets), offsets from 0 to 1: near points have like codes."""
+    """Return floor(points . directions / width + offsets), offsets from 0 to 1: near points have equal codes."""
     with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
         codes: Codes = (points.to(directions.dtype) @ directions.T / width + offsets).floor().long()
     return codes
 
 
 def number_clusters(codes: Codes, valid: ValidTokens | None = None) -> tuple[Index, int]:
-    """The cluster of each token, one for each tuple of codes in a sample and head; and the most that any has.
+    """Return each token's cluster, one per tuple of codes in a sample and head, and the largest number of clusters.
 
     Tokens that are not valid are one cluster of their own.
     """
@@ -64,7 +64,7 @@ def _rank(numbers: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
 
 
 def cluster_sums(points: Heads, index: Index, clusters: int) -> Float[Tensor, "b heads k d"]:
-    """Sums of the points of each cluster."""
+    """Return sums of the points of each cluster."""
     b, heads, _, d = points.shape
     sums = points.new_zeros(b * heads * clusters, d).index_add(0, _rows(index, clusters), points.flatten(0, 2))
     return sums.view(b, heads, clusters, d)
@@ -85,7 +85,7 @@ def attend_in_clusters(
     *,
     allowed: Allowed | None = None,
 ) -> Heads:
-    """What the mean query of each cluster reads, given to all of its queries; `index` says whose cluster is which."""
+    """Return the mix of the mean query of each cluster, for all of its queries; `index` assigns the clusters."""
     sizes = cluster_sums(torch.ones_like(query[..., :1]), index, clusters)
     means = cluster_sums(query, index, clusters) / sizes.clamp(min=1)
     read = attend(means, key, value, allowed=allowed)
@@ -93,7 +93,7 @@ def attend_in_clusters(
 
 
 def typical_distance(query: Heads) -> Tensor:
-    """The median distance of two queries of a sample and head, among pairs that differ.
+    """Return the median distance of two queries of a sample and head, among pairs that differ.
 
     Raises ValueError where no two do.
     """
@@ -129,7 +129,7 @@ class Clustered(nn.Module):
         self.register_buffer("width", torch.tensor(width))
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, mixed over all its tokens."""
+        """Return the grid, mixed over all its tokens."""
         return mix_all(self.attention, grid, valid, self._mix)
 
     @torch.no_grad()
@@ -139,12 +139,12 @@ class Clustered(nn.Module):
 
     @torch.no_grad()
     def count_clusters(self, grid: Grid, valid: Valid | None = None) -> Int[Tensor, "b heads"]:
-        """The number of clusters of queries in each sample and head."""
+        """Return the number of clusters of queries in each sample and head."""
         index, _ = self._find(self._query(grid), flatten_valid(valid))
         return index.amax(dim=-1) + 1
 
     def macs(self, t: int, h: int, w: int, clusters: int | None = None) -> int:
-        """4 N d^2 + N d rounds + 2 K N d for K clusters of queries, the most of any head.
+        """Return 4 N d^2 + N d rounds + 2 K N d for K clusters of queries, the most of any head.
 
         Without `clusters` every token is one of its own: the worst case.
         """
@@ -154,10 +154,10 @@ class Clustered(nn.Module):
         return projection_macs(tokens, self.dim) + hashed + score_macs(queries, tokens, self.dim)
 
     def held(self, t: int, h: int, w: int) -> int:
-        """Sums, means and reads of queries in the worst case: clusters of one token each."""
+        """Return the number of sums, means and mixes of queries in the worst case: clusters of one token each."""
         return 3 * t * h * w * self.dim
 
-    def _query(self, grid: Grid) -> Heads:
+    def _query(self, grid: Grid) -> Float[Tensor, "b heads n d_head"]:
         return split_heads(self.attention.query(flatten(grid)), self.attention.heads)
 
     def _find(self, points: Heads, valid: ValidTokens | None) -> tuple[Index, int]:

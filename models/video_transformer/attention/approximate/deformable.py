@@ -35,7 +35,7 @@ def mix_sampled(
     at: Float[Tensor, "b n heads levels p 2"],
     weights: Float[Tensor, "b n heads levels p"],
 ) -> Float[Tensor, "b n heads*d"]:
-    """The weighted sum of what each head of a query samples from the maps of all levels (equation 3)."""
+    """Return the weighted sum of the samples of each head of a query from the maps of all levels (equation 3)."""
     mixed = at.new_zeros(())
     for values, places, shares in zip(maps, at.unbind(dim=3), weights.unbind(dim=3), strict=True):
         samples = sampled(
@@ -48,7 +48,7 @@ def mix_sampled(
 
 
 def directions(heads: int, points: int) -> Float[Tensor, "heads p 2"]:
-    """The offsets to begin with: each head's points in a direction of its own, 1, 2, 3 ... cells away."""
+    """Return the initial offsets: each head's points in one direction, 1, 2, 3 ... cells away."""
     angles = torch.arange(heads) * (2 * math.pi / heads)
     towards = torch.stack([angles.cos(), angles.sin()], dim=-1)
     towards = towards / towards.abs().amax(dim=-1, keepdim=True)
@@ -82,7 +82,7 @@ class Deformable(nn.Module):
         _start_maps(self.value, self.out)
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, each token mixed from its samples; what lies on tokens that are not valid counts as 0."""
+        """Return the grid, each token mixed from its samples; tokens that are not valid count as 0."""
         b, t, h, w, _ = grid.shape
         offsets, weights = self.look(grid)
         rows, columns = torch.meshgrid(*(torch.arange(n, device=grid.device) for n in (h, w)), indexing="ij")
@@ -121,7 +121,7 @@ class Deformable(nn.Module):
         return offsets, logits.flatten(-3).softmax(dim=-1).view_as(logits)
 
     def macs(self, t: int, h: int, w: int) -> int:
-        """Those of linear maps and convolutions; sampling has none, as it gathers and adds."""
+        """Return those of linear maps and convolutions; sampling only gathers and adds."""
         tokens, d = t * h * w, self.dim
         own = 5 * self.heads * self.scales * self.points + self.heads * LAG_FEATURES
         total = tokens * (2 * d**2 + own * d + self.heads * LAG_FEATURES * t)
@@ -135,7 +135,7 @@ class Deformable(nn.Module):
         cells = sum(t * _halved(h, s) * _halved(w, s) for s in range(self.scales))
         return samples + t * cells * self.dim
 
-    def _maps(self, grid: Grid, valid: Valid | None) -> list[Float[Tensor, "b t heads d _h _w"]]:
+    def _maps(self, grid: Grid, valid: Valid | None) -> list[Float[Tensor, "b t heads d_head _h _w"]]:
         b = len(grid)
         seen = torch.ones_like(grid[..., 0], dtype=torch.bool) if valid is None else valid
         tokens = rearrange(grid.masked_fill(~seen[..., None], 0.0), "b t h w d -> (b t) d h w")
@@ -161,7 +161,7 @@ class _Halved(nn.Module):
     def forward(
         self, maps: Float[Tensor, "g d h w"], mask: Float[Tensor, "g 1 h w"]
     ) -> tuple[Float[Tensor, "g d h_half w_half"], Float[Tensor, "g 1 h_half w_half"]]:
-        """The coarser maps, and which of their cells have anything valid below them."""
+        """Return the coarser maps, and the mask of their cells with any valid cell below them."""
         maps, mask = (functional.pad(x, (1, 1, 1, 1)) for x in (maps, mask))
         return self.norm(self.convolution(maps)), functional.max_pool2d(mask, 3, stride=2)
 
@@ -171,7 +171,7 @@ def _halved(size: int, times: int) -> int:
 
 
 def _start(linear: nn.Linear, bias: Tensor | None) -> None:
-    """No dependence on the query at first: the bias, or 0."""
+    """Set the bias, or 0, and zero weights: no dependence on the query at first."""
     nn.init.zeros_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

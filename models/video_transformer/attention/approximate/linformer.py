@@ -9,22 +9,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fieldcast.models.video_transformer.attention.approximate.mixing import ValidTokens, mix_all, token_mask
+from fieldcast.models.video_transformer.attention.approximate.mixing import mix_all, token_mask
 from fieldcast.models.video_transformer.attention.core import Attention, Heads, attend, projection_macs, score_macs
-from fieldcast.models.video_transformer.attention.interface import Grid, Valid
+from fieldcast.models.video_transformer.attention.interface import Grid, Valid, ValidTokens
 
 Mixtures = Float[Tensor, "k n"]
 
 
-def segment_means(count: int, tokens: int) -> Mixtures:
-    """Mixtures that are the means of `count` neighbouring parts of the line, as even as can be."""
+def segment_means(count: int, tokens: int) -> Float[Tensor, "{count} {tokens}"]:
+    """Return mixtures that are the means of `count` neighbouring parts of the line, as even as can be."""
     part = torch.arange(tokens) * count // tokens
     members = functional.one_hot(part, count).T.float()
     return members / members.sum(dim=1, keepdim=True)
 
 
-def stretch(mixtures: Mixtures, tokens: int) -> Mixtures:
-    """The mixtures over another number of tokens: interpolated linearly, sums of weights kept up to interpolation."""
+def stretch(mixtures: Mixtures, tokens: int) -> Float[Tensor, "k {tokens}"]:
+    """Return the mixtures over another number of tokens, by linear interpolation with scaled weights."""
     if mixtures.shape[1] == tokens:
         return mixtures
     stretched = functional.interpolate(mixtures[None], size=tokens, mode="linear")[0]
@@ -32,7 +32,7 @@ def stretch(mixtures: Mixtures, tokens: int) -> Mixtures:
 
 
 def reachable(mixtures: Mixtures, valid: ValidTokens) -> Bool[Tensor, "b 1 1 k"]:
-    """True for mixtures that have weight on any valid token."""
+    """Return true for mixtures that have weight on any valid token."""
     return ((mixtures.detach().abs() @ valid.to(mixtures.dtype).T).T > 0)[:, None, None]
 
 
@@ -52,16 +52,16 @@ class Linformer(nn.Module):
         self.mix_values = nn.Parameter(segment_means(keys, tokens))
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, mixed over all its tokens."""
+        """Return the grid, mixed over all its tokens."""
         return mix_all(self.attention, grid, valid, self._mix)
 
     def macs(self, t: int, h: int, w: int) -> int:
-        """4 N d^2 + 4 N k d for N tokens and k keys: half of the second for mixing, half for attention."""
+        """Return 4 N d^2 + 4 N k d for N tokens and k keys: half of the second for mixing, half for attention."""
         tokens = t * h * w
         return projection_macs(tokens, self.dim) + 2 * score_macs(tokens, self.keys, self.dim)
 
     def held(self, t: int, h: int, w: int) -> int:
-        """Mixed keys and values, and the mixtures where they are stretched."""
+        """Return the number of mixed keys and values, and of stretched mixtures."""
         tokens = t * h * w
         stretched = 0 if tokens == self.mix_keys.shape[1] else 2 * self.keys * tokens
         return 2 * self.keys * self.dim + stretched

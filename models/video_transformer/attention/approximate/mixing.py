@@ -7,7 +7,7 @@ weights of one fit the other.
 from collections.abc import Callable
 
 from einops import rearrange
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fieldcast.models.video_transformer.attention.core import Attention, Heads, join_heads, split_heads
@@ -24,7 +24,7 @@ def mix_all(attention: Attention, grid: Grid, valid: Valid | None, mix: Mix) -> 
     return finish(attention, mix(query, key, value, flatten_valid(valid)), grid)
 
 
-def finish(attention: Attention, mixed: Heads, grid: Grid) -> Grid:
+def finish(attention: Attention, mixed: Float[Tensor, "b heads n d_head"], grid: Grid) -> Grid:
     """Return mixed heads, after the head mask and the output map, in the shape of the grid."""
     if attention.head_mask is not None:
         mixed = mixed * attention.head_mask[:, None, None].to(mixed.dtype)

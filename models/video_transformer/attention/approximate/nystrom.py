@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fieldcast.models.video_transformer.attention.approximate.mixing import ValidTokens, mix_all
+from fieldcast.models.video_transformer.attention.approximate.mixing import mix_all
 from fieldcast.models.video_transformer.attention.core import (
     Attention,
     Heads,
@@ -22,7 +22,7 @@ from fieldcast.models.video_transformer.attention.core import (
     score_macs,
     split_heads,
 )
-from fieldcast.models.video_transformer.attention.interface import Grid, Valid
+from fieldcast.models.video_transformer.attention.interface import Grid, Valid, ValidTokens
 
 Square = Float[Tensor, "*any m m"]
 Size = tuple[int, int, int]
@@ -31,13 +31,13 @@ KERNEL = 3  # side of the convolution of values, along time, rows and columns
 
 
 def segments(tokens: int, landmarks: int) -> tuple[int, int]:
-    """How many segments of neighbouring tokens there are, at most `landmarks`, and how long all but the last are."""
+    """Return the number of segments of neighbouring tokens, at most `landmarks`, and the length of all but the last."""
     length = -(-tokens // landmarks)
     return -(-tokens // length), length
 
 
 def segment_landmarks(heads: Heads, landmarks: int, valid: ValidTokens | None = None) -> Float[Tensor, "b heads m d"]:
-    """Means of the valid tokens of every segment; 0 where there is none."""
+    """Return the means of the valid tokens of every segment; 0 without any."""
     mask = heads.new_ones(1, heads.shape[-2]) if valid is None else valid.to(heads.dtype)
     total = _segment_sums(heads * mask[:, None, :, None], landmarks)
     members = _segment_sums(mask[:, None, :, None], landmarks)
@@ -45,7 +45,7 @@ def segment_landmarks(heads: Heads, landmarks: int, valid: ValidTokens | None = 
 
 
 def segment_valid(valid: ValidTokens, landmarks: int) -> Bool[Tensor, "b m"]:
-    """True for segments with any valid token."""
+    """Return true for segments with any valid token."""
     return _segment_sums(valid[:, None, :, None].float(), landmarks)[:, 0, :, 0] > 0
 
 
@@ -56,7 +56,7 @@ def _segment_sums(heads: Heads, landmarks: int) -> Float[Tensor, "b heads m d"]:
 
 
 def landmark_weights(query: Heads, key: Heads, there: Bool[Tensor, "b m"] | None) -> Float[Tensor, "b heads m m"]:
-    """Attention among landmarks, in float32 at least; those that are not `there` are left alone with themselves."""
+    """Return attention among landmarks, in float32 at least; those that are not `there` attend to themselves alone."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     logits: Tensor = query.to(dtype) @ key.to(dtype).transpose(-2, -1) * query.shape[-1] ** -0.5
     if there is None:
@@ -67,7 +67,7 @@ def landmark_weights(query: Heads, key: Heads, there: Bool[Tensor, "b m"] | None
 
 
 def iterate_inverse(weights: Square, iterations: int) -> Square:
-    """The pseudo-inverse of matrices whose rows sum to 1, approached by a third-order iteration (equation 11)."""
+    """Return the pseudo-inverse of matrices whose rows sum to 1, by a third-order iteration (equation 11)."""
     identity = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
     columns = weights.sum(dim=-2).amax(dim=-1)[..., None, None]  # the 1-norm; the rows' is 1
     inverse = weights.transpose(-2, -1) / columns
@@ -90,12 +90,12 @@ class Nystrom(nn.Module):
         nn.init.zeros_(self.skip.weight)
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, mixed over all its tokens."""
+        """Return the grid, mixed over all its tokens."""
         _, t, h, w, _ = grid.shape
         return mix_all(self.attention, grid, valid, partial(self._mix, size=(t, h, w)))
 
     def macs(self, t: int, h: int, w: int) -> int:
-        """4 N d^2 + 4 N m d + 2 m^2 d + 4 heads m^3 an iteration + d N a kernel's cells, for m landmarks."""
+        """Return 4 N d^2 + 4 N m d + 2 m^2 d + 4 heads m^3 an iteration + d N a kernel's cells, for m landmarks."""
         tokens = t * h * w
         m, _ = segments(tokens, self.landmarks)
         among = score_macs(m, m, self.dim) + 4 * ITERATIONS * self.attention.heads * m**3
@@ -107,7 +107,7 @@ class Nystrom(nn.Module):
         )
 
     def held(self, t: int, h: int, w: int) -> int:
-        """The skip's values and sum, landmarks and their mixes, their weights, and five matrices of an iteration."""
+        """Return the numbers of skip, landmarks and their mixes, their weights, and five matrices of an iteration."""
         m, _ = segments(t * h * w, self.landmarks)
         return (2 * t * h * w + 4 * m) * self.dim + self.attention.heads * m**2 * (5 * ITERATIONS + 3)
 

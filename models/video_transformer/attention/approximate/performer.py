@@ -13,15 +13,15 @@ from fieldcast.models.video_transformer.attention.approximate.linear import (
     kernel_held,
     kernel_macs,
 )
-from fieldcast.models.video_transformer.attention.approximate.mixing import ValidTokens, mix_all, token_mask
+from fieldcast.models.video_transformer.attention.approximate.mixing import mix_all, token_mask
 from fieldcast.models.video_transformer.attention.core import Attention, Heads, projection_macs
-from fieldcast.models.video_transformer.attention.interface import Grid, Valid
+from fieldcast.models.video_transformer.attention.interface import Grid, Valid, ValidTokens
 
 FLOOR = 1e-6  # added to every feature: no query loses all of its keys to underflow
 
 
 def orthogonal_directions(features: int, width: int, seed: int) -> Float[Tensor, "m d"]:
-    """Normal vectors that are at right angles to each other within each block of `width`: fewer are needed so."""
+    """Return normal vectors, orthogonal within each block of `width`, of which fewer are needed."""
     generator = torch.Generator().manual_seed(seed)
     blocks = -(-features // width)
     turned, upper = torch.linalg.qr(torch.randn(blocks, width, width, generator=generator))
@@ -32,13 +32,13 @@ def orthogonal_directions(features: int, width: int, seed: int) -> Float[Tensor,
 
 
 def query_features(query: Heads, directions: Float[Tensor, "m d"]) -> Features:
-    """exp(w x - |x|^2 / 2) over its largest value in each row, which cancels in the sum of weights."""
+    """Return exp(w x - |x|^2 / 2) over its largest value in each row, which cancels in the sum of weights."""
     exponent = _exponent(query, directions)
     return (exponent - exponent.detach().amax(dim=-1, keepdim=True)).exp() + FLOOR
 
 
 def key_features(key: Heads, directions: Float[Tensor, "m d"], valid: ValidTokens | None = None) -> Features:
-    """exp(w x - |x|^2 / 2) over its largest value among all valid keys of a head; 0 for the others."""
+    """Return exp(w x - |x|^2 / 2) over its largest value among all valid keys of a head; 0 for the others."""
     exponent, mask = _exponent(key, directions), token_mask(valid)
     if mask is not None:
         exponent = exponent.masked_fill(~mask, torch.finfo(exponent.dtype).min)
@@ -47,7 +47,7 @@ def key_features(key: Heads, directions: Float[Tensor, "m d"], valid: ValidToken
 
 
 def _exponent(heads: Heads, directions: Float[Tensor, "m d"]) -> Features:
-    """W x - |x|^2 / 2 of x = heads / d^(1/4), in float32 at least: it is to be an exponent."""
+    """Return W x - |x|^2 / 2 of x = heads / d^(1/4), in float32 at least, since it becomes an exponent."""
     with torch.autocast(heads.device.type, enabled=False):
         scaled = heads.to(torch.promote_types(heads.dtype, torch.float32)) * heads.shape[-1] ** -0.25
         exponent: Tensor = scaled @ directions.to(scaled.dtype).T - scaled.square().sum(dim=-1, keepdim=True) / 2
@@ -71,18 +71,18 @@ class Performer(nn.Module):
         self.register_buffer("directions", orthogonal_directions(features, dim // heads, seed))
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, mixed over all its tokens."""
+        """Return the grid, mixed over all its tokens."""
         return mix_all(self.attention, grid, valid, self._mix)
 
     def macs(self, t: int, h: int, w: int) -> int:
-        """4 N d^2 + 4 N d m + N heads m for N tokens and m features."""
+        """Return 4 N d^2 + 4 N d m + N heads m for N tokens and m features."""
         tokens = t * h * w
         made = 2 * tokens * self.dim * self.features
         used = kernel_macs(tokens, self.dim, self.attention.heads, self.features)
         return projection_macs(tokens, self.dim) + made + used
 
     def held(self, t: int, h: int, w: int) -> int:
-        """Features with and without the floor, scaled queries and keys, and what the product of features holds."""
+        """Return the number of features with and without floor, scaled queries and keys, and `kernel_attention`'s."""
         tokens, heads = t * h * w, self.attention.heads
         made = 4 * tokens * heads * self.features + 2 * tokens * self.dim
         return made + kernel_held(tokens, self.dim, heads, self.features)

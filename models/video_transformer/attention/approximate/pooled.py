@@ -17,7 +17,7 @@ from fieldcast.models.video_transformer.attention.interface import Grid, Valid, 
 def square_means(
     grid: Grid, stride: int, valid: Valid | None = None
 ) -> tuple[Float[Tensor, "b t h_s w_s d"], Bool[Tensor, "b t h_s w_s"]]:
-    """Means of the valid cells of every square, or what a convolution makes of them; and which squares have any.
+    """Return the means of the valid cells of every square, and the mask of squares with any.
 
     Squares at the lower and right border may stick out of the grid.
     """
@@ -41,7 +41,7 @@ class Pooled(nn.Module):
         self.attention = Attention(dim, heads)
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, mixed over all its squares."""
+        """Return the grid, mixed over all its squares."""
         squares, any_valid = square_means(grid, self.stride, valid)
         allowed = None if valid is None else rearrange(any_valid, "b t h w -> b 1 1 (t h w)")
         mixed: Tensor = self.attention(flatten(grid), flatten(squares), allowed=allowed)

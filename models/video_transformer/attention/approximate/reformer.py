@@ -24,7 +24,7 @@ SELF = -1e5  # logit of a token with itself: it counts only where there is no ot
 
 
 def angular_buckets(points: Heads, rotations: Float[Tensor, "rounds d half"]) -> Buckets:
-    """The nearest of the directions that random rotations give, and their opposites; one bucket without rotations."""
+    """Return the nearest of the directions of random rotations and their opposites; one bucket without rotations."""
     if rotations.shape[-1] == 0:
         return torch.zeros_like(points[:, :, None, :, 0], dtype=torch.long).expand(-1, -1, len(rotations), -1)
     with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
@@ -33,7 +33,7 @@ def angular_buckets(points: Heads, rotations: Float[Tensor, "rounds d half"]) ->
 
 
 def attend_in_buckets(query: Heads, value: Heads, buckets: Buckets, *, chunk: int) -> Float[Tensor, "b heads n d"]:
-    """What each query reads from tokens of its bucket, over all rounds; their keys are the queries at unit length.
+    """Return each query's mix of the tokens of its bucket, over all rounds; keys are queries at unit length.
 
     Tokens are sorted by bucket and cut into chunks; a token sees its own chunk and the one before. Rounds are weighted
     by their sums of weights. Tokens of the bucket `HIDDEN` neither see nor are seen.
@@ -54,7 +54,7 @@ def attend_in_buckets(query: Heads, value: Heads, buckets: Buckets, *, chunk: in
 
 
 def unit_length(points: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-    """The points as directions; those at 0 stay there, with finite gradients."""
+    """Return the points as directions; those at 0 stay there, with finite gradients."""
     return points * (points.square().sum(dim=-1, keepdim=True) + 1e-6 * points.shape[-1]).rsqrt()
 
 
@@ -70,14 +70,14 @@ def _in_chunks(tokens: Tensor, order: Buckets, chunk: int, *, fill: int = 0) -> 
     return rearrange(padded, "b heads rounds (c m) d -> b heads rounds c m d", m=chunk)
 
 
-def _and_previous(chunks: Chunks, *, fill: int = 0) -> Chunks:
+def _and_previous(chunks: Chunks, *, fill: int = 0) -> Shaped[Tensor, "b heads rounds c m_and_previous d"]:
     if chunks.shape[3] == 1:
         return chunks
     before = functional.pad(chunks[:, :, :, :-1], (0, 0, 0, 0, 1, 0), value=fill)
     return torch.cat([before, chunks], dim=-2)
 
 
-def _over_rounds(mixed: Chunks, log_sum: Chunks, order: Buckets) -> Heads:
+def _over_rounds(mixed: Chunks, log_sum: Float[Tensor, "b heads rounds c m 1"], order: Buckets) -> Heads:
     back = order.argsort(dim=-1)[..., None]
     mixed, log_sum = (rearrange(x, "b heads rounds c m d -> b heads rounds (c m) d") for x in (mixed, log_sum))
     weights = log_sum.gather(3, back).softmax(dim=2).to(mixed.dtype)
@@ -107,7 +107,7 @@ class Reformer(nn.Module):
         self.register_load_state_dict_pre_hook(_drop_key_map)  # type: ignore[no-untyped-call]
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, mixed within buckets."""
+        """Return the grid, mixed within buckets."""
         tokens, valid_tokens = flatten(grid), flatten_valid(valid)
         query = split_heads(self.attention.query(tokens), self.attention.heads)
         value = split_heads(self.attention.value(tokens), self.attention.heads)
@@ -118,14 +118,14 @@ class Reformer(nn.Module):
         return finish(self.attention, attend_in_buckets(query, value, buckets, chunk=chunk), grid)
 
     def macs(self, t: int, h: int, w: int) -> int:
-        """3 N d^2 + R (N d B / 2 + 4 N c d) for R rounds, B buckets and chunks of c, N counted in whole chunks."""
+        """Return 3 N d^2 + R (N d B / 2 + 4 N c d) for R rounds, B buckets, chunks of c, N in whole chunks."""
         tokens = t * h * w
         rows, columns = self._table(tokens)
         hashed = tokens * self.dim * (self._buckets(tokens) // 2)
         return 3 * tokens * self.dim**2 + self.rounds * (hashed + score_macs(rows, columns, self.dim))
 
     def held(self, t: int, h: int, w: int) -> int:
-        """For each round: weights of all heads at three stages; sorted queries, keys and values.
+        """Return for each round the number of weights at three stages, and of sorted queries, keys and values.
 
         Keys and values are there twice: with those of the chunk before.
         """

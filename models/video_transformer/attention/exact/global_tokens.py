@@ -33,12 +33,12 @@ class GlobalTokens(nn.Module):
         self.gather, self.spread = Attention(dim, heads), Attention(dim, heads)
 
     def forward(self, grid: Grid, valid: Valid | None = None) -> Grid:
-        """The grid, mixed by the pattern and through global tokens of this layer's own."""
+        """Return the grid, mixed by the pattern and through this layer's global tokens."""
         mixed, _ = self.exchange(grid, torch.stack([self.tokens] * len(grid)), valid)
         return mixed
 
     def exchange(self, grid: Grid, tokens: Globals, valid: Valid | None = None) -> tuple[Grid, Globals]:
-        """The grid and given global tokens, both mixed: residuals are the caller's."""
+        """Return the grid and given global tokens, both mixed: residuals are the caller's."""
         line, line_valid = flatten(grid), flatten_valid(valid)
         allowed: Bool[Tensor, "b 1 1 n"] | None = None
         if line_valid is not None:
@@ -50,7 +50,7 @@ class GlobalTokens(nn.Module):
         return self.mixer(grid, valid) + rearrange(read, "b (t h w) d -> b t h w d", t=t, h=h, w=w), gathered
 
     def macs(self, t: int, h: int, w: int) -> int:
-        """The pattern's, and 4 N d^2 + 6 G d^2 + 2 d (G (N + G) + N (G + 1)) for N tokens and G global ones.
+        """Return the pattern's, and 4 N d^2 + 6 G d^2 + 2 d (G (N + G) + N (G + 1)) for N tokens and G global ones.
 
         Each linear map on the N tokens and on the global ones costs d^2 a token.
         """
@@ -59,5 +59,5 @@ class GlobalTokens(nn.Module):
         return self.mixer.macs(t, h, w) + maps + score_macs(g, g + n, self.dim) + score_macs(n, g + 1, self.dim)
 
     def held(self, t: int, h: int, w: int) -> int:
-        """The pattern's, and the line of all tokens."""
+        """Return the pattern's, and the line of all tokens."""
         return self.mixer.held(t, h, w) + (t * h * w + len(self.tokens)) * self.dim

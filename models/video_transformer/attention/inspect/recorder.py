@@ -35,7 +35,7 @@ class Recording:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[Recording]:
-    """A recording that fills as the model runs; afterwards the model is as it was."""
+    """Yield a recording that fills as the model runs; then restore the model."""
     recording = Recording()
     places: dict[str, tuple[str, tuple[int, int, int, int]]] = {}  # attention -> where it runs now
     before = {module: module.watcher for module in model.modules() if isinstance(module, Attention)}

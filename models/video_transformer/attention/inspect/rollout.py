@@ -26,14 +26,14 @@ ALONG_AXES = tuple(name for name, choice in ATTENTIONS.items() if choice.class_n
 
 
 def passed_on(weights: Weights) -> Float[Tensor, "b n n"]:
-    """Half the mean of the heads and half the identity, rows normalised to 1 (a row of no weights keeps itself)."""
+    """Return half the mean of the heads and half the identity, rows normalised to 1 (one without weights is itself)."""
     mean = reduce(weights.float(), "b heads n m -> b n m", "mean")
     both = 0.5 * mean + 0.5 * torch.eye(mean.shape[-1], device=mean.device)
     return both / both.sum(dim=-1, keepdim=True)
 
 
 def rolled_back(calls: Sequence[Call], relevance: Float[Tensor, "b t h w q"]) -> Float[Tensor, "b t h w q"]:
-    """Relevance of tokens after the last of `calls`, for q questions, as relevance of tokens before the first.
+    """Return relevance of tokens before the first of `calls` from that after the last, for q questions.
 
     Sums over all tokens stay what they are. Raises ValueError for a call that did not run along axes of the grid.
     """
@@ -49,7 +49,7 @@ def rolled_back(calls: Sequence[Call], relevance: Float[Tensor, "b t h w q"]) ->
 
 
 def of_tokens(region: Bool[Tensor, "h w"], patch: int) -> Float[Tensor, "h_patch w_patch"]:
-    """The share of a region's cells that each patch holds; shares sum to 1."""
+    """Return the share of a region's cells that each patch holds; shares sum to 1."""
     height, width = region.shape
     padded = functional.pad(region.float(), (0, -width % patch, 0, -height % patch))
     shares = reduce(padded, "(h ph) (w pw) -> h w", "sum", ph=patch, pw=patch)
@@ -59,20 +59,20 @@ def of_tokens(region: Bool[Tensor, "h w"], patch: int) -> Float[Tensor, "h_patch
 def over_cells(
     shares: Float[Tensor, "t h_patch w_patch"], patch: int, height: int, width: int
 ) -> Float[Tensor, "t {height} {width}"]:
-    """Every patch's share spread evenly over its cells, those of the padding cut off."""
+    """Return every patch's share spread evenly over its cells, those of the padding cut off."""
     cells = repeat(shares / patch**2, "t h w -> t (h ph) (w pw)", ph=patch, pw=patch)
     return crop(cells, height, width)
 
 
 def over_frames(shares: Float[Tensor, "s h w"], tubelet: int, frames: int) -> Float[Tensor, "{frames} h w"]:
-    """Every slot's share spread evenly over its frames; those repeated in front of the first are the first's."""
+    """Return every slot's share spread evenly over its frames; repetitions of the first frame count as the first."""
     each = repeat(shares / tubelet, "s h w -> (s pt) h w", pt=tubelet)
     ahead = len(each) - frames
     return torch.cat([each[: ahead + 1].sum(dim=0, keepdim=True), each[ahead + 1 :]])
 
 
 def obstacle(options: VideoTransformerOptions) -> str | None:
-    """What stands in the way of a rollout through a video transformer, as words; None where nothing does."""
+    """Return the reason why a video transformer allows no rollout, or None."""
     if options.attention not in ALONG_AXES:
         return f"rollout needs attention: {', '.join(ALONG_AXES)}, got {options.attention}"
     if options.arch != "fill_in" or options.global_tokens:
@@ -83,7 +83,7 @@ def obstacle(options: VideoTransformerOptions) -> str | None:
 def look_back(
     model: VideoTransformer, history: Float[Tensor, "1 t c h w"], lead: int, region: Bool[Tensor, "h w"]
 ) -> Float[Tensor, "t h w"]:
-    """The share of each history cell in the forecast of a region at the lead at position `lead`, 0 the first.
+    """Return the share of each history cell in the forecast of a region at the lead at position `lead`, 0 the first.
 
     Shares sum to at most 1: what is missing never left the queries of the future, or lies on padding. Raises ValueError
     for a model with an `obstacle`, or a region without any cell.

@@ -135,7 +135,7 @@ def test_softmax_is_exact_where_queries_are_half_precision():
 
 
 def test_heads_are_neighbouring_features():
-    tokens = torch.arange(2 * 3 * 10).reshape(2, 3, 10)
+    tokens = torch.arange(2.0 * 3 * 10).reshape(2, 3, 10)
     heads = split_heads(tokens, 5)
     assert heads.shape == (2, 5, 3, 2)
     assert heads[1, 3, 2].tolist() == tokens[1, 2, 6:8].tolist()
