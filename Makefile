@@ -7,8 +7,10 @@ STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum |
 EXTRAS := grib,advection,s3,geo,dev
 TESTS ?= tests
 # processes that test side by side, each on one thread, since two threads beside other work are slow; a file at a time,
-# in their order, or the files of few and long tests would come last and leave a process without work
+# since its tests share fixtures, and in their order, or files of few and long tests would come last and leave a process
+# without work
 WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 LOCK := UV_FIND_LINKS= uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -16,7 +18,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock ui bench models replay pictures clean
+.PHONY: setup repro test test-fast campaign check check-style check-types check-lock lock ui bench models architecture house replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -35,13 +37,26 @@ repro: setup  ## the whole pipeline; a second time only what has changed
 	@dvc repro
 	@echo "Report: data/comparison/report.html; make ui compares the runs in MLflow"
 
-test: setup  ## all tests; TESTS="tests -m 'not slow'" is the fast suite
-	@OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+test: setup  ## all tests, then the slowest twenty
+	@$(PYTEST) $(TESTS)
 
-check: setup  ## style, types, and that the lock file of packages is fresh
+test-fast: setup  ## those that train no model and run no pipeline
+	@$(PYTEST) -m "not slow" $(TESTS)
+
+campaign: setup  ## the long forms of tests that `make test` runs in a short form, see docs/reliability.md
+	@FIELDCAST_CAMPAIGN=1 $(PYTEST) $$(grep -rlE "tests\.campaign|mark\.campaign" --include "test_*.py" tests)
+
+check: setup  ## style, types, and that the lock file of packages is fresh, side by side
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target check-style check-types check-lock
+
+check-style:
 	@ruff check .
 	@ruff format --check .
+
+check-types:
 	@mypy
+
+check-lock:
 	@$(LOCK) --constraint constraints.txt | diff - constraints.txt || { echo "constraints.txt is stale: make lock" >&2; exit 1; }
 
 lock: setup  ## resolve all packages anew
@@ -55,6 +70,12 @@ bench: setup  ## ratios against peers, measured in one run
 
 models: setup  ## docs/models.md: what each variant of a model is and costs
 	@python -m docs.tools.model_table
+
+architecture: setup  ## docs/architecture.md: the drawing of imports between packages, and its tables
+	@python -m docs.tools.architecture
+
+house: setup  ## lines, functions, docstrings, look-alike lines and entries of folders of the code
+	@python -m docs.tools.house
 
 replay: setup  ## scheduled forecasts over a day of radar files that arrive with faults, under a simulated clock
 	@fieldcast replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection

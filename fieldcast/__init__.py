@@ -2,3 +2,9 @@
 
 `fieldcast.pipeline` and `fieldcast.models` are the folders `pipeline/` and `models/` of the repository.
 """
+
+import os
+
+# torch's threads (libgomp) spin at barriers before they sleep. Beside other busy processes a training step then takes
+# up to a hundred times as long; a short spin costs nothing on a quiet machine. Read once, when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

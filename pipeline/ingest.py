@@ -12,6 +12,7 @@ import xarray as xr
 from fieldcast.pipeline import config
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names
@@ -42,7 +43,7 @@ def ingest(
     source = open_source(source_options)
     plan = plan_source(source, source_options, ingest_options)
     target = target_of(source.grid(), source_options, f"the source ({source_options.kind})")
-    with store.replacing(out) as partial:
+    with replacing(out) as partial:
         store.create_observations(partial, target.grid, plan.times, plan.present, ingest_options.shard_frames)
         if not _fill(partial, target, plan, source.parts(), ingest_options.shard_frames, scheduler):
             raise InputError(

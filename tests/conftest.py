@@ -1,21 +1,26 @@
-"""A small project in an empty folder: the default parameters, shrunk until every stage takes seconds."""
+"""A small project in an empty folder: the default parameters, shrunk until every stage takes seconds.
+
+What takes seconds to import is imported by the fixtures that need it, so that tests of text and options start at once.
+"""
 
 import copy
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
-from fieldcast.pipeline.datasets.store import open_observations
-from fieldcast.pipeline.ingest import ingest
-from fieldcast.pipeline.prepare import prepare
-from fieldcast.pipeline.tracking import runs as tracking
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
+CHROMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 SMALL: dict[str, Any] = {
     "source": {"cells": 24, "events": 6, "event_minutes": 100, "event_every_minutes": 360},
@@ -41,6 +46,15 @@ SMALL: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that only campaigns run."""
+    if os.environ.get("FIELDCAST_CAMPAIGN") == "1":
+        return
+    campaigns = [item for item in items if item.get_closest_marker("campaign")]
+    config.hook.pytest_deselected(items=campaigns)
+    items[:] = [item for item in items if item not in campaigns]
+
+
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return `base` with `changes` put in, mappings key by key."""
     result = copy.deepcopy(base)
@@ -61,6 +75,10 @@ def small() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def prepared(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with params.yaml, observations and prepared data; tests work on copies."""
+    from fieldcast.pipeline.datasets.store import open_observations
+    from fieldcast.pipeline.ingest import ingest
+    from fieldcast.pipeline.prepare import prepare
+
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "params.yaml").write_text(yaml.safe_dump(small))
     params = config.read(folder / "params.yaml")
@@ -73,6 +91,8 @@ def prepared(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an empty MLflow database, whose creation takes seconds."""
+    from fieldcast.pipeline.tracking import runs as tracking
+
     folder = tmp_path_factory.mktemp("tracker")
     tracking.open_client(folder).search_experiments()
     return folder / "mlflow.db"
@@ -87,6 +107,20 @@ def project(prepared: Path, tracker: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return folder
+
+
+@pytest.fixture(scope="module")  # its event loop must be closed before other modules start one
+def browser() -> Iterator["Browser"]:
+    """Return a headless Chromium; in CI its absence is a failure."""
+    from playwright.sync_api import sync_playwright
+
+    executable = next(filter(None, map(shutil.which, CHROMES)), None)
+    if executable is None and "CI" not in os.environ:
+        pytest.skip(f"no browser: none of {', '.join(CHROMES)} is on the path")
+    with sync_playwright() as playwright:
+        chrome = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chrome
+        chrome.close()
 
 
 def rewrite(project: Path, changes: dict[str, Any]) -> config.Params:

@@ -26,7 +26,7 @@ def carried_forward(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c
     return torch.stack(frames, dim=1)
 
 
-class HistoryBase(nn.Module):
+class LinearBaseline(nn.Module):
     """The base of a learned forecast: for each lead a learned mixture of the history's frames, the same in every cell.
 
     It starts with all weight on the last frame, so that an untrained model is persistence. In normalised values, where
@@ -36,7 +36,7 @@ class HistoryBase(nn.Module):
 
     start: Tensor
 
-    PACE = 10.0  # these weights move so many times faster than others: a training has few steps to halve one
+    LR_MULTIPLIER = 10.0  # these weights move so many times faster than others: a training has few steps to halve one
 
     def __init__(self, history: int, horizon: int, channels_out: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class HistoryBase(nn.Module):
         All members of a sample, where there are any, share its mixture.
         """
         frames = carried_forward(history[:, :, : increment.shape[-3]])
-        weights = (self.start + self.PACE * self.change).to(frames.dtype)
+        weights = (self.start + self.LR_MULTIPLIER * self.change).to(frames.dtype)
         with torch.autocast(frames.device.type, enabled=False):  # the base keeps its precision
             mixture = torch.einsum("ftc,btchw->bfchw", weights, frames)
             return (mixture if increment.ndim == 5 else mixture[:, None]) + increment.to(frames.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fieldcast.models.layers.members import NoisyBlock, members_apart
-from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.missing import LinearBaseline, fill_and_mask
 from fieldcast.models.layers.patches import crop, pad_to_multiple, patchify, unpatchify
 from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.recurrent.attention import AttentionCell
@@ -37,7 +37,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.options, self.sizes = options, sizes
         area, hidden = options.patch**2, options.hidden
-        make = CELLS[options.temporal_mixer]
+        make = CELLS[options.cell]
         frame = (sizes.channels_in + 1) * area  # + 1: the valid mask
         inputs = (frame, *hidden[:-1]) if options.strides is None else (options.stem, *hidden[:-1])
         self.encoder = nn.ModuleList(make(below, here, options) for below, here in zip(inputs, hidden, strict=True))
@@ -45,7 +45,7 @@ class Recurrent(nn.Module):
         self.forecaster = nn.ModuleList(
             make(above, here, options) for above, here in zip((0, *down[:-1]), down, strict=True)
         )
-        self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
+        self.base = LinearBaseline(sizes.history, sizes.horizon, sizes.channels_out)
         read = sum(hidden) if options.strides is None else options.stem
         self.readout = nn.Conv2d(read, options.values * sizes.channels_out * area, 1)
         nn.init.zeros_(self.readout.weight)

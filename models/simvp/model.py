@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fieldcast.models.layers.members import NoisyBlock, members_apart
-from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.missing import LinearBaseline, fill_and_mask
 from fieldcast.models.layers.patches import crop, pad_to_multiple
 from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.simvp.layers import Decoder, Encoder, GatedBlock
@@ -31,7 +31,7 @@ class SimVP(nn.Module):
             nn.Conv2d(hidden, sizes.horizon * channels, 1),
         )
         self.decoder = Decoder(channels, options.levels)
-        self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
+        self.base = LinearBaseline(sizes.history, sizes.horizon, sizes.channels_out)
         self.readout = nn.Conv2d(channels, options.values * sizes.channels_out, 1)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
-from fieldcast.models.video_transformer.attention.choices import build_mixer
 from fieldcast.models.video_transformer.attention.core import Rotate
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.interface import Grid
+from fieldcast.models.video_transformer.attention.patterns import build_pattern
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 Turns = dict[str, Rotate]  # by letter of the axes along which attention runs
@@ -70,7 +70,7 @@ class SubLayer(nn.Module):
     def __init__(self, options: VideoTransformerOptions, index: int, drop_path: float) -> None:
         super().__init__()
         dim = options.dim
-        self.mixer_norm, self.mixer = nn.LayerNorm(dim), build_mixer(options, dim, options.heads, index)
+        self.mixer_norm, self.mixer = nn.LayerNorm(dim), build_pattern(options, dim, options.heads, index)
         self.mlp_norm, self.mlp = nn.LayerNorm(dim), SwiGLU(dim, round(options.mlp_ratio * dim))
         self.thin = Branch(options.dropout, drop_path)
 
@@ -90,9 +90,9 @@ class DividedBlock(nn.Module):
     def __init__(self, options: VideoTransformerOptions, index: int, drop_path: float) -> None:
         super().__init__()
         dim, heads = options.dim, options.heads
-        self.time_norm, self.time_mixer = nn.LayerNorm(dim), build_mixer(options, dim, heads, 2 * index)
+        self.time_norm, self.time_mixer = nn.LayerNorm(dim), build_pattern(options, dim, heads, 2 * index)
         self.time_out = nn.Linear(dim, dim)
-        self.space_norm, self.space_mixer = nn.LayerNorm(dim), build_mixer(options, dim, heads, 2 * index + 1)
+        self.space_norm, self.space_mixer = nn.LayerNorm(dim), build_pattern(options, dim, heads, 2 * index + 1)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp: nn.Module = SwiGLU(dim, round(options.mlp_ratio * dim))
         self.thin = Branch(options.dropout, drop_path)

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from fieldcast.models.layers.missing import fill_and_mask
 from fieldcast.models.layers.patches import pad_to_multiple, patchify
 from fieldcast.models.video_transformer.attention.decoder import Cache, Decoder
-from fieldcast.models.video_transformer.attention.flat import flatten
+from fieldcast.models.video_transformer.attention.interface import Grid, flatten
 from fieldcast.models.video_transformer.attention.masks import not_later
-from fieldcast.models.video_transformer.attention.mixer import Grid
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.models.video_transformer.queries import Positions, flat_positions
 from fieldcast.models.video_transformer.tokens import Embedding

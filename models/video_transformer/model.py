@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fieldcast.models.layers.members import NoisyBlock, members_apart
-from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.missing import LinearBaseline, fill_and_mask
 from fieldcast.models.layers.sizes import Sizes
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.interface import Grid
 from fieldcast.models.video_transformer.block import Trunk, Turns
 from fieldcast.models.video_transformer.frames import FrameDecoder
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
@@ -30,7 +30,7 @@ Frames = Float[Tensor, "b f c_out h w"]
 class VideoTransformer(nn.Module):
     """Forecasts by attention over patches of history and future; untrained it is persistence.
 
-    Where `takes_truth`, targets may be given in training: frames that are fed to the next lead instead of forecasts.
+    Where `supports_teacher_forcing`, targets may be given in training: frames that are fed to the next lead instead of forecasts.
     """
 
     minutes: Tensor
@@ -41,7 +41,7 @@ class VideoTransformer(nn.Module):
             raise ValueError(
                 f"future: direct needs as many history steps as leads ({sizes.horizon}), got {sizes.history}"
             )
-        self.options, self.sizes, self.takes_truth = options, sizes, options.autoregressive
+        self.options, self.sizes, self.supports_teacher_forcing = options, sizes, options.autoregressive
         self.embedding = Embedding(sizes.channels_in + 1, options.patch, options.dim, tubelet=options.tubelet)  # + mask
         asks = options.future == "queries" and not options.autoregressive
         self.queries = Queries(options.dim) if asks else None
@@ -53,7 +53,7 @@ class VideoTransformer(nn.Module):
         self.positions = None if made is None else made(options, minutes, sizes.step_minutes)
         self.trunk = Trunk(options)
         self.decoder = build_decoder(options, sizes.channels_out)
-        self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
+        self.base = LinearBaseline(sizes.history, sizes.horizon, sizes.channels_out)
         self.readout = Readout(options.values * sizes.channels_out, options.patch, options.dim, smooth=options.smooth)
         self.noisy = NoisyBlock(options.dim, options.members or 1) if options.output == "ensemble" else None
 
@@ -73,7 +73,7 @@ class VideoTransformer(nn.Module):
         Raises ValueError when steps or channels are not those it was built for, or for a target that nothing is fed.
         """
         self.sizes.check(history.shape)
-        if target is not None and not self.takes_truth:
+        if target is not None and not self.supports_teacher_forcing:
             raise ValueError("a target is fed to decode: autoregressive only")
         tokens = self.embedding(fill_and_mask(history))
         if isinstance(self.decoder, FrameDecoder):

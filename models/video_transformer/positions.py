@@ -10,8 +10,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fieldcast.models.video_transformer.attention.axes import AXES
 from fieldcast.models.video_transformer.attention.core import Rotate
+from fieldcast.models.video_transformer.attention.exact.axes import AXES
 from fieldcast.models.video_transformer.attention.positions import (
     angles_3d,
     nearest,

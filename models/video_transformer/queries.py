@@ -6,10 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
 from fieldcast.models.video_transformer.attention.decoder import DecoderLayer
-from fieldcast.models.video_transformer.attention.flat import flatten
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.interface import Grid, flatten
 from fieldcast.models.video_transformer.block import Branch
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fieldcast.models.layers.patches import crop, pad_to_multiple, patchify, unpatchify
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.interface import Grid
 
 
 def whole_tubelets(frames: Float[Tensor, "b t c h w"], tubelet: int) -> Float[Tensor, "b t_end c h w"]:

@@ -1,7 +1,7 @@
 """Parameters of a project.
 
-In: `params.yaml`. Out: frozen, checked sections, one class each; or one line that names key, value and fix.
-May import: `errors`, and of `models` the options of each kind.
+In: `params.yaml`. Out: frozen, checked sections, one class each; for wrong input one line with key, value and fix.
+May import: `errors`, `models`; of a kind of model its options alone.
 """
 
 from fieldcast.pipeline.config.data import Prepare, Sample, Split, Splits, Transform

@@ -27,7 +27,7 @@ from fieldcast.pipeline.config.live import Live
 from fieldcast.pipeline.config.section import Section
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.config.training import Train
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BUG, InputError, exit_code
 
 PARAMS = Path("params.yaml")
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -142,12 +142,14 @@ def check_gaps(splits: Splits, history: int, horizon: int, step: timedelta) -> N
 
 
 def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage; wrong input ends in one line on standard error and exit code 2."""
+    """Run a stage; an error that a user can correct ends in one line on standard error and its own exit code."""
     try:
         stage()
-    except InputError as error:
+    except Exception as error:
+        if (code := exit_code(error)) == BUG:
+            raise
         sys.stderr.write(f"fieldcast: {error}\n")
-        sys.exit(2)
+        sys.exit(code)
 
 
 def _one_line(path: Path, error: ValidationError) -> str:

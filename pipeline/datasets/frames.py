@@ -20,6 +20,11 @@ def read_init_times(path: Path, split: str) -> np.ndarray:
     return table.loc[table["split"] == split, "init_time"].to_numpy(dtype="datetime64[ns]")
 
 
+def sample_steps(position: int | np.ndarray, history: int, horizon: int = 0) -> slice:
+    """Return the steps of a sample: `history` of them up to the init time at `position`, `horizon` after it."""
+    return slice(position + 1 - history, position + 1 + horizon)
+
+
 class FrameReader:
     """Frames of the observation store by position; opens the store when first used, so that it can be sent to workers.
 
@@ -53,6 +58,15 @@ class FrameReader:
                 self._frames = self._decode(0, self.observations.sizes[TIME])
             return self._frames[start:stop]
         return self._decode(start, stop)
+
+    def sample(self, position: int, history: int, horizon: int = 0) -> np.ndarray:
+        """Return the frames of the sample whose init time is at `position`, (history + horizon, c, h, w)."""
+        steps = sample_steps(position, history, horizon)
+        return self.read(steps.start, steps.stop)
+
+    def samples(self, positions: np.ndarray, history: int, horizon: int = 0) -> np.ndarray:
+        """Return the samples at several positions, (b, history + horizon, c, h, w)."""
+        return np.stack([self.sample(int(position), history, horizon) for position in positions])
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None, "_frames": None}  # workers open their own

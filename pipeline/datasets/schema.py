@@ -102,16 +102,6 @@ def slug(units: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"-?\d", "", units.lower())).strip("_")
 
 
-def score_key(score: str, threshold: float | None = None, units: str = "", scale_km: float | None = None) -> str:
-    """Return the one spelling of a score's name: 'rmse', 'csi_0.5_mm_h', 'fss_1_mm_h_20_km'."""
-    parts = [score]
-    if threshold is not None:
-        parts += [f"{threshold:g}", slug(units)]
-    if scale_km is not None:
-        parts += [f"{scale_km:g}", "km"]
-    return "_".join(part for part in parts if part)
-
-
 def _require_dims(dataset: xr.Dataset, dims: tuple[str, ...], what: str) -> None:
     missing = [dim for dim in dims if dim not in dataset.dims]
     if missing:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fieldcast.pipeline.config import Prepare, Split
+from fieldcast.pipeline.datasets.frames import sample_steps
 from fieldcast.pipeline.errors import InputError
 
 
@@ -31,8 +32,9 @@ def select_init_times(
     for name, split in options.splits.in_order():
         index = np.flatnonzero(_inside(times, split))[:: split.every_steps]
         index = index[(index >= history - 1) & (index + horizon < times.size)]
-        in_history = missing[index + 1] - missing[index + 1 - history]
-        in_horizon = missing[index + 1 + horizon] - missing[index + 1]
+        before, whole = sample_steps(index, history), sample_steps(index, history, horizon)
+        in_history = missing[before.stop] - missing[before.start]
+        in_horizon = missing[whole.stop] - missing[before.stop]
         complete = (in_history <= options.max_missing_history) & (in_horizon <= options.max_missing_horizon)
         if not complete.any():
             raise InputError(_no_init_times(name, split, times, there, history + horizon))

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -31,9 +33,9 @@ class Costs:
 
 def write(costs: Costs, path: Path) -> None:
     """Write what is known to `path` as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = {key: value for key, value in asdict(costs).items() if value is not None}
-    path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+    make_folder(path.parent)
+    measured = {key: value for key, value in asdict(costs).items() if value is not None}
+    replace_durable(path, (json.dumps(measured, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read(*paths: Path) -> Costs:
@@ -45,12 +47,13 @@ def read(*paths: Path) -> Costs:
 
 
 def peak_memory_mb() -> float:
-    """Return the largest memory that this process has held so far: on its GPU if it used one, else resident."""
+    """Return the most memory that this process, or one that it started, has held: of its GPU if it used one."""
     torch = sys.modules.get("torch")  # not imported for this: it would be the larger part of the result
     if torch is not None and torch.cuda.is_available():
         return round(int(torch.cuda.max_memory_allocated()) / 1e6, 1)
     unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(max(peaks) * unit / 1e6, 1)
 
 
 def device_name(*, learned: bool) -> str:

@@ -23,7 +23,7 @@ def forecast_members(
     issued alone should be the hindcast's bit for bit. Tiles are of `tile_cells`, or of the training crop's size.
     """
     whole = max(history.shape[-2:])
-    tile = whole if forecaster.network is None else tile_cells or forecaster.description.crop_cells or whole
+    tile = whole if forecaster.network is None else tile_cells or forecaster.config.crop_cells or whole
     forecasts = []
     for i in range(len(init_times)):
         alone = np.ascontiguousarray(history[i : i + 1]), init_times[i : i + 1]

@@ -13,11 +13,11 @@ from matplotlib.colors import BoundaryNorm, Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from fieldcast.pipeline.datasets.grid import unit_of_axis
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.report.style import FAINT, RAIN_LEVELS
 
-METRES = ("m", "metre", "meter")
 COAST = "#3a3a3a"
 
 
@@ -68,10 +68,10 @@ def display(axis: xr.DataArray) -> np.ndarray:
 
 def axis_label(axis: xr.DataArray, name: str) -> str:
     """Return what a coordinate axis is labelled with."""
-    units = str(axis.attrs.get("units", ""))
-    if units in (*METRES, "km"):
-        return f"{name}, km"
-    return f"{'latitude' if name == Y else 'longitude'}, °" if units.startswith("degree") else f"{name}, cells"
+    unit = unit_of_axis(axis)
+    if unit == "degree":
+        return f"{'latitude' if name == Y else 'longitude'}, °"
+    return f"{name}, cells" if unit is None else f"{name}, km"
 
 
 def field_name(field: xr.DataArray) -> str:
@@ -85,7 +85,7 @@ def _edges(centres: np.ndarray) -> tuple[float, float]:
 
 
 def _display_factor(axis: xr.DataArray) -> float:
-    return 0.001 if str(axis.attrs.get("units", "")) in METRES else 1.0
+    return 0.001 if unit_of_axis(axis) == "metre" else 1.0
 
 
 def _in_display(coast: Sequence[np.ndarray], field: xr.DataArray) -> list[np.ndarray]:

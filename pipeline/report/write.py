@@ -62,7 +62,7 @@ def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cas
     content = Report(
         comparison.verdict,
         comparison.metrics,
-        comparison.titles,
+        comparison.leading,
         comparison.references,
         facts(comparison),
         drawn,

@@ -1,7 +1,7 @@
-"""Archives of gridded observations: one file a kind, behind one Protocol, and one dict in view.
+"""Archives of gridded observations: one module a kind, behind one protocol.
 
 In: files, URLs or a simulation. Out: frames in physical units on the source's own grid, and their times.
-May import: `errors`, `config`, `datasets`.
+May import: `errors`, `config`, `datasets`, `models`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
+from fieldcast.pipeline.datasets.grid import spacing
 from fieldcast.pipeline.datasets.schema import X, Y, field_names
 from fieldcast.pipeline.sources.gridded import GriddedSource
 from fieldcast.pipeline.sources.moving_mnist import MovingMnistSource
@@ -91,7 +92,7 @@ def look(options: SourceOptions, rules: IngestOptions | None = None) -> Summary:
         plan=plan,
         variables={name: grid[name].attrs["units"] for name in field_names(grid)},
         grid_shape=(grid.sizes[Y], grid.sizes[X]),
-        spacing=(_spacing(grid[Y].values), _spacing(grid[X].values)),
+        spacing=(spacing(grid[Y].values), spacing(grid[X].values)),
         spacing_units=str(grid[Y].attrs.get("units", "1")),
         duplicates=plan.duplicates,
         grid=grid[[Y, X]],
@@ -102,7 +103,3 @@ def plan_source(source: Source, options: SourceOptions, rules: IngestOptions) ->
     """Return the regular axis of the source and the frames that fill it; raise `InputError` where it has none."""
     parts = source.parts()
     return plan_axis([it.name for it in parts], [it.times for it in parts], options.period, options.step_minutes, rules)
-
-
-def _spacing(centres: np.ndarray) -> float:
-    return float(abs(centres[1] - centres[0])) if centres.size > 1 else float("nan")

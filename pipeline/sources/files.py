@@ -21,6 +21,8 @@ from dask.base import compute
 from dask.delayed import delayed
 from tqdm import tqdm
 
+from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.grid import crs_wkt, spacing
 from fieldcast.pipeline.datasets.schema import GRID_MAPPING, X, Y, field_names
 from fieldcast.pipeline.errors import InputError
 
@@ -112,14 +114,10 @@ def _same_grid(one: xr.Dataset, other: xr.Dataset) -> bool:
         here, there = one[axis], other[axis]
         if here.shape != there.shape or here.attrs.get("units") != there.attrs.get("units"):
             return False
-        tolerance = 1e-3 * float(np.abs(np.diff(there.values[:2])).sum())
+        tolerance = 1e-3 * spacing(there.values) if there.size > 1 else 0.0
         if not np.allclose(here.values, there.values, rtol=0, atol=tolerance):
             return False
-    return bool(_crs_of(one) == _crs_of(other))
-
-
-def _crs_of(grid: xr.Dataset) -> Any:
-    return grid[GRID_MAPPING].attrs.get("crs_wkt") if GRID_MAPPING in grid.coords else None
+    return bool(crs_wkt(one) == crs_wkt(other))
 
 
 def is_url(path: str) -> bool:
@@ -159,22 +157,18 @@ def _download(url: str, folder: Path, storage_options: Mapping[str, Any]) -> Pat
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        if url.startswith(("http://", "https://")):
-            with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, partial.open("wb") as file:
-                shutil.copyfileobj(answer, file)
-        else:
-            fsspec.open(url, **storage_options).fs.get_file(url, str(partial))
-        partial.replace(target)
+        with replacing(target, writer=os.getpid()) as partial:  # other processes may want it at the same time
+            if url.startswith(("http://", "https://")):
+                with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, partial.open("wb") as file:
+                    shutil.copyfileobj(answer, file)
+            else:
+                fsspec.open(url, **storage_options).fs.get_file(url, str(partial))
     except urllib.error.HTTPError as error:
         error.close()
         raise InputError(f"{url}: download failed: {error}; check the address") from error
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{url}: download failed: {one_line(error)}; check the address and the network") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

@@ -1,6 +1,6 @@
 """What a training step of a model holds in memory, found without spending any: by a rehearsal on tensors without data.
 
-Formulas for attention alone stand beside each pattern (`macs`, `held` of `attention.mixer.Mixer`).
+Formulas for attention alone stand beside each pattern (`macs`, `held` of `attention.mixer.AttentionPattern`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
-from fieldcast.models.video_transformer.attention.clustered import Clustered
+from fieldcast.models.video_transformer.attention.approximate.clustered import Clustered
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
 
 COPIES = 5  # of each weight: itself, its gradient, two moments of the optimiser, its running average
 

@@ -61,7 +61,7 @@ class ForecastModule(lightning.LightningModule):
         self.network, self.options, self.budget = network, options, budget
         self.loss = choose(options, network.output)
         self.balanced = options.loss == "balanced" and network.output == "point"
-        rain = [channel.get("units") == RAIN_RATE for channel in network.normaliser.channels]
+        rain = [channel.units == RAIN_RATE for channel in network.normaliser.channels]
         self.register_buffer("is_rain", torch.tensor(rain)[:, None, None], persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -118,7 +118,7 @@ class ForecastModule(lightning.LightningModule):
         where = batch["init_time"], batch["origin"]
         target = self.network.normalise_target(batch["target"], *where)
         truth = None
-        if probability > 0 and self.network.takes_truth:
+        if probability > 0 and self.network.supports_teacher_forcing:
             truth = draw_truth(probability, len(target), target.shape[1], target.device)
         forecast = self.network(batch["history"], *where, target=target, truth=truth).float()
         wanted, weights = first_leads(target, leads or target.shape[1]), self._weights(batch["target"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fieldcast.pipeline.datasets.store import directory_digest
-from fieldcast.pipeline.live.archive.durable import CannotWriteError
+from fieldcast.pipeline.errors import CannotWriteError
 from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER, audit, open_forecasts, path_of
 from tests.campaign import size

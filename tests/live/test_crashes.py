@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from docs.tools.imports import ROOT
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive.durable import FAILPOINT
@@ -28,7 +29,6 @@ from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
 from fieldcast.pipeline.live.clock import iso, parse
 from tests.campaign import size
-from tests.imports import ROOT
 from tests.live.full_disk import KILOBYTES
 from tests.live.publishing import (
     SEED,

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.archive import database, ledger
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State, Verification
 from tests.campaign import size
 from tests.live.publishing import SEED, START, at, ended, start

@@ -12,8 +12,8 @@ import xarray as xr
 
 from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, StormsOptions
 from fieldcast.pipeline.datasets.times import from_numpy
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import FAILPOINT
 from fieldcast.pipeline.live.clock import SimulatedClock
 from fieldcast.pipeline.live.feed.frame_file import encode
 from fieldcast.pipeline.live.feed.store import LiveObservations
@@ -320,7 +320,7 @@ def test_frames_of_another_model_are_not_mixed(live, trained, feed, tmp_path):
     for call in (lambda: other.fetch_frames(*WHOLE), lambda: other.read([START], ["rain_rate"]), other.grid):
         with pytest.raises(InputError, match=r"y has 5 cells, expected 4: use another folder for this model"):
             call()
-    slower = live_of(tmp_path / "live", bom(feed), live.contract | {"step_minutes": 20})
+    slower = live_of(tmp_path / "live", bom(feed), replace(live.contract, step_minutes=20))
     assert not np.isnan(slower.read([START], ["rain_rate"])).all()  # another step is no other grid
     live.prune(LATER)
     assert len(other.fetch_frames(*WHOLE).added) == len(TENS)

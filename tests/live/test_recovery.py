@@ -12,9 +12,8 @@ import pytest
 
 from fieldcast.pipeline.config import Retention
 from fieldcast.pipeline.datasets.store import directory_digest
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive.durable import DamagedError
 from fieldcast.pipeline.live.archive.exports import write_copies
 from fieldcast.pipeline.live.archive.ledger import Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, COPIES, LEDGER, MANIFEST, path_of, read_catalogue

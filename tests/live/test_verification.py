@@ -16,6 +16,7 @@ from fieldcast.pipeline.live.archive.records import cycle_record, scores_record
 from fieldcast.pipeline.live.monitoring.verification import alarms, outside_share, scores_of, sums_of, window
 from fieldcast.pipeline.verification.aggregation import field_sums
 from fieldcast.pipeline.verification.aggregation import scores_of as pipeline_scores
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verify import verify
 from tests.live.publishing import START, at
 
@@ -110,7 +111,7 @@ def test_sums_of_one_cycle_are_those_of_the_pipeline(number: int) -> None:
 
 def test_scores_of_many_cycles_are_those_of_the_pipeline() -> None:
     sums = xr.concat([verify(forecast(it), observations(), OPTIONS) for it in NUMBERS], "init_time")
-    expected = pipeline_scores(sums)
+    expected = by_key(pipeline_scores(sums))
     scores = scores_of([verified(it) for it in NUMBERS])
     assert [it.field for it in scores] == list(NAMES)
     for it in scores:

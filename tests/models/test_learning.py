@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fieldcast import models
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 
 HISTORY, HORIZON, SIDE = 4, 3, 16
 VELOCITY = (0.7, -1.6)  # cells a step, rows and columns
@@ -37,8 +37,8 @@ CASES = {
     **{name: ("video_transformer", TRANSFORMER | {"attention": name} | ITS_OWN.get(name, {})) for name in ATTENTIONS},
     "encoder_decoder": ("video_transformer", TRANSFORMER | {"arch": "encoder_decoder"}),
     "autoregressive": ("video_transformer", TRANSFORMER | {"arch": "encoder_decoder", "decode": "autoregressive"}),
-    **{mixer: ("recurrent", RECURRENT | {"temporal_mixer": mixer}) for mixer in ("convlstm", "convgru", "trajgru")},
-    "attention_in_time": ("recurrent", RECURRENT | {"temporal_mixer": "attention", "heads": 2}),
+    **{mixer: ("recurrent", RECURRENT | {"cell": mixer}) for mixer in ("convlstm", "convgru", "trajgru")},
+    "attention_in_time": ("recurrent", RECURRENT | {"cell": "attention", "heads": 2}),
     "simvp": ("simvp", {"channels": 8, "levels": 1, "hidden": 24, "blocks": 1}),
 }
 

@@ -1,4 +1,4 @@
-"""The whole pipeline under DVC, as a user runs it: skipping, what a change reruns, a team's remote, kill -9."""
+"""The whole pipeline under DVC, once: killed twice and run again; then skipping, reruns, a failure, a team's remote."""
 
 import json
 import os
@@ -10,13 +10,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
+from playwright.sync_api import Browser, expect
 
+from fieldcast.pipeline import forecast, train, verify
 from tests.conftest import ROOT, merged
 
 pytestmark = pytest.mark.slow
@@ -31,18 +36,30 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "a",
     "GIT_COMMITTER_EMAIL": "a@example.org",
 }
-SCORES = "data/comparison/metrics.json"
+METRICS = "data/comparison/metrics.json"
+REFERENCE, RECURRENT, TRANSFORMER = "persistence", "convlstm_quantiles", "video_transformer"
+MODELS = (REFERENCE, RECURRENT, TRANSFORMER)  # one of each way through the stages: each is three more processes
+EPOCHS = 3
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A project after `dvc repro`, which was killed in `ingest` and in a training before it finished."""
+
+    folder: Path
+    output: str  # of the `dvc repro` that finished
+    killed_run: str  # the MLflow run of the killed training
 
 
 def run(folder: Path, *command: str) -> str:
-    """Return what a command prints; its failure fails the test with all that it said."""
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    """Return what a command prints; its failure fails the test with all that it printed."""
+    process = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout + process.stderr
 
 
-def make_project(folder: Path, params: dict[str, Any], tracker: Path) -> Path:
-    """Return a repository with this project's code and small parameters."""
+def make_project(folder: Path, params: dict[str, Any], tracker: Path) -> None:
+    """Make a repository with this project's code and small parameters."""
     folder.mkdir()
     for name in ("fieldcast", "pipeline", "models", "data/raw"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -53,7 +70,6 @@ def make_project(folder: Path, params: dict[str, Any], tracker: Path) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     run(folder, "git", "init", "-q")
     commit(folder)
-    return folder
 
 
 def commit(folder: Path) -> None:
@@ -61,117 +77,8 @@ def commit(folder: Path) -> None:
     run(folder, "git", "commit", "-q", "-m", "state")
 
 
-def only(params: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """Return the parameters with these models alone: every one is three more processes."""
-    return {**params, "models": {name: entry for name, entry in params["models"].items() if name in names}}
-
-
-@pytest.fixture(scope="module")
-def params(small: dict[str, Any]) -> dict[str, Any]:
-    every = merged(small, {"train": {"epochs": 5}})
-    references = {"climatology", "damped_persistence", "advection", "steps"}  # their stages are those of persistence
-    return only(every, set(every["models"]) - references)
-
-
-@pytest.fixture(scope="module")
-def done(params: dict[str, Any], tracker: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return a project after its first `dvc repro`, and what that printed."""
-    folder = make_project(tmp_path_factory.mktemp("first") / "project", params, tracker)
-    said = run(folder, "dvc", "repro")
-    commit(folder)
-    return folder, said
-
-
-def changed(folder: Path) -> set[str]:
-    """Return the stages that DVC would run first."""
-    return set(json.loads(run(folder, "dvc", "status", "--json")))
-
-
-def test_all_models_are_compared(done: tuple[Path, str], params: dict[str, Any]) -> None:
-    folder, said = done
-    for model in params["models"]:
-        assert model in said
-    metrics = json.loads((folder / SCORES).read_text())
-    assert sorted(metrics) == sorted(params["models"])
-    for scores in metrics.values():
-        assert set(scores["rmse"]) == {"5", "10", "15", "20"}
-        assert {"csi_0.5_mm_h", "csi_2_mm_h", "fss_0.5_mm_h_10_km", "far_2_mm_h", "mean_error"} <= set(scores)
-    for name in ("report.html", "figures/skill.png", "figures/case.png", "figures/case.gif"):
-        assert (folder / "data/comparison" / name).stat().st_size > 5_000
-
-
-def test_runs_hold_scores_and_images(done: tuple[Path, str]) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{done[0] / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("small")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    metrics = json.loads((done[0] / SCORES).read_text())
-    assert len(runs) == len(metrics)
-    versions = client.search_model_versions("name='small'")
-    assert len(versions) == len(metrics)
-    champion = client.get_model_version_by_alias("small", "champion")
-    assert champion.description.startswith("champion: ")
-    for found in runs:
-        curve = client.get_metric_history(found.info.run_id, "lead/rmse")
-        written = metrics[found.data.tags["model"]]["rmse"]
-        assert {str(entry.step): pytest.approx(entry.value, rel=1e-5) for entry in curve} == written
-        assert client.list_artifacts(found.info.run_id, "images")
-
-
-def test_second_run_runs_no_stage(done: tuple[Path, str]) -> None:
-    said = run(done[0], "dvc", "repro")
-    assert "Running stage" not in said
-    assert "Data and pipelines are up to date." in said
-
-
-def test_a_change_reruns_its_own_model_alone(done: tuple[Path, str], params: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(done[0], folder, symlinks=True)
-    path = folder / "params.yaml"
-    path.write_text(
-        yaml.safe_dump(merged(yaml.safe_load(path.read_text()), {"models": {"video_transformer": {"dim": 24}}}))
-    )
-    assert changed(folder) == {"train@video_transformer", "compare"}
-    shutil.copy(done[0] / "params.yaml", path)
-    of_kind = [name for name, entry in params["models"].items() if entry["kind"] == "recurrent"]
-    assert of_kind == ["convlstm", "convlstm_quantiles"]
-    with (folder / "models/recurrent/convlstm.py").open("a") as file:
-        file.write("# a change\n")
-    assert changed(folder) == {f"{stage}@{name}" for stage in ("train", "forecast") for name in of_kind}
-    said = run(folder, "dvc", "repro")  # the same weights come out, so nothing is verified again
-    assert {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")} == {
-        *(f"{stage}@{name}" for stage in ("train", "forecast") for name in of_kind),
-        "compare",  # for the seconds they took, which never are the same
-    }
-    assert (folder / SCORES).read_bytes() == (done[0] / SCORES).read_bytes()
-
-
-def test_a_colleague_pulls_and_runs_nothing(done: tuple[Path, str], tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(done[0], folder, symlinks=True)
-    (folder / "data/raw/archive").mkdir()
-    (folder / "data/raw/archive/frame.bin").write_bytes(b"raw")
-    run(folder, "dvc", "add", "-q", "data/raw/archive")
-    run(folder, "dvc", "remote", "add", "-q", "--default", "team", str(tmp_path / "remote"))
-    assert changed(folder) == {"ingest"}  # the raw archive is a dependency of ingest
-    run(folder, "dvc", "repro", "-q")
-    commit(folder)
-    run(folder, "dvc", "push", "-q")
-    run(tmp_path, "git", "clone", "-q", str(folder), "colleague")
-    colleague = tmp_path / "colleague"
-    assert not (colleague / "data/observations.zarr").exists()
-    run(colleague, "dvc", "pull", "-q")
-    assert (colleague / "data/raw/archive/frame.bin").read_bytes() == b"raw"
-    said = run(colleague, "dvc", "repro")
-    assert "Running stage" not in said
-    assert (colleague / SCORES).read_bytes() == (folder / SCORES).read_bytes() == (done[0] / SCORES).read_bytes()
-    assert json.loads(run(colleague, "dvc", "metrics", "show", "--json"))
-
-
 def kill_when(folder: Path, ready: Callable[[], bool]) -> None:
-    """Start `dvc repro` and end it and all its children by SIGKILL as soon as `ready` says so."""
+    """Start `dvc repro` and end it and all its children by SIGKILL as soon as `ready` is true."""
     process = subprocess.Popen(
         ["dvc", "repro"],
         cwd=folder,
@@ -187,85 +94,195 @@ def kill_when(folder: Path, ready: Callable[[], bool]) -> None:
     process.wait()
 
 
-def test_killed_and_run_again_ends_with_the_same_scores(
-    done: tuple[Path, str], params: dict[str, Any], tracker: Path, tmp_path: Path
-) -> None:
-    few = {"persistence", "convlstm"}
-    folder = make_project(tmp_path / "project", only(params, few), tracker)
+@pytest.fixture(scope="module")
+def params(small: dict[str, Any]) -> dict[str, Any]:
+    few = {**small, "models": {name: small["models"][name] for name in MODELS}}
+    return merged(few, {"train": {"epochs": EPOCHS}, "compare": {"resamples": 100}})
+
+
+@pytest.fixture(scope="module")
+def finished(params: dict[str, Any], tracker: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("first") / "project"
+    make_project(folder, params, tracker)
     kill_when(folder, (folder / "data/.observations.zarr.partial").exists)
     assert not (folder / "data/observations.zarr").exists()
-    kill_when(folder, (folder / "data/resume/convlstm/last.ckpt").exists)
-    assert not (folder / "data/checkpoints/convlstm").exists()
-    run_id = (folder / "data/resume/convlstm/run_id").read_text()
-    said = run(folder, "dvc", "repro")
-    assert "Running stage 'ingest'" not in said
-    here, undisturbed = (json.loads((project / SCORES).read_text()) for project in (folder, done[0]))
-    assert here == {name: undisturbed[name] for name in few}
-
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    history = client.get_metric_history(run_id, "val/loss")
-    steps = [entry.step for entry in history]
-    assert len(set(steps)) == 5  # the same run goes on: five epochs in all
-    assert client.get_run(run_id).info.status == "FINISHED"
+    kill_when(folder, (folder / "data/resume" / RECURRENT / "last.ckpt").exists)
+    assert not (folder / "data/checkpoints" / RECURRENT).exists()
+    killed_run = (folder / "data/resume" / RECURRENT / "run_id").read_text()
+    output = run(folder, "dvc", "repro")
+    commit(folder)
+    return Finished(folder, output, killed_run)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-HEADLESS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=2000,1500",
-    "--virtual-time-budget=40000",
-]
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Path:
+    """Return a copy of the finished project, to change."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True))
 
 
-def page(address: str, profile: Path) -> str:
-    """Return the text of a page after its scripts have run."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={profile}", "--dump-dom", address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+@pytest.fixture
+def client(finished: Finished) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{finished.folder / 'mlflow.db'}")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_report_is_one_page_that_needs_no_other(done: tuple[Path, str], params: dict[str, Any], tmp_path: Path) -> None:
-    path = done[0] / "data/comparison/report.html"
-    alone = tmp_path / "report.html"
-    alone.write_bytes(path.read_bytes())
-    text = page(alone.as_uri(), tmp_path / "profile")
+def stages_run(output: str) -> set[str]:
+    """Return the stages that a `dvc repro` has run."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def stale(folder: Path) -> set[str]:
+    """Return the stages that `dvc status` names."""
+    return set(json.loads(run(folder, "dvc", "status", "--json")))
+
+
+@contextmanager
+def changed(path: Path, text: str) -> Iterator[None]:
+    """Let a file have other content for a while."""
+    before = path.read_text()
+    path.write_text(text)
+    yield
+    path.write_text(before)
+
+
+def test_all_models_are_compared(finished: Finished) -> None:
+    metrics = json.loads((finished.folder / METRICS).read_text())
+    assert sorted(metrics) == sorted(MODELS)
+    for model, scores in metrics.items():
+        assert model in finished.output
+        assert set(scores["rmse"]) == {"5", "10", "15", "20"}
+        assert {"csi_0.5_mm_h", "csi_2_mm_h", "fss_0.5_mm_h_10_km", "far_2_mm_h", "mean_error"} <= set(scores)
+    for name in ("report.html", "figures/skill.png", "figures/case.png", "figures/case.gif"):
+        assert (finished.folder / "data/comparison" / name).stat().st_size > 5_000
+    assert json.loads(run(finished.folder, "dvc", "metrics", "show", "--json"))
+
+
+def test_runs_hold_scores_and_images(finished: Finished, client: MlflowClient) -> None:
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    metrics = json.loads((finished.folder / METRICS).read_text())
+    assert len(runs) == len(client.search_model_versions("name='small'")) == len(metrics)
+    champion = client.get_model_version_by_alias("small", "champion")
+    assert champion.description.startswith("champion: ")
+    for each in runs:
+        curve = client.get_metric_history(each.info.run_id, "lead/rmse")
+        written = metrics[each.data.tags["model"]]["rmse"]
+        assert {str(entry.step): pytest.approx(entry.value, rel=1e-5) for entry in curve} == written
+        assert client.list_artifacts(each.info.run_id, "images")
+
+
+def test_a_killed_pipeline_goes_on_where_it_was(finished: Finished, client: MlflowClient) -> None:
+    assert "ingest" not in stages_run(finished.output)
+    steps = [entry.step for entry in client.get_metric_history(finished.killed_run, "val/loss")]
+    assert len(set(steps)) == EPOCHS  # in all, and in one run
+    assert client.get_run(finished.killed_run).info.status == "FINISHED"
+
+
+def test_a_killed_pipeline_ends_with_the_scores_of_an_undisturbed_one(
+    finished: Finished, params: dict[str, Any], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    for model in (REFERENCE, RECURRENT):
+        monkeypatch.setattr(sys, "argv", ["stage", "--model", model])
+        for stage in (train, forecast, verify):
+            stage.main()
+        scores = f"data/scores/{model}.nc"
+        assert (project / scores).read_bytes() == (finished.folder / scores).read_bytes()
+
+
+def test_a_second_run_runs_no_stage(finished: Finished) -> None:
+    output = run(finished.folder, "dvc", "repro")
+    assert not stages_run(output)
+    assert "Data and pipelines are up to date." in output
+
+
+@pytest.mark.parametrize(
+    ("folder", "stages"),
+    [
+        ("models/recurrent", {f"train@{RECURRENT}", f"forecast@{RECURRENT}"}),
+        ("models/video_transformer/attention", {f"train@{TRANSFORMER}", f"forecast@{TRANSFORMER}"}),
+        ("pipeline/report", {"compare"}),
+    ],
+)
+def test_a_changed_line_of_code_makes_its_own_stages_stale(finished: Finished, folder: str, stages: set[str]) -> None:
+    path = finished.folder / folder / "__init__.py"
+    with changed(path, path.read_text() + "# a change\n"):
+        assert stale(finished.folder) == stages
+
+
+def test_a_changed_option_makes_its_own_model_stale(finished: Finished, params: dict[str, Any]) -> None:
+    wider = merged(params, {"models": {TRANSFORMER: {"dim": 24}}})
+    with changed(finished.folder / "params.yaml", yaml.safe_dump(wider)):
+        assert stale(finished.folder) == {f"train@{TRANSFORMER}", "compare"}
+
+
+def test_equal_forecasts_are_not_verified_again(finished: Finished, copied: Path) -> None:
+    with (copied / "models" / REFERENCE / "__init__.py").open("a") as file:
+        file.write("# a change\n")
+    output = run(copied, "dvc", "repro", f"verify@{REFERENCE}")
+    assert stages_run(output) == {f"train@{REFERENCE}", f"forecast@{REFERENCE}"}
+    assert stale(copied) == {"compare"}  # for the seconds they took, which never are the same
+    lock = yaml.safe_load((copied / "dvc.lock").read_text())["stages"]
+    assert lock["compare"] == yaml.safe_load((finished.folder / "dvc.lock").read_text())["stages"]["compare"]
+
+
+def test_a_failing_stage_ends_the_run(finished: Finished, copied: Path, params: dict[str, Any]) -> None:
+    later = {"start": "2030-01-01T00:00", "end": "2030-01-02T00:00"}  # where there is no frame
+    with changed(copied / "params.yaml", yaml.safe_dump(merged(params, {"prepare": {"splits": {"test": later}}}))):
+        process = subprocess.run(["dvc", "repro"], cwd=copied, env=ENVIRONMENT, capture_output=True, text=True)
+    output = process.stdout + process.stderr
+    assert process.returncode != 0
+    assert stages_run(output) == {"prepare"}
+    assert len(re.findall(r"prepare\.splits\.test", output)) == 1  # one line, no traceback
+    assert "Traceback" not in output
+    assert not stages_run(run(copied, "dvc", "repro"))  # what was there comes back from the cache
+    assert (copied / METRICS).read_bytes() == (finished.folder / METRICS).read_bytes()
+
+
+def test_a_colleague_pulls_and_runs_nothing(finished: Finished, copied: Path, tmp_path: Path) -> None:
+    (copied / "data/raw/archive").mkdir()
+    (copied / "data/raw/archive/frame.bin").write_bytes(b"raw")
+    run(copied, "dvc", "add", "-q", "data/raw/archive")
+    run(copied, "dvc", "remote", "add", "-q", "--default", "team", str(tmp_path / "remote"))
+    assert stages_run(run(copied, "dvc", "repro")) == {"ingest"}  # the raw archive is a dependency of ingest
+    commit(copied)
+    run(copied, "dvc", "push", "-q")
+    run(tmp_path, "git", "clone", "-q", str(copied), "colleague")
+    colleague = tmp_path / "colleague"
+    assert not (colleague / "data/observations.zarr").exists()
+    run(colleague, "dvc", "pull", "-q")
+    assert (colleague / "data/raw/archive/frame.bin").read_bytes() == b"raw"
+    assert not stages_run(run(colleague, "dvc", "repro"))
+    assert (colleague / METRICS).read_bytes() == (finished.folder / METRICS).read_bytes()
+
+
+def test_the_report_links_each_model_to_its_run(finished: Finished) -> None:
+    text = (finished.folder / "data/comparison/report.html").read_text()
     assert text.count("<img") >= 3
     assert 'src="http' not in text
     links = re.findall('href="(http[^"]*)', text)
     assert all(link.startswith("http://127.0.0.1:5000/#/experiments/") for link in links)
-    assert len(set(links)) == len(params["models"])  # a run of each model; nothing is loaded from there
+    assert len(set(links)) == len(MODELS)  # nothing is loaded from there
     assert "video transformer" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_mlflow_opens_on_scores_of_all_models_against_lead_time(done: tuple[Path, str], tmp_path: Path) -> None:
+@pytest.fixture
+def server(finished: Finished) -> Iterator[str]:
+    """Run `fieldcast ui` and yield the address that it prints, once MLflow answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["fieldcast", "ui", "--port", str(port)]
-    with subprocess.Popen(command, cwd=done[0], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, cwd=finished.folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert server.stdout is not None
-            address = server.stdout.readline().split("models: ")[1].strip()
+            assert process.stdout is not None
+            address = process.stdout.readline().split("models: ")[1].strip()
+            assert address.startswith(f"http://127.0.0.1:{port}/#/experiments")
             wait_until_up(f"http://127.0.0.1:{port}/health")
-            text = page(address, tmp_path / "profile")
+            yield address
         finally:
-            server.terminate()
-            server.wait(20)
-    for chart in ("lead/rmse", "lead/csi_0.5_mm_h", "lead/csi_2_mm_h"):
-        assert chart in text
-    for model in ("persistence", "convlstm", "video_transformer", "convlstm_quantiles"):
-        assert model in text
+            process.terminate()
+            process.wait(20)
 
 
 def wait_until_up(address: str, seconds: float = 90) -> None:
@@ -277,4 +294,12 @@ def wait_until_up(address: str, seconds: float = 90) -> None:
                 return
         except OSError:
             assert time.monotonic() < end, f"{address} does not answer"
-            time.sleep(0.5)
+            time.sleep(0.2)
+
+
+def test_mlflow_opens_on_scores_of_all_models_against_lead_time(server: str, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 2000, "height": 1500})
+    page.goto(server)
+    for text in ("lead/rmse", "lead/csi_0.5_mm_h", "lead/csi_2_mm_h", *MODELS):
+        expect(page.get_by_text(text).first).to_be_attached(timeout=90_000)
+    page.close()

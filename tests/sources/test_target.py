@@ -8,7 +8,7 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import Crop, GriddedOptions, IngestOptions, RadarOptions
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.schema import step_of
-from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.signature import signature_of
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.sources import open_source
@@ -83,7 +83,7 @@ def test_frames_and_contract_are_those_of_the_store(tmp_path: Path):
     read = [read_frames(part, np.arange(part.times.size), target)["rain_rate"] for part in source.parts()]
     assert np.concatenate(read).tobytes() == observations["rain_rate"].values.tobytes()
     step, first = step_of(observations), observations["time"].values[0]
-    there = contract_of(observations, ["rain_rate"], step, first)
-    assert contract_of(target.grid, ["rain_rate"], step, source.parts()[-1].times[0]) == there
+    there = signature_of(observations, ["rain_rate"], step, first)
+    assert signature_of(target.grid, ["rain_rate"], step, source.parts()[-1].times[0]) == there
     assert there["crs"].startswith("PROJCRS")
     assert (there["y"]["cells"], there["x"]["cells"], there["step_minutes"], there["phase_seconds"]) == (2, 2, 5, 0)

@@ -122,13 +122,13 @@ def test_statistics_by_hand(tmp_path: Path, anomalies: bool) -> None:
     assert (channel["min"], channel["max"]) == (float(frames.min()), float(frames.max()))  # in physical units
 
 
-def test_the_contract_holds_inputs_too(tmp_path: Path) -> None:
+def test_the_signature_holds_inputs_too(tmp_path: Path) -> None:
     data = observations()
     data["u10"] = data["t2m"].assign_attrs(units="m s-1")
     prepare(data, options(targets=["u10"]), 4, 3, tmp_path)
     statistics = json.loads((tmp_path / "statistics.json").read_text())
-    assert sorted(statistics) == ["anomalies", "channels", "contract", "step_minutes", "targets"]
-    assert statistics["contract"] == {
+    assert sorted(statistics) == ["anomalies", "channels", "signature", "targets"]
+    assert statistics["signature"] == {
         "units": {"u10": "m s-1", "t2m": "K"},
         "y": {"cells": 3, "first": 0.0, "last": 2.0, "units": "1"},
         "x": {"cells": 5, "first": 0.0, "last": 4.0, "units": "1"},

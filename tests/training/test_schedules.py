@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from fieldcast.models.layers.outputs import OutputOptions
 from fieldcast.pipeline.config.training import Rollout, Teacher, Train
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
 from fieldcast.pipeline.training.schedules import draw_truth, first_leads, leads_at, truth_probability
 
 CPU = torch.device("cpu")
-CHANNEL = {"units": "K", "transform": "identity", "floor": 1.0, "valid_min": None, "valid_max": None}
+CHANNEL = Channel("t2m", "K")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_later_leads_become_gaps() -> None:
 class Stepper(nn.Module):
     """Each frame is the one before times a learned factor; `seen` keeps what it was called with."""
 
-    takes_truth = True
+    supports_teacher_forcing = True
 
     def __init__(self, horizon: int) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Stepper(nn.Module):
 class Direct(Stepper):
     """Takes no truth: being given one is an error."""
 
-    takes_truth = False
+    supports_teacher_forcing = False
 
     def forward(self, history: Tensor, noise: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return super().forward(history, noise)

@@ -6,7 +6,6 @@ all at once under a mask, or some at a time without one: the results are equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
@@ -18,8 +17,6 @@ from fieldcast.models.video_transformer.attention.masks import both, only_valid
 
 Tokens = Float[Tensor, "b n d"]
 KeysAndValues = tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 def at(tokens: Tokens, positions: Float[Tensor, "#b n d"] | None) -> Tokens:
@@ -57,7 +54,7 @@ class Cache:
 
 
 class DecoderLayer(nn.Module):
-    """Three residual branches, each with its LayerNorm before it (`norm_first`) or after the addition.
+    """Three residual branches, each with its LayerNorm before it.
 
     Without `self_attention` tokens read the memory each for itself.
     """
@@ -69,12 +66,10 @@ class DecoderLayer(nn.Module):
         hidden: int,
         *,
         self_attention: bool = True,
-        norm_first: bool = True,
-        activation: str = "gelu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm_first, self.activation, self.dropout = norm_first, ACTIVATIONS[activation], dropout
+        self.dropout = dropout
         self.self_norm = nn.LayerNorm(dim) if self_attention else None
         self.self_attention = Attention(dim, heads) if self_attention else None
         self.cross_norm, self.cross_attention = nn.LayerNorm(dim), Attention(dim, heads)
@@ -98,24 +93,19 @@ class DecoderLayer(nn.Module):
 
         `allowed` says which of them a token may attend to. All may read all of the memory.
         """
-
         if self.self_attention is not None and self.self_norm is not None:
-            x = self._before(self.self_norm, tokens)
+            x = self.self_norm(tokens)
             own = joined(own, keys_and_values(self.self_attention, x, positions))
             mixed = self.self_attention.mix(queries(self.self_attention, x, positions), *own, allowed=allowed)
-            tokens = self._after(self.self_norm, tokens, mixed)
-        x = self._before(self.cross_norm, tokens)
+            tokens = tokens + self._thinned(mixed)
+        x = self.cross_norm(tokens)
         mixed = self.cross_attention.mix(queries(self.cross_attention, x, positions), *memory)
-        tokens = self._after(self.cross_norm, tokens, mixed)
-        x = self._before(self.mlp_norm, tokens)
-        return self._after(self.mlp_norm, tokens, self.down(self.activation(self.up(x)))), own
+        tokens = tokens + self._thinned(mixed)
+        hidden = functional.gelu(self.up(self.mlp_norm(tokens)))
+        return tokens + self._thinned(self.down(hidden)), own
 
-    def _before(self, norm: nn.LayerNorm, tokens: Tokens) -> Tokens:
-        return norm(tokens) if self.norm_first else tokens
-
-    def _after(self, norm: nn.LayerNorm, tokens: Tokens, branch: Tokens) -> Tokens:
-        added = tokens + functional.dropout(branch, self.dropout, self.training)
-        return added if self.norm_first else norm(added)
+    def _thinned(self, branch: Tokens) -> Tokens:
+        return functional.dropout(branch, self.dropout, self.training)
 
 
 class Decoder(nn.Module):

@@ -14,8 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError, free_bytes
+from fieldcast.pipeline.datasets.atomic import free_bytes
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 
 BUSY_SECONDS = 5.0
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

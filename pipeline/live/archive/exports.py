@@ -17,7 +17,14 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import (
+    make_folder,
+    replace_durable,
+    replacing,
+    sweep_partial,
+    write_durable,
+)
+from fieldcast.pipeline.datasets.grid import unit_of, unit_of_axis
 from fieldcast.pipeline.datasets.schema import (
     CONVENTIONS,
     GRID_MAPPING,
@@ -32,14 +39,8 @@ from fieldcast.pipeline.datasets.schema import (
     lead_minutes,
 )
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive import durable as files
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
-UNITS = {  # of a CRS by PROJ's name, and how coordinates spell them
-    "metre": ("m", "metre", "metres", "meter", "meters"),
-    "kilometre": ("km", "kilometre", "kilometres", "kilometer", "kilometers"),
-    "degree": ("degrees_north", "degrees_east", "degree_north", "degree_east", "degrees", "degree"),
-}
 UNEVEN = 1e-2  # of a cell: largest distance of coordinates from even spacing; float32 ones are rounded
 
 
@@ -66,17 +67,17 @@ def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence
         raise ValueError(f"forecast has {forecast.sizes[INIT_TIME]} init times, expected 1")
     writers: dict[str, Callable[[xr.Dataset, Path, str], Path]] = {"netcdf": _netcdf, "geotiff": _geotiffs}
     ready = _in_metres(check_forecasts(forecast).load().drop_encoding())
-    files.make_folder(folder)
+    make_folder(folder)
     return [writers[kind](ready, folder, stamp) for kind in kinds]
 
 
 def remove_copies(folder: Path, stamp: str) -> None:
     """Remove what `write_copies` wrote for `stamp`, finished or not."""
     images = folder / stamp
-    store.sweep_partial(images)
+    sweep_partial(images)
     if images.exists():
         images.rename(folder / f".{stamp}.partial")  # gone at once for readers, not file by file
-        store.sweep_partial(images)
+        sweep_partial(images)
     for name in (f"{stamp}.nc", f".{stamp}.nc.partial"):
         (folder / name).unlink(missing_ok=True)
 
@@ -93,7 +94,7 @@ def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
         **{name: {"_FillValue": None} for name in (Y, X)},
     }
     content = _cf(forecast).to_netcdf(engine="h5netcdf", format="NETCDF4", encoding=encoding)
-    files.replace_durable(target, bytes(content))
+    replace_durable(target, bytes(content))
     return target
 
 
@@ -118,7 +119,7 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
     crs = _crs(forecast)
     _require_raster(forecast, crs)
     ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools expect that
-    with store.replacing(target) as partial:
+    with replacing(target) as partial:
         partial.mkdir()
         for step, lead in enumerate(lead_minutes(ready)):
             moment = ready.isel({INIT_TIME: 0, LEAD_TIME: step})
@@ -126,9 +127,7 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
             for name in field_names(ready):
                 tags = {**_plain(ready.attrs), **_plain(moment[name].attrs), **times, "lead_minutes": lead}
                 content = _geotiff(moment[name], crs, tags)
-                files.write_durable(partial / f"{name}_{lead:03d}min.tif", content)
-        files.fsync_folder(partial)
-    files.fsync_folder(folder)
+                write_durable(partial / f"{name}_{lead:03d}min.tif", content)
     return target
 
 
@@ -163,7 +162,7 @@ def _in_metres(forecast: xr.Dataset) -> xr.Dataset:
     scaled = {
         axis: (axis, 1000 * forecast[axis].values, {**forecast[axis].attrs, "units": "m"})
         for axis in (Y, X)
-        if forecast[axis].attrs.get("units") in UNITS["kilometre"]
+        if unit_of_axis(forecast[axis]) == "kilometre"
     }
     return forecast.assign_coords(scaled)
 
@@ -179,7 +178,7 @@ def _require_raster(forecast: xr.Dataset, crs: pyproj.CRS | None) -> None:
                 "use 'netcdf', which holds any grid"
             )
         unit = crs.axis_info[0].unit_name if crs is not None else None
-        if unit is not None and units not in UNITS.get(unit, (unit,)):
+        if unit is not None and unit not in (units, unit_of(units)):
             raise InputError(
                 f"live.copies has 'geotiff', but {axis} of the grid has units '{units}', while its CRS is in {unit}: "
                 "use 'netcdf', or correct the units in the source's files"

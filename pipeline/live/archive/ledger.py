@@ -15,9 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.database import Database, Row, digest
-from fieldcast.pipeline.live.archive.durable import BusyError, DamagedError
 from fieldcast.pipeline.live.clock import iso, parse
 
 KEPT_SENT = timedelta(days=31)  # records that the tracker has

@@ -23,22 +23,21 @@ import xarray as xr
 from dask.delayed import delayed
 
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME, field_names, lead_times
-from fieldcast.pipeline.datasets.signature import compare_contracts, contract_of
-from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import (
-    CannotWriteError,
-    DamagedError,
-    failpoint,
+from fieldcast.pipeline.datasets.atomic import (
     free_bytes,
     fsync_tree,
     make_folder,
     needing,
+    partial_of,
     rename,
     replace_durable,
     write_durable,
 )
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME, field_names, lead_times
+from fieldcast.pipeline.datasets.signature import compare_signatures, signature_of
+from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
+from fieldcast.pipeline.errors import CannotWriteError, DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger
 from fieldcast.pipeline.live.archive.records import cycle_record
 from fieldcast.pipeline.live.clock import iso, parse, stamp
@@ -48,6 +47,7 @@ FORECASTS, COPIES, CATALOGUE, LEDGER, MANIFEST = "forecasts", "copies", "latest.
 CATALOGUE_CYCLES = 288  # a day at five minutes; older ones are in the ledger
 PER_CYCLE = ("model", "model_version", "quality_flag", "n_input_missing")  # coordinates along init_time
 METADATA_BYTES = 2**20  # of a store beside its fields, generously
+REMEDY = "or lower live.retention.days"  # beside freeing space
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def path_of(folder: Path, init_time: datetime, revision: int = 0) -> Path:
 
 def staging_of(target: Path, token: int) -> Path:
     """Return the path at which the holder of `token` writes a forecast."""
-    return target.with_name(f".{target.name}.{token}.partial")
+    return partial_of(target, token)
 
 
 def require_space(folder: Path, fields: np.ndarray, reserve_bytes: float) -> None:
@@ -87,7 +87,7 @@ def require_space(folder: Path, fields: np.ndarray, reserve_bytes: float) -> Non
         short = -(-(needed - free) // 10**6)
         raise CannotWriteError(
             f"{folder}: {free} bytes free, expected {needed} for a forecast and live.reserve_megabytes: free {short} MB"
-            " there or lower live.retention.days"
+            f" there {REMEDY}"
         )
 
 
@@ -99,7 +99,7 @@ def stage(target: Path, issue: Issue, grid: xr.Dataset, fields: np.ndarray, toke
     staging = staging_of(target, token)
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        with needing(fields.nbytes + METADATA_BYTES, staging):
+        with needing(fields.nbytes + METADATA_BYTES, staging, REMEDY):
             _write_store(staging, issue, grid, fields)
             failpoint("store_written")
             _read_back(staging, grid, fields)
@@ -120,7 +120,7 @@ def commit(folder: Path, ledger: Ledger, cycle: Cycle, staging: Path, at: dateti
     `cycle` is the row as it shall be. Raise `BusyError`, with nothing changed, if another process has taken over.
     """
     target = path_of(folder, cycle.init_time, cycle.revision)
-    with needing(METADATA_BYTES, target), ledger.writing(fenced=True):
+    with needing(METADATA_BYTES, target, REMEDY), ledger.writing(fenced=True):
         failpoint("before_rename")
         rename(staging, target)
         failpoint("renamed")
@@ -334,9 +334,9 @@ def _require_alike(folder: Path, opened: Sequence[xr.Dataset]) -> None:
     for other in opened[1:]:
         shared = [name for name in names if name in other]
         ours, theirs = (
-            contract_of(one, shared, np.timedelta64(1, "m"), one[INIT_TIME].values[0]) for one in (first, other)
+            signature_of(one, shared, np.timedelta64(1, "m"), one[INIT_TIME].values[0]) for one in (first, other)
         )
-        if difference := compare_contracts(ours, theirs):
+        if difference := compare_signatures(ours, theirs):
             early, late = (iso(from_numpy(one[INIT_TIME].values[0])) for one in (first, other))
             raise InputError(
                 f"{folder}: the forecasts of {early} and {late} do not fit into one dataset, of the later one "

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from fieldcast.pipeline.config import Retention
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import DamagedError, failpoint, fsync_folder, make_folder, rename
+from fieldcast.pipeline.datasets.atomic import fsync_folder, make_folder, rename
+from fieldcast.pipeline.errors import DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.exports import remove_copies
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import (

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.datasets.signature import DataSignature
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso, stamp
 from fieldcast.pipeline.live.feed import frame_file
@@ -37,7 +37,7 @@ class Fetch:
         self,
         options: SourceOptions,
         rules: IngestOptions,
-        contract: Mapping[str, Any],
+        contract: DataSignature,
         index: FrameIndex,
         window: Window,
         folder: Path,

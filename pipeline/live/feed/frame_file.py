@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.datasets.schema import CONVENTIONS, GRID_MAPPING, TIME, TIME_UNITS, X, Y, field_names
-from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.signature import signature_of
 from fieldcast.pipeline.datasets.times import to_numpy
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.feed.index import Statistics
@@ -58,8 +58,8 @@ def template_of(content: bytes) -> xr.Dataset:
 
 def grid_of(template: xr.Dataset) -> str:
     """Return units and grid as JSON, by which the index knows the frames without opening one."""
-    contract = contract_of(template, field_names(template), np.timedelta64(1, "m"), np.datetime64(0, "s"))
-    return json.dumps({name: contract[name] for name in ("units", Y, X, "crs")}, sort_keys=True)
+    signature = signature_of(template, field_names(template), np.timedelta64(1, "m"), np.datetime64(0, "s")).as_dict()
+    return json.dumps({name: signature[name] for name in ("units", Y, X, "crs")}, sort_keys=True)
 
 
 def statistics_of(values: Mapping[str, np.ndarray]) -> Statistics:

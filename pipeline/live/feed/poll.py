@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import fsspec  # type: ignore[import-untyped]
 
 from fieldcast.pipeline.config.sources import GriddedOptions, RadarOptions
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import make_folder
 from fieldcast.pipeline.live.clock import Clock
 from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate, Version
 from fieldcast.pipeline.sources.files import is_url, listed, one_line
@@ -131,17 +131,9 @@ class Feed:
         with fetched(url, validators, self._seconds) as answer:
             if answer is None:
                 return None
-            make_folder(target.parent)
-            partial = target.with_name(f".{target.name}.partial")
-            try:
-                with partial.open("wb") as file:
-                    for block in answer.blocks:
-                        file.write(block)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
+            with replacing(target) as partial, partial.open("wb") as file:
+                for block in answer.blocks:
+                    file.write(block)
             return answer.validators
 
     @contextmanager

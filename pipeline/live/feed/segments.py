@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fieldcast.pipeline.config.sources import SourceOptions
-from fieldcast.pipeline.datasets.signature import compare_contracts, contract_of
+from fieldcast.pipeline.datasets.signature import DataSignature, compare_signatures, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso
@@ -38,9 +37,9 @@ class Window:
     phase: timedelta
 
     @classmethod
-    def of(cls, contract: Mapping[str, Any], since: datetime, until: datetime, now: datetime) -> Window:
+    def of(cls, contract: DataSignature, since: datetime, until: datetime, now: datetime) -> Window:
         """Return the window on the axis of a contract."""
-        step, phase = timedelta(minutes=contract["step_minutes"]), timedelta(seconds=contract["phase_seconds"])
+        step, phase = timedelta(minutes=contract.step_minutes), timedelta(seconds=contract.phase_seconds)
         return cls(since, until, now, step, phase)
 
     def times(self) -> list[datetime]:
@@ -131,7 +130,7 @@ class Segments:
     def __init__(
         self,
         options: SourceOptions,
-        contract: Mapping[str, Any],
+        contract: DataSignature,
         window: Window,
         known: Mapping[str, Candidate],
         stored: set[datetime],
@@ -222,9 +221,9 @@ class Segments:
 
     def _difference(self, target: Target) -> str | None:
         """Return the difference between a grid and that of the training data, and what to do about it."""
-        contract = dict(self._contract)
-        step, phase = np.timedelta64(contract["step_minutes"], "m"), np.datetime64(contract["phase_seconds"], "s")
-        difference = compare_contracts(contract, contract_of(target.grid, list(contract["units"]), step, phase))
+        contract = self._contract
+        step, phase = np.timedelta64(contract.step_minutes, "m"), np.datetime64(contract.phase_seconds, "s")
+        difference = compare_signatures(contract, signature_of(target.grid, list(contract.units), step, phase))
         return difference and (
             f"{difference} as in the training data: remove the file, correct live.source (path, crop, coarsen, "
             "variables) or train on such data"
@@ -236,7 +235,7 @@ class Segments:
         new = [time for time in times if time not in reported]
         off_axis = {time for time in times if self._window.offset(time)}
         odd = [time for time in new if time in off_axis and self._window.covers(time)]
-        minutes = self._contract["step_minutes"]
+        minutes = self._contract.step_minutes
         self._report.refuse_frames(
             candidate.key,
             [time for time in odd if not self._is_of_finer_feed(time, times)],

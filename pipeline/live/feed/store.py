@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -25,10 +24,10 @@ from fieldcast.pipeline.config.sources import (
     RadarOptions,
     SourceOptions,
 )
-from fieldcast.pipeline.datasets.schema import X, Y
-from fieldcast.pipeline.datasets.signature import compare_contracts
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import DamagedError, failpoint, make_folder, replace_durable
+from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
+from fieldcast.pipeline.datasets.signature import DataSignature, compare_signatures
+from fieldcast.pipeline.errors import DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.clock import Clock, parse
 from fieldcast.pipeline.live.feed import frame_file
 from fieldcast.pipeline.live.feed.fetch import Fetch
@@ -44,15 +43,15 @@ class LiveObservations:
     """The frames in `folder`, fetched from `source` for models trained on data of `contract`."""
 
     def __init__(
-        self, folder: Path, source: SourceOptions, ingest: IngestOptions, contract: dict[str, Any], clock: Clock
+        self, folder: Path, source: SourceOptions, ingest: IngestOptions, contract: DataSignature, clock: Clock
     ) -> None:
         """Write nothing yet; raise `InputError` for a source without a live feed or with another step."""
         if isinstance(source, MovingMnistOptions):
             raise InputError(f"source.kind is '{source.kind}', which has no live feed: set live.source to another")
-        if source.step_minutes not in (None, contract["step_minutes"]):
+        if source.step_minutes not in (None, contract.step_minutes):
             raise InputError(
-                f"source.step_minutes is {source.step_minutes}, expected {contract['step_minutes']} as in the training "
-                f"data: set it to {contract['step_minutes']} in live.source"
+                f"source.step_minutes is {source.step_minutes}, expected {contract.step_minutes} as in the training "
+                f"data: set it to {contract.step_minutes} in live.source"
             )
         self.folder, self.contract = folder, contract
         self._source, self._ingest, self._clock = source, ingest, clock
@@ -88,7 +87,7 @@ class LiveObservations:
 
         Raise `DamagedError` for a file that is not as it was written, `InputError` for frames of another grid.
         """
-        shape = (len(times), len(names), self.contract[Y]["cells"], self.contract[X]["cells"])
+        shape = (len(times), len(names), *self.contract.grid_shape)
         values = np.full(shape, np.nan, np.float32)
         with FrameIndex(self.folder) as index:
             self._require_fitting(index)
@@ -154,7 +153,8 @@ class LiveObservations:
         if grid is None:
             content = _checked(latest, index)
             grid = frame_file.grid_of(frame_file.template_of(content)) if content is not None else "{}"
-        if difference := compare_contracts(self.contract, self.contract | json.loads(grid)):
+        stored = DataSignature.from_dict(self.contract.as_dict() | json.loads(grid))
+        if difference := compare_signatures(self.contract, stored):
             raise InputError(
                 f"{self.folder}: the frames that are there are not those of the model: {difference}: "
                 "use another folder for this model, or remove this one"
@@ -162,7 +162,11 @@ class LiveObservations:
 
     def _fingerprint(self) -> str:
         """Return a digest of all that decides what is taken from a file: with another, files are read again."""
-        settings = [self._source.model_dump(mode="json", exclude=NOT_OF_VALUES), self._ingest.duplicates, self.contract]
+        settings = [
+            self._source.model_dump(mode="json", exclude=NOT_OF_VALUES),
+            self._ingest.duplicates,
+            self.contract.as_dict(),
+        ]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _prune_incoming(self, index: FrameIndex, before: datetime) -> None:
