@@ -22,7 +22,7 @@ from fieldcast.pipeline.live.feed import frame_file
 from fieldcast.pipeline.live.feed.frame_file import Values
 from fieldcast.pipeline.live.feed.index import NO_VERSION, Frame, FrameIndex
 from fieldcast.pipeline.live.feed.poll import Feed, UnavailableError, version_of
-from fieldcast.pipeline.live.feed.segments import FetchReport, Segment, Segments, Window
+from fieldcast.pipeline.live.feed.segments import FetchReport, OpenSegment, Segments, Window
 from fieldcast.pipeline.sources.files import is_url
 from fieldcast.pipeline.sources.target import read_frames
 
@@ -68,7 +68,7 @@ class Fetch:
         self._report.stale = self._stale(self._report.added)
         return self._report
 
-    def _opened(self, feed: Feed) -> list[Segment]:
+    def _opened(self, feed: Feed) -> list[OpenSegment]:
         poll = feed.poll(self._known, [time for time in self._window.times() if time not in self._stored])
         self._report.waiting += poll.waiting
         self._index.forget(poll.gone)
@@ -84,9 +84,9 @@ class Fetch:
         self._index.remember(self._report.examined)
         self._report.examined.clear()
 
-    def _take_all(self, segments: Sequence[Segment]) -> None:
+    def _take_all(self, segments: Sequence[OpenSegment]) -> None:
         """Take the frames that one segment alone has, segment by segment, then those that several have."""
-        holders: dict[datetime, list[tuple[Segment, int]]] = defaultdict(list)
+        holders: dict[datetime, list[tuple[OpenSegment, int]]] = defaultdict(list)
         for segment in segments:
             for number in segment.wanted:
                 holders[segment.times[number]].append((segment, number))
@@ -95,7 +95,7 @@ class Fetch:
         for time in sorted(time for time, several in holders.items() if len(several) > 1):
             self._take_shared(time, holders[time])
 
-    def _take_segment(self, segment: Segment, numbers: Sequence[int]) -> None:
+    def _take_segment(self, segment: OpenSegment, numbers: Sequence[int]) -> None:
         sizes = segment.target.grid.sizes
         count = max(1, BLOCK_BYTES // (4 * sizes[Y] * sizes[X] * segment.target.coarsen**2))
         if is_url(segment.candidate.path):
@@ -109,7 +109,7 @@ class Fetch:
                 values = {name: field[position] for name, field in frames.items()}
                 self._take(segment.times[number], values, [segment])
 
-    def _take_shared(self, time: datetime, holders: Sequence[tuple[Segment, int]]) -> None:
+    def _take_shared(self, time: datetime, holders: Sequence[tuple[OpenSegment, int]]) -> None:
         """Take a frame that several segments have, by the rule of the ingest."""
         readable = []
         for segment, number in holders:
@@ -128,11 +128,11 @@ class Fetch:
             segment, values = readable[0 if rule == "first" else -1]
             self._take(time, values, [segment])
 
-    def _read(self, segment: Segment, numbers: Sequence[int]) -> Values | None:
+    def _read(self, segment: OpenSegment, numbers: Sequence[int]) -> Values | None:
         """Return these frames by variable (t, y, x); None, and the file is left for later, if they cannot be read."""
 
         def read() -> Values:
-            return read_frames(segment.part, np.array(numbers), segment.target)
+            return read_frames(segment.source, np.array(numbers), segment.target)
 
         if self._feed is None:
             return read()
@@ -147,7 +147,7 @@ class Fetch:
             return None
         return frames
 
-    def _take(self, time: datetime, values: Values, segments: Sequence[Segment]) -> None:
+    def _take(self, time: datetime, values: Values, segments: Sequence[OpenSegment]) -> None:
         """Keep a frame unless it is empty or its time has one already."""
         origin = " + ".join(segment.candidate.key for segment in segments)
         if not any(np.isfinite(field).any() for field in values.values()):
@@ -163,7 +163,7 @@ class Fetch:
             reason = f"conflict, other values than those of {stored.origin}, which came first and stay"
             self._report.refuse_frames(origin, [time], reason)
 
-    def _keep(self, time: datetime, values: Values, segment: Segment, origin: str, content: str) -> None:
+    def _keep(self, time: datetime, values: Values, segment: OpenSegment, origin: str, content: str) -> None:
         grid, path = segment.target.grid, self._folder / f"{stamp(time)}.nc"
         file = frame_file.encode(time, values, grid)
         sha256, statistics = hashlib.sha256(file).hexdigest(), frame_file.statistics_of(values)
@@ -174,7 +174,7 @@ class Fetch:
         if self._index.add(frame, lambda: self._write(path, file)):
             self._report.added.append(time)
 
-    def _drop_empty(self, time: datetime, segments: Sequence[Segment]) -> None:
+    def _drop_empty(self, time: datetime, segments: Sequence[OpenSegment]) -> None:
         for segment in segments:
             key = segment.candidate.key
             if segment.candidate.version == NO_VERSION:  # a store whose chunk of data may still come

@@ -107,11 +107,11 @@ class FetchReport:
 
 
 @dataclass
-class Segment:
+class OpenSegment:
     """An open candidate with the frames that are wanted of it."""
 
     candidate: Candidate
-    part: Part
+    source: Part  # reads its frames
     target: Target
     times: list[datetime]
     dropped: set[datetime] = field(default_factory=set)  # times that are never taken from it
@@ -139,7 +139,7 @@ class Segments:
         self._options, self._contract, self._window = options, contract, window
         self._known, self._stored, self._report = known, stored, report
 
-    def simulated(self) -> list[Segment]:
+    def simulated(self) -> list[OpenSegment]:
         """Return the simulated events with wanted frames; raise `InputError` for those the model was not made for."""
         source = open_source(self._options)
         if not isinstance(source, StormsSource):
@@ -149,13 +149,13 @@ class Segments:
         if difference := self._difference(target):
             raise InputError(f"{where}: {difference}")
         segments = []
-        for part in source.during(to_numpy(self._window.since), to_numpy(self._window.until)):
-            segment = Segment(Candidate(part.name, NO_VERSION), part, target, moments(part.times))
+        for event in source.during(to_numpy(self._window.since), to_numpy(self._window.until)):
+            segment = OpenSegment(Candidate(event.name, NO_VERSION), event, target, moments(event.times))
             segment.wanted = self._wanted(segment.times, self._stored)
             segments += [segment] if segment.wanted else []
         return segments
 
-    def open(self, feed: Feed, candidate: Candidate) -> Segment | None:
+    def open(self, feed: Feed, candidate: Candidate) -> OpenSegment | None:
         """Return a candidate's segment, None where nothing of it is wanted: then that is reported and remembered."""
         if candidate.version != NO_VERSION and self._is_settled(candidate):
             return None
@@ -192,7 +192,7 @@ class Segments:
     def _wanted(self, times: Sequence[datetime], without: set[datetime]) -> list[int]:
         return [number for number, time in enumerate(times) if self._window.covers(time) and time not in without]
 
-    def _opened(self, feed: Feed, candidate: Candidate) -> Segment | None:
+    def _opened(self, feed: Feed, candidate: Candidate) -> OpenSegment | None:
         """Return the segment of a candidate that can be read and fits the model, else report it."""
         try:
             if candidate.version != NO_VERSION:
@@ -204,15 +204,15 @@ class Segments:
             if candidate.version != NO_VERSION and not candidate.version[0]:
                 raise InputError("empty file: left for later")
             source = open_source(self._options.model_copy(update={"path": candidate.path}))
-            part, grid = feed.read(candidate, lambda: (source.parts()[0], source.grid()))
-            times = moments(part.times)
+            first, grid = feed.read(candidate, lambda: (source.parts()[0], source.grid()))
+            times = moments(first.times)
         except Exception as error:  # a broken file may raise anything
             self._report.wait(candidate, error)
             return None
         try:
             target = target_of(grid, self._options, candidate.key)
             if not (difference := self._difference(target)):
-                return Segment(candidate, part, target, times)
+                return OpenSegment(candidate, first, target, times)
             message = f"{candidate.key}: {difference}"
         except InputError as error:  # the grid is too small for the crop
             message = one_line(error)
