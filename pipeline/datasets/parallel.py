@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from dask.base import compute
 from dask.delayed import delayed
+from dask.local import get_sync
+from dask.threaded import get as get_threaded
 from tqdm import tqdm
 
 Result = TypeVar("Result")
@@ -42,11 +44,11 @@ def run_blocks(
 
 @contextmanager
 def _workers(scheduler: str | None) -> Iterator[tuple[Any, int]]:
-    """Yield what dask calls the scheduler and the number of workers behind it."""
+    """Yield dask's scheduler and the number of workers behind it; by name dask would import `distributed` first."""
     if scheduler == "synchronous":
-        yield "synchronous", 1
+        yield get_sync, 1
     elif scheduler is None:
-        yield "threads", os.cpu_count() or 1
+        yield get_threaded, os.cpu_count() or 1
     else:
         from distributed import Client
 
