@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 import dask.config
 from dask.base import compute
 from dask.delayed import delayed
+from dask.local import get_sync
+from dask.multiprocessing import get as get_processes
+from dask.threaded import get as get_threaded
 from tqdm import tqdm
 
 Result = TypeVar("Result")
@@ -55,15 +58,15 @@ def iterate_blocks(
 
 @contextmanager
 def _workers(scheduler: str | None) -> Iterator[tuple[Any, int]]:
-    """Yield what dask calls the scheduler and the number of workers behind it."""
+    """Yield dask's scheduler and the number of workers behind it; by name dask would import `distributed` first."""
     if scheduler == "synchronous":
-        yield "synchronous", 1
+        yield get_sync, 1
     elif scheduler is None:
-        yield "threads", os.cpu_count() or 1
+        yield get_threaded, os.cpu_count() or 1
     elif scheduler == "processes":
         count = os.cpu_count() or 1
         with ProcessPoolExecutor(count, get_context("forkserver")) as pool, dask.config.set(pool=pool):
-            yield "processes", count
+            yield get_processes, count
     else:
         from distributed import Client
 

@@ -123,7 +123,7 @@ class Contents:
         }
         found = []
         for title, part in parts.items():
-            by_model = {model: part(own) for model, own in self.sums.items()}
+            by_model = {model: part(_squares(own)) for model, own in self.sums.items()}
             names = list(next(iter(by_model.values())))
             if 1 < len(names) <= (MOST_EVENTS if part is groups.by_event else len(names)):
                 values = {name: {model: _rmse(own[name]) for model, own in by_model.items()} for name in names}
@@ -184,6 +184,12 @@ def _bins(sums: xr.Dataset, threshold: float) -> Bins:
     pooled = sums.sel({THRESHOLD: threshold}).sum((INIT_TIME, LEAD_TIME))
     names = ("reliability_weight", "reliability_probability", "reliability_events")
     return Bins(*(pooled[name].values for name in names))
+
+
+def _squares(sums: xr.Dataset) -> xr.Dataset:
+    """Return the sums of the RMSE alone, of the field and of its regions and classes."""
+    names = [f"{group}{name}" for group in ("", "region_", "class_") for name in ("squared_error", "weight")]
+    return sums[[name for name in names if name in sums]]
 
 
 def _rmse(sums: xr.Dataset) -> float:

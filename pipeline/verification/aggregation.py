@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -150,9 +151,19 @@ def scores_of(sums: xr.Dataset) -> Scores:
 def score_arrays(sums: xr.Dataset, units: str, field: str = "") -> dict[Score, xr.DataArray]:
     """Return every score of one field, `(…, lead_time)`, from its sums under their plain names.
 
-    Dimensions other than the init time stay, for instance one of resampled sums.
+    Dimensions other than the init time stay, for instance one of resampled sums. A score is NaN where its sums are not
+    there, such as those of members of a model that has none.
     """
-    return {score: score_array(sums, score) for score in field_scores(sums, units, field)}
+    undefined = xr.full_like(sums["n"].sum(INIT_TIME), np.nan, np.float64)
+    arrays = {
+        definition.name: definition.function(sums[list(definition.sums)])  # all thresholds and scales at once
+        for definition in TABLE.values()
+        if set(definition.sums) <= set(sums.data_vars)
+    }
+    return {
+        score: _select(arrays[score.name], score) if score.name in arrays else undefined
+        for score in field_scores(sums, units, field)
+    }
 
 
 def field_scores(sums: xr.Dataset, units: str, field: str = "") -> list[Score]:
@@ -169,24 +180,20 @@ def field_scores(sums: xr.Dataset, units: str, field: str = "") -> list[Score]:
     return scores
 
 
-def score_array(sums: xr.Dataset, score: Score) -> xr.DataArray:
-    """Return one score `(…, lead_time)` from the sums of its field under their plain names.
-
-    NaN where the sums are not there, such as those of members of a model that has none.
-    """
-    needed = needed_sums(sums, score)
-    if needed is None:
-        return xr.full_like(sums["n"].sum(INIT_TIME), np.nan, np.float64)
-    return TABLE[score.name].function(needed)
-
-
 def needed_sums(sums: xr.Dataset, score: Score) -> xr.Dataset | None:
     """Return what `score` is a function of: its sums at its threshold and scale; None where one is not there."""
     names = list(TABLE[score.name].sums)
     if not set(names) <= set(sums.data_vars):
         return None
+    return _select(sums[names], score)
+
+
+Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
+
+
+def _select(values: Labelled, score: Score) -> Labelled:
     at = {THRESHOLD: score.threshold, SCALE: score.scale_km}
-    return sums[names].sel({dim: value for dim, value in at.items() if value is not None})
+    return values.sel({dim: value for dim, value in at.items() if value is not None})
 
 
 def write_sums(sums: xr.Dataset, path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit  # Student's distribution; scipy.stats takes seconds to import
 
 from fieldcast.pipeline.config import Compare
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minutes
@@ -197,7 +197,7 @@ def diebold_mariano(differences: np.ndarray, steps: int) -> tuple[float, float]:
         return math.nan, math.nan
     correction = (n + 1 - 2 * steps + steps * (steps - 1) / n) / n
     statistic = float(kept.mean()) * math.sqrt(correction / variance)
-    return statistic, float(2 * student.sf(abs(statistic), n - 1))
+    return statistic, float(2 * stdtr(n - 1, -abs(statistic)))
 
 
 def paired_p_value(score: Score, one: np.ndarray, other: np.ndarray, steps: int) -> float:
@@ -222,7 +222,7 @@ class _Spread:
         half = np.full(value.shape, np.nan)
         if self.steps.size > 1:
             freedom = max(1.0, self.steps.size / self.block - 1)
-            quantile = student.ppf((1 + self.confidence) / 2, freedom)
+            quantile = stdtrit(freedom, (1 + self.confidence) / 2)
             half = quantile * _deviation(resampled) * np.sqrt(too_narrow(without, self.steps, self.block))
         return value.tolist(), (value - half).tolist(), (value + half).tolist()
 
