@@ -26,6 +26,7 @@ from fieldcast.models.layers.reference import Training
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replace_durable
+from fieldcast.pipeline.datasets.climatology import complete
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
 from fieldcast.pipeline.datasets.signature import Statistics
@@ -238,12 +239,6 @@ def _validation_forecasts(
             forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
         )
         yield members, frames[:, history:, : description.targets]
-
-
-def complete(climatology: np.ndarray) -> np.ndarray:
-    """Return the climatology (hours, c, y, x) with cells never seen in training filled by the mean of the field."""
-    mean = np.nanmean(climatology, axis=(2, 3), keepdims=True)
-    return np.where(np.isfinite(climatology), climatology, mean).astype(np.float32)
 
 
 def _training_blocks(

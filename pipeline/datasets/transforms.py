@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-HOURS = 24
-
 
 def transform(values: Tensor, kind: str, floor: float) -> Tensor:
     """Return transformed `values` (any shape, physical units; NaN stays NaN).

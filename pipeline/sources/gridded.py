@@ -48,8 +48,8 @@ class GriddedSource:
     def _headers(self) -> list[Header]:
         return read_headers(self._header, self._paths())
 
-    def parts(self) -> Sequence[GriddedFile]:
-        """Return one part a file; raise `InputError` for files that are broken or differ in grid or units."""
+    def segments(self) -> Sequence[GriddedFile]:
+        """Return one segment a file; raise `InputError` for files that are broken or differ in grid or units."""
         return [GriddedFile(header.path, header.times, self.options) for header in self._headers]
 
     def grid(self) -> xr.Dataset:

@@ -38,8 +38,8 @@ class MovingMnistSource:
 
     options: MovingMnistOptions
 
-    def parts(self) -> Sequence[MovingSequence]:
-        """Return one part a sequence; raise `InputError` where digit files are missing, broken or not the expected."""
+    def segments(self) -> Sequence[MovingSequence]:
+        """Return one segment a sequence; raise `InputError` where digit files are missing, broken or others."""
         options = self.options
         train = str(fetch(options.train_images, options.train_sha256, options.download_folder))
         test = str(fetch(options.test_images, options.test_sha256, options.download_folder))

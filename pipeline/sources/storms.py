@@ -59,7 +59,7 @@ class StormsSource:
 
     options: StormsOptions
 
-    def parts(self) -> Sequence[StormEvent]:
+    def segments(self) -> Sequence[StormEvent]:
         """Return the events in time order."""
         return [StormEvent(self.options, event) for event in range(self.options.events)]
 

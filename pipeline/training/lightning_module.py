@@ -68,7 +68,7 @@ class ForecastModule(lightning.LightningModule):
         """Return the loss of one batch in normalised units, of the leads and with the truths of the curriculum."""
         horizon = batch["target"].shape[1]
         leads = leads_at(self.budget.progress(self.global_step), horizon, self.options.rollout)
-        loss = self._loss(batch, leads, truth_probability(self.global_step, self.options.teacher))
+        loss = self._loss(batch, leads, truth_probability(self.global_step, self.options.scheduled_sampling))
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch["history"]))
         return loss
 

@@ -18,7 +18,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.feed.index import NO_STATE, Seen
 from fieldcast.pipeline.live.feed.poll import Feed, Offer, UnavailableError
-from fieldcast.pipeline.sources import Part, open_source
+from fieldcast.pipeline.sources import Segment, open_source
 from fieldcast.pipeline.sources.files import one_line
 from fieldcast.pipeline.sources.storms import StormsSource
 from fieldcast.pipeline.sources.target import Target, target_of
@@ -109,7 +109,7 @@ class Found:
 
     key: str
     offer: Offer | None  # None for a simulated event
-    part: Part
+    part: Segment
     target: Target
     times: list[datetime]
     wanted: list[int]  # numbers of frames
@@ -201,7 +201,7 @@ class Opener:
     def _wanted(self, times: Sequence[datetime], without: set[datetime] | frozenset[datetime]) -> list[int]:
         return [number for number, time in enumerate(times) if self._window.covers(time) and time not in without]
 
-    def _opened(self, feed: Feed, offer: Offer, known: Seen | None) -> tuple[Part, Target, list[datetime]] | None:
+    def _opened(self, feed: Feed, offer: Offer, known: Seen | None) -> tuple[Segment, Target, list[datetime]] | None:
         """Return part, target and times of a file that can be read and fits the model, else report it."""
         if offer.state != NO_STATE:
             try:
@@ -214,7 +214,7 @@ class Opener:
             if offer.state != NO_STATE and not offer.state[0]:
                 raise InputError("empty file: left for later")
             source = open_source(self._options.model_copy(update={"path": offer.path}))
-            part, grid = feed.read(offer, lambda: (source.parts()[0], source.grid()))
+            part, grid = feed.read(offer, lambda: (source.segments()[0], source.grid()))
             times = moments(part.times)
         except Exception as error:  # a broken file may raise anything
             self._report.wait(offer, known, error)

@@ -58,8 +58,8 @@ class LiveObservations:
             raise InputError(f"source.kind is '{source.kind}', which has no live feed: set live.source to another")
         if source.step_minutes not in (None, contract.step_minutes):
             raise InputError(
-                f"source.step_minutes is {source.step_minutes}, expected {contract['step_minutes']} as in the training "
-                f"data: set it to {contract['step_minutes']} in live.source"
+                f"source.step_minutes is {source.step_minutes}, expected {contract.step_minutes} as in the training "
+                f"data: set it to {contract.step_minutes} in live.source"
             )
         self.folder, self.contract = folder, contract
         self._source, self._ingest, self._clock = source, ingest, clock
