@@ -1,4 +1,4 @@
-"""What `fieldcast check` does: validate a parameters file whole, look at its source, and say what a run would cost."""
+"""`fieldcast check`: a parameters file validated whole, its source inspected, the cost of a run estimated."""
 
 from __future__ import annotations
 

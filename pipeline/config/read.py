@@ -152,7 +152,7 @@ def run_stage(stage: Callable[[], None]) -> None:
 def _one_line(path: Path, error: ValidationError) -> str:
     first = error.errors()[0]
     parts = [str(part) for i, part in enumerate(first["loc"]) if i == 0 or first["loc"][i - 1] != "source"]
-    where = ".".join(parts)  # behind 'source' stands the kind, which is no key of the file
+    where = ".".join(parts)  # after 'source' comes the kind, which is no key of the file
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     value = "" if isinstance(first["input"], dict) else f" is {_shown(first['input'])}"
     return f"{path}: {where or 'the file'}{value}: {_reason(first)}{more}"

@@ -25,7 +25,7 @@ def outdated(content: Mapping[str, Any]) -> list[str]:
             f"models: {{{name}: {{kind: {kind}}}}}"
         )
     for path, key in RENAMED.items():
-        changes += [f"{found} is called {key} now" for found in _matching(content, path.split("."))]
+        changes += [f"{old} is called {key} now" for old in _matching(content, path.split("."))]
     return changes
 
 

@@ -1,4 +1,4 @@
-"""What a user may state about the training of learned models. No heavy import: validated before any work."""
+"""Section on the training of learned models. No heavy import: validated before any work."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ OF_LOSS = {"huber_delta": "huber", "spectral_weight": "spectral"}
 
 
 class ScheduledSampling(Section):
-    """How probable it is, at step i, that a model which feeds on its own forecasts is fed the truth instead.
+    """Probability, at step i, that an autoregressive model is fed the observed value in place of its forecast.
 
     Bengio et al. (2015), section 2.4: `linear` max(0, start - decrease i), `exponential` k^i, `inverse_sigmoid`
-    k / (k + exp(i / k)). Models that forecast all leads at once are not concerned.
+    k / (k + exp(i / k)). It has no effect on models that forecast all leads at once.
     """
 
-    schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"  # none: never the truth
+    schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"  # none: never the observed value
     start: Share = 1.0
     decrease: NonNegativeFloat = 2e-5  # a step; 0: always as at the start
     k: PositiveFloat | None = None  # exponential: below 1; inverse_sigmoid: at least 1
@@ -39,14 +39,14 @@ class ScheduledSampling(Section):
 
 
 class Rollout(Section):
-    """The leads that count in the loss: the first ones at first, then linearly more until all do."""
+    """Leads that count in the loss: `start_leads` at first, then linearly more until all do."""
 
     start_leads: PositiveInt
     ramp_fraction: Annotated[float, Field(gt=0, le=1)]  # share of the schedule after which all leads count
 
 
 class Train(Section):
-    """How all learned models are trained: one loss, one optimiser, one budget."""
+    """Training of all learned models: one loss, one optimiser, one budget."""
 
     seed: NonNegativeInt = 1
     loss: Literal["mse", "mae", "huber", "balanced", "spectral"] = "mse"  # members have the CRPS, by their kind

@@ -23,7 +23,7 @@ def run_blocks(
     description: str,
     unit: str,
 ) -> list[Result]:
-    """Return `function(*job)` for each job, in order, with a progress bar where somebody watches.
+    """Return `function(*job)` for each job, in order, with a progress bar on a terminal.
 
     `scheduler` is None for threads, 'synchronous' for one after the other, or the address of a dask.distributed
     scheduler whose workers see the same files. Twice as many jobs as workers are in flight at most, so that memory

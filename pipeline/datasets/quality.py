@@ -1,4 +1,4 @@
-"""What the observations are like: frames missing, share of missing cells, range and wet share, by frame and by day."""
+"""Quality of the observations: missing frames and cells, range and wet share, by frame and by day."""
 
 from __future__ import annotations
 

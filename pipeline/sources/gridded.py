@@ -189,19 +189,19 @@ def _open_grib(path: str, variables: tuple[str, ...], state: tuple[int, int]) ->
     for name in variables:
         dataset = open_messages({"cfVarName": name})
         if name not in dataset:
-            _require_variable(path, name, [str(found) for found in open_messages({}).data_vars])
+            _require_variable(path, name, [str(other) for other in open_messages({}).data_vars])
         datasets.append(dataset[[name]].reset_coords(drop=True))
     return xr.merge(datasets, join="exact", compat="override", combine_attrs="drop_conflicts")
 
 
-def _require_variable(path: str, name: str, found: Sequence[str]) -> None:
-    if name not in found:
-        raise InputError(f"{path}: no variable '{name}', found {', '.join(sorted(found))}: correct source.variables")
+def _require_variable(path: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise InputError(f"{path}: no variable '{name}', found {', '.join(sorted(names))}: correct source.variables")
 
 
 def _canonical(path: str, raw: xr.Dataset, variables: Sequence[str]) -> xr.Dataset:
     for name in variables:
-        _require_variable(path, name, [str(found) for found in raw.data_vars])
+        _require_variable(path, name, [str(other) for other in raw.data_vars])
     first = raw[variables[0]]
     names = {_horizontal(path, raw, first, axis): axis for axis in (Y, X)}
     stamp = _time_name(path, raw, first)

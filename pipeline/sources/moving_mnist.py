@@ -5,7 +5,7 @@ using LSTMs"): each digit starts at a random place in a random direction, moves 
 bounces off the edges, is drawn at the integer position below its own; overlapping digits combine by their maximum.
 
 As an archive: one sequence a day, hourly frames from hour 0, the hours after them missing. Sequences below
-`sequences_train` show training digits, those after them test digits, so periods tell the two apart.
+`sequences_train` show training digits, those after them test digits, so periods separate the two.
 """
 
 from __future__ import annotations

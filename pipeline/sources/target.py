@@ -1,4 +1,4 @@
-"""Frames brought from the grid that a source has to the grid that is wanted of it: crop, coarsening and checks."""
+"""Frames brought from a source's grid to the target grid: crop, coarsening and checks."""
 
 from __future__ import annotations
 

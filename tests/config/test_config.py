@@ -54,7 +54,7 @@ def written(tmp_path: Path, small: dict[str, Any]):
         ({"prepare": {"transform": {"rain_rate": {"kind": "identity", "floor": 1}}}}, "floor has no effect"),
         (
             {"prepare": {"splits": {"train": {"start": "2024-06-02", "end": "2024-06-01"}}}},
-            "prepare.splits.train: the period is empty: end 2024-06-01 00:00:00 lies before start",
+            "prepare.splits.train: the period is empty: end 2024-06-01 00:00:00 is before start",
         ),
         ({"prepare": {"splits": {"train": {"start": "2024-06-01T00:00+02:00"}}}}, "times are UTC and written without"),
         ({"track": {"experiment": "a b"}}, "track.experiment is 'a b'"),

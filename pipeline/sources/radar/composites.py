@@ -24,7 +24,7 @@ from fieldcast.pipeline.sources.template import fields
 
 
 class Format(NamedTuple):
-    """How to read one kind of file: names, header, and the field as mm/h with NaN outside the radars' range."""
+    """Reader of one kind of file: names, header, and the field in mm/h with NaN outside the radars' range."""
 
     patterns: tuple[str, ...]
     header: Callable[[str], Header]
