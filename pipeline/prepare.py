@@ -14,14 +14,15 @@ import torch
 import xarray as xr
 
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets import quality, store
+from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replacing
-from fieldcast.pipeline.datasets.climatology import fit_climatology
 from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.preparation import quality
+from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
 from fieldcast.pipeline.datasets.signature import Channel, Statistics, signature_of
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.transforms import transform
 from fieldcast.pipeline.errors import InputError
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fieldcast import models
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels
 from fieldcast.pipeline.live import schedule

@@ -8,9 +8,9 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.prepare import prepare, training_frames
 

@@ -20,9 +20,9 @@ from fieldcast.models.recurrent.convgru import ConvGRUCell
 from fieldcast.models.recurrent.convlstm import ConvLSTMCell
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.datasets.climatology import complete
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from fieldcast.pipeline.datasets.preparation.climatology import complete
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
