@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, params: Params) -> None:
     """Write an untrained ConvLSTM for the whole image."""
     source = open_source(params.source.model_copy(update={"path": str(min(ARCHIVE.rglob("*.h5")))}))
     grid = target_of(source.grid(), params.source, "the archive").grid
-    first = source.parts()[0].times[0]
+    first = source.segments()[0].times[0]
     channel = Channel("rain_rate", "mm h-1", "log", 2.0, valid_min=0.0, mean=0.1, scale=0.4, max=150.0)
     description = CheckpointConfig(
         model="convlstm",

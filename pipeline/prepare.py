@@ -5,7 +5,6 @@ Everything that a model learns from comes from the training period alone: its in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,13 +14,16 @@ import torch
 import xarray as xr
 
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets import quality, store
+from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.preparation import quality
+from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
 from fieldcast.pipeline.datasets.signature import Channel, Statistics, signature_of
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times, span
-from fieldcast.pipeline.datasets.transforms import HOURS, transform
+from fieldcast.pipeline.datasets.transforms import transform
 from fieldcast.pipeline.errors import InputError
 
 
@@ -62,25 +64,6 @@ def training_frames(observations: xr.Dataset, train: config.Split, reach: timede
     return frames
 
 
-def fit_climatology(training: xr.Dataset, names: list[str], options: config.Prepare) -> xr.Dataset:
-    """Return mean fields `(hour, y, x)` of the training frames: 24 of them by UTC hour of day, or one."""
-    hours = np.asarray(training[TIME].dt.hour)
-    by_hour = _by_hour(training, options)
-    groups = HOURS if by_hour else 1
-    fields = {}
-    for name in names:
-        sums = np.zeros((groups, *training[name].shape[1:]))
-        counts = np.zeros(sums.shape, dtype=np.int64)
-        for block, index in _blocks(training[name]):
-            for hour in np.unique(hours[index]) if by_hour else [0]:
-                chosen = block[hours[index] == hour] if by_hour else block
-                sums[hour] += np.nansum(chosen, axis=0, dtype=np.float64)
-                counts[hour] += np.isfinite(chosen).sum(axis=0)
-        mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-        fields[name] = (("hour", "y", "x"), mean.astype(np.float32), training[name].attrs)
-    return xr.Dataset(fields, coords={"hour": np.arange(groups), "y": training["y"], "x": training["x"]})
-
-
 def statistics_of(
     observations: xr.Dataset, training: xr.Dataset, climatology: xr.Dataset, names: list[str], options: config.Prepare
 ) -> Statistics:
@@ -99,7 +82,8 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
     baseline = transform(torch.as_tensor(climatology.values), chosen.kind, chosen.floor).numpy().astype(np.float64)
     count, total, squares = 0, 0.0, 0.0
     low, high = np.inf, -np.inf
-    for block, index in _blocks(frames):
+    for index in time_blocks(frames):
+        block = frames[index].values
         z = transform(torch.as_tensor(block), chosen.kind, chosen.floor).numpy().astype(np.float64)
         if options.anomalies:
             z -= baseline[hours[index] % baseline.shape[0]]
@@ -130,24 +114,6 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
 
 def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
-
-
-def _by_hour(training: xr.Dataset, options: config.Prepare) -> bool:
-    if options.climatology != "auto":
-        return options.climatology == "hour_of_day"
-    present = training[TIME].values[training[FRAME_PRESENT].values]
-    days = pd.DatetimeIndex(present).floor("D")
-    hours = pd.DatetimeIndex(present).hour
-    return days.nunique() >= options.climatology_min_days and hours.nunique() == HOURS
-
-
-def _blocks(frames: xr.DataArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (values, index along time) of one dask block after the other, so that memory stays flat."""
-    start = 0
-    for size in frames.chunksizes.get(TIME, (frames.sizes[TIME],)):
-        index = np.arange(start, start + size)
-        yield frames.isel(time=index).values, index
-        start += size
 
 
 if __name__ == "__main__":

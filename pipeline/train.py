@@ -30,6 +30,7 @@ from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
+from fieldcast.pipeline.datasets.preparation.climatology import complete
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import calibration, costs
@@ -234,12 +235,6 @@ def validate_one(
         forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
     )
     return members, frames[:, history:, : description.targets]
-
-
-def complete(climatology: np.ndarray) -> np.ndarray:
-    """Return the climatology (hours, c, y, x) with cells never seen in training filled by the mean of the field."""
-    mean = np.nanmean(climatology, axis=(2, 3), keepdims=True)
-    return np.where(np.isfinite(climatology), climatology, mean).astype(np.float32)
 
 
 def _training_blocks(

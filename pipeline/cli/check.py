@@ -11,13 +11,13 @@ import pandas as pd
 
 from fieldcast import models
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels
 from fieldcast.pipeline.live import schedule
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.cycle_schedule import Axis
-from fieldcast.pipeline.sources import Summary, look
+from fieldcast.pipeline.sources import SourceInfo, inspect_source
 from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
 
@@ -25,37 +25,38 @@ from fieldcast.pipeline.verification.strata import region_cuts
 def facts_of(path: Path) -> dict[str, Any]:
     """Return facts about the source and the run; raise `InputError` for all that would stop the run later."""
     params = config.read(path)
-    summary = look(params.source, params.ingest)
-    channels = check_names(params, list(summary.variables))
-    params.train.check_units([summary.variables[name] for name in params.prepare.targets or channels])
-    check_sizes(params, summary)
+    source = inspect_source(params.source, params.ingest)
+    channels = check_names(params, list(source.variables))
+    params.train.check_units([source.variables[name] for name in params.prepare.targets or channels])
+    check_sizes(params, source)
     check_packages(params)
-    step = pd.Timedelta(summary.step).to_pytimedelta()
+    step = pd.Timedelta(source.step).to_pytimedelta()
     check_live(params, int(step.total_seconds() // 60))
     check_leads(params, int(step.total_seconds() // 60))
-    check_regions(params, summary)
+    check_regions(params, source)
     config.check_gaps(params.prepare.splits, params.sample.history, params.sample.horizon, step)
-    rows, columns = summary.grid_shape
-    times, present = summary.plan.times, summary.plan.present
+    times, present = source.time_axis.times, source.time_axis.present
     init_times = select_init_times(times, present, params.prepare, params.sample.history, params.sample.horizon)
     counts = init_times["split"].value_counts()
+    rows, columns = source.grid_shape
     return {
         "source": params.source.kind,
-        "variables": ", ".join(f"{name} [{units}]" for name, units in summary.variables.items()),
-        "grid": f"{rows} x {columns} cells of {summary.spacing[0]:g} {summary.spacing_units}",
+        "variables": ", ".join(f"{name} [{units}]" for name, units in source.variables.items()),
+        "grid": f"{rows} x {columns} cells of {source.spacing[0]:g} {source.spacing_units}",
         "time": f"{times[0].astype('datetime64[m]')} to {times[-1].astype('datetime64[m]')}, every {step}",
         "frames": f"{int(present.sum())} of {times.size} ({times.size - int(present.sum())} missing)",
         "init times": ", ".join(f"{split} {counts[split]}" for split, _ in params.prepare.splits.in_order()),
         "training": training_cost(params, int(counts["train"])),
-        **{name: training_need(params, name, channels, step, summary.grid_shape) for name in _learned(params)},
-        "observations": _megabytes(4 * len(channels) * times.size * math.prod(summary.grid_shape)),
+        **{name: training_need(params, name, channels, step, source.grid_shape) for name in _learned(params)},
+        "observations": _megabytes(4 * len(channels) * times.size * rows * columns),
         "forecasts of the largest model": _megabytes(
             4
             * most_members(params)
             * len(params.prepare.targets or channels)
             * counts["test"]
             * params.sample.horizon
-            * math.prod(summary.grid_shape)
+            * rows
+            * columns
         ),
     }
 
@@ -88,16 +89,17 @@ def check_live(params: config.Params, step_minutes: int) -> None:
     check_kinds(params.live.copies)
 
 
-def check_sizes(params: config.Params, summary: Summary) -> None:
+def check_sizes(params: config.Params, source: SourceInfo) -> None:
     """Raise `InputError` where crops or tiles are larger than the grid, or online learning needs tiles."""
     for key, size in (
         ("sample.crop_cells", params.sample.crop_cells),
         ("forecast.tile_cells", params.forecast.tile_cells),
     ):
-        if size is not None and size > max(summary.grid_shape):
-            rows, columns = summary.grid_shape
-            raise InputError(f"params.yaml: {key} is {size}, larger than the grid of {rows} x {columns}")
-    params.forecast.check_online(summary.grid_shape, params.sample.crop_cells)
+        if size is not None and size > max(source.grid_shape):
+            raise InputError(
+                f"params.yaml: {key} is {size}, larger than the grid of {source.grid_shape[0]} x {source.grid_shape[1]}"
+            )
+    params.forecast.check_online(source.grid_shape, params.sample.crop_cells)
 
 
 def check_leads(params: config.Params, step_minutes: int) -> None:
@@ -111,10 +113,10 @@ def check_leads(params: config.Params, step_minutes: int) -> None:
             )
 
 
-def check_regions(params: config.Params, summary: Summary) -> None:
+def check_regions(params: config.Params, source: SourceInfo) -> None:
     """Raise `InputError` where a region of `verify` holds no cell of the grid."""
     try:
-        region_cuts(summary.grid, params.verify.regions)
+        region_cuts(source.grid, params.verify.regions)
     except InputError as error:
         raise InputError(f"params.yaml: {error}") from None
 

@@ -28,7 +28,7 @@ from fieldcast.pipeline.config.sources import (
     SourceOptions,
     StormsOptions,
 )
-from fieldcast.pipeline.config.training import Rollout, Teacher, Train
+from fieldcast.pipeline.config.training import Rollout, ScheduledSampling, Train
 
 __all__ = [
     "PARAMS",
@@ -54,12 +54,12 @@ __all__ = [
     "Rollout",
     "Sample",
     "Schedule",
+    "ScheduledSampling",
     "SharedOptions",
     "SourceOptions",
     "Split",
     "Splits",
     "StormsOptions",
-    "Teacher",
     "Track",
     "Train",
     "Transform",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,14 @@ def read_init_times(path: Path, split: str) -> np.ndarray:
     """Return the init times (datetime64[ns], ascending) of `split` from the table that `prepare` wrote."""
     table = pd.read_csv(path, parse_dates=["init_time"])
     return table.loc[table["split"] == split, "init_time"].to_numpy(dtype="datetime64[ns]")
+
+
+def time_blocks(field: xr.DataArray) -> Iterator[slice]:
+    """Yield the steps of one dask block after the other, so that memory does not grow with the archive."""
+    start = 0
+    for size in field.chunksizes.get(TIME, (field.sizes[TIME],)):
+        yield slice(start, start + size)
+        start += size
 
 
 def sample_steps(position: int | np.ndarray, history: int, horizon: int = 0) -> slice:

@@ -1,4 +1,4 @@
-"""What models know of their data: channels with their statistics, units, grid and time axis.
+"""Data as models know them: channels with their statistics, units, grid and time axis.
 
 A forecast of data with other units, another grid or another step is wrong without any error, hence the comparison of
 signatures.

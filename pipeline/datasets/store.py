@@ -112,7 +112,7 @@ def write_block(path: Path, start: int, block: xr.Dataset) -> None:
         first, shard, length = _shards(stored)
         stop = start + block.sizes[first]
         if start % shard or (stop % shard and stop != length) or stop > length:
-            raise ValueError(f"block [{start}, {stop}) does not lie on borders of shards of {shard} in {length} steps")
+            raise ValueError(f"block [{start}, {stop}) is not on borders of shards of {shard} in {length} steps")
         if sorted(names) != sorted(field_names(stored)):
             raise ValueError(f"block has variables {names}, expected {field_names(stored)}")
         for name in names:
@@ -134,7 +134,7 @@ def consolidate(path: Path) -> None:
 def open_observations(path: Path, chunks: Literal["shards"] | None = None) -> xr.Dataset:
     """Return the observations, lazily; with `chunks="shards"` as dask arrays whose blocks are whole shards.
 
-    Raise `InputError` when there is no store, `SchemaError` when it breaks the contract.
+    Raise `InputError` when there is no store, `SchemaError` when it breaks the schema.
     """
     return check_observations(_open(path, chunks))
 

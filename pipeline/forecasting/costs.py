@@ -1,4 +1,4 @@
-"""What a model costs: weights, multiply-adds, seconds and memory, as the stages that spend them measured it."""
+"""Costs of a model: weights, multiply-adds, seconds and memory, measured by the stages that spend them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of one model; None where there is none, or where nobody measured it."""
+    """Costs of one model; None where there is none, or where it was not measured."""
 
     parameters: int | None = None
     macs: int | None = None  # multiply-adds of one forecast on the training crop or the whole field
@@ -32,7 +32,7 @@ class Costs:
 
 
 def write(costs: Costs, path: Path) -> None:
-    """Write what is known to `path` as JSON."""
+    """Write the costs that were measured to `path` as JSON."""
     make_folder(path.parent)
     measured = {key: value for key, value in asdict(costs).items() if value is not None}
     replace_durable(path, (json.dumps(measured, indent=2, sort_keys=True) + "\n").encode())
@@ -40,10 +40,10 @@ def write(costs: Costs, path: Path) -> None:
 
 def read(*paths: Path) -> Costs:
     """Return the costs in all of `paths` together, of which later ones win; files that are not there add nothing."""
-    known: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for path in paths:
-        known |= json.loads(path.read_text()) if path.exists() else {}
-    return Costs(**known)
+        measured |= json.loads(path.read_text()) if path.exists() else {}
+    return Costs(**measured)
 
 
 def peak_memory_mb() -> float:

@@ -39,7 +39,7 @@ class Forecaster:
         """Return forecasts (b, m, horizon, c_target, h, w) of a history (b, t, c, h, w) with NaN at missing cells.
 
         Physical units; m is 1 for one forecast; `init_times` (b,) datetime64; `origin` is the first row and column of
-        the tile in the grid. Cells without any valid value in the history are NaN, values lie inside the variables'
+        the tile in the grid. Cells without any valid value in the history are NaN, values are inside the variables'
         valid range.
         """
         seen = np.isfinite(history[:, :, : self.config.targets]).any(axis=1)[:, None, None]

@@ -1,4 +1,4 @@
-"""Learning on while forecasts are made: before each one a step of AdaGrad on the newest sample whose truth is known.
+"""Online learning: before each forecast a step of AdaGrad on the newest sample whose target is observed.
 
 The online setting of Shi et al. (2017, arXiv:1706.03458), section 3.4, with a step before every forecast. The loss is
 the squared error in normalised values, or of members what they were trained with; a checkpoint does not say more. The
@@ -35,8 +35,8 @@ class Learning:
         """Return the loss of the sample whose target ends at `init_time`, of before the step; None without one.
 
         There is none where one of its frames is missing in the store, so never over the gap between two events, or when
-        it was taken already. A step is made if the loss exceeds the threshold. Raise `ValueError` for an init time
-        before the last one, which would be forecast by a network that has seen what comes after it.
+        the sample was taken already. A step is made if the loss exceeds the threshold. Raise `ValueError` for an init
+        time before the last one, which would be forecast by a network that has seen what comes after it.
         """
         (position,) = self.reader.positions(np.array([init_time]))
         if position < self.newest:

@@ -28,9 +28,9 @@ from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
 from fieldcast.pipeline.forecasting.forecaster import load
 from fieldcast.pipeline.forecasting.tiling import forecast_fields
 from fieldcast.pipeline.live.faults import Plan
-from fieldcast.pipeline.sources import Part, open_source
+from fieldcast.pipeline.sources import Segment, open_source
 from fieldcast.pipeline.sources.target import Target, read_frames, target_of
-from fieldcast.pipeline.sources.time_axis import plan_axis
+from fieldcast.pipeline.sources.time_axis import fit_time_axis
 
 CHECKPOINT, FEED, LIVE, EXPERIMENT = "checkpoint", "feed", "live", "replay"
 PATIENCE = 6  # steps after the last valid time after which a truth with gaps is taken as it is
@@ -58,7 +58,7 @@ class Rehearsal:
 class Archive:
     """The frames of an archive on the grid that is wanted; some of the last that were read stay in memory."""
 
-    def __init__(self, parts: dict[datetime, Part], target: Target, step: timedelta) -> None:
+    def __init__(self, parts: dict[datetime, Segment], target: Target, step: timedelta) -> None:
         self.parts, self.target, self.step = parts, target, step
         self.frame = lru_cache(maxsize=KEPT_FRAMES)(self._frame)
 
@@ -173,8 +173,8 @@ def open_archive(rehearsal: Rehearsal) -> Archive:
     """Return the archive, headers read; raise `InputError` where it has too few frames or more than one of a time."""
     options = source_of(rehearsal, rehearsal.archive)
     source = open_source(options)
-    parts = source.parts()
-    plan = plan_axis([part.name for part in parts], [part.times for part in parts], None, None, IngestOptions())
+    parts = source.segments()
+    plan = fit_time_axis([part.name for part in parts], [part.times for part in parts], None, None, IngestOptions())
     times = [from_numpy(time) for time in plan.times[plan.slots]]
     if len(times) < rehearsal.history + rehearsal.horizon:
         raise InputError(
@@ -183,7 +183,7 @@ def open_archive(rehearsal: Rehearsal) -> Archive:
         )
     target = target_of(source.grid(), options, str(rehearsal.archive))
     step = plan.times[1] - plan.times[0]
-    by_time = {time: parts[number] for time, number in zip(times, plan.entries.part, strict=True)}
+    by_time = {time: parts[number] for time, number in zip(times, plan.entries.segment, strict=True)}
     if rehearsal.cycles:
         kept = sorted(by_time)[: rehearsal.history - 1 + rehearsal.cycles + rehearsal.horizon]
         by_time = {time: by_time[time] for time in kept}

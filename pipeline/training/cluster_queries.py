@@ -1,7 +1,7 @@
 """Attention in clusters for a checkpoint that learned with joint attention, and what that saves and changes.
 
-All weights stay; each layer then answers once for all queries that a few random projections cannot tell apart. How
-near those are is taken from training samples; errors and work are measured on validation samples, never on test data.
+All weights stay; each layer then answers once for all queries that a few random projections do not separate. Their
+distance is taken from training samples; errors and work are measured on validation samples, never on test data.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Clustering:
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is the same each time it is measured."""
-        rows = {f"validation: {name}": _told(pair) for name, pair in self._rows()}
+        rows = {f"validation: {name}": _text(pair) for name, pair in self._rows()}
         return {**rows, "clusters": f"{self.clusters:.0%} of the tokens"}
 
     def text(self) -> str:
@@ -69,7 +69,9 @@ class Clustering:
         rows = [*self._rows(), ("forecast [ms]", self.milliseconds)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{'':{width}}  {'exact':>9}  {'clustered':>9}  {'change':>8}"]
-        lines += [f"{name:{width}}  {it.exact:9.4g}  {it.clustered:9.4g}  {it.change:+8.2%}" for name, it in rows]
+        lines += [
+            f"{name:{width}}  {pair.exact:9.4g}  {pair.clustered:9.4g}  {pair.change:+8.2%}" for name, pair in rows
+        ]
         return "\n".join([*lines, f"clusters: {self.clusters:.0%} of the tokens"]) + "\n"
 
     def _rows(self) -> list[tuple[str, Pair]]:
@@ -79,7 +81,7 @@ class Clustering:
         return [*rows, ("attention [million multiply-adds]", macs)]
 
 
-def _told(pair: Pair) -> str:
+def _text(pair: Pair) -> str:
     return f"{pair.exact:.6g} exact, {pair.clustered:.6g} clustered"
 
 
@@ -101,19 +103,19 @@ def cluster(folder: Path, rounds: int, ratio: float, out: Path) -> Clustering:
     exact = load(folder, best_device(old.kind))
     network = _with_clusters(exact, described)
     _calibrate(network, training, ratio)
-    found = _measure(exact, Forecaster(described, exact.arrays, network), validation)
+    clustering = _measure(exact, Forecaster(described, exact.arrays, network), validation)
     facts = {"clusters made from": old.model, "width of bins": f"{ratio:g} of the typical distance"}
     weights = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
-    save_checkpoint(out, described, {**exact.arrays, **weights}, model_card(described, {**facts, **found.facts}))
-    return found
+    save_checkpoint(out, described, {**exact.arrays, **weights}, model_card(described, {**facts, **clustering.facts}))
+    return clustering
 
 
 def _options(folder: Path, config: CheckpointConfig, rounds: int) -> dict[str, Any]:
     """Return the options of the model with clusters."""
-    path, found = folder / CONFIG, config.options.get("attention", config.kind)
-    if found != "joint":
+    path, attention = folder / CONFIG, config.options.get("attention", config.kind)
+    if attention != "joint":
         raise InputError(
-            f"{path}: attention is {found}, expected joint, which reads all tokens; others save work already"
+            f"{path}: attention is {attention}, expected joint, which reads all tokens; others save work already"
         )
     try:
         options = VideoTransformerOptions.model_validate({**config.options, "attention": "clustered", "rounds": rounds})
@@ -182,11 +184,11 @@ def _measure(exact: Forecaster, clustered: Forecaster, samples: list[Batch]) -> 
         (one, took), (other, took_other) = (_forecast(forecaster, sample) for forecaster in (exact, clustered))
         work.append(_work(clustered, sample))
         seconds.append((took, took_other))
-        truth = sample["target"].numpy()
+        observed = sample["target"].numpy()
         for c, sums in enumerate(squares.values()):
-            known = np.isfinite(truth[:, :, c]) & np.isfinite(one[:, :, c])
-            first, second = (float(((it - truth)[:, :, c][known] ** 2).sum()) for it in (one, other))
-            sums.append((first, second, int(known.sum())))
+            valid = np.isfinite(observed[:, :, c]) & np.isfinite(one[:, :, c])
+            first, second = (float(((forecast - observed)[:, :, c][valid] ** 2).sum()) for forecast in (one, other))
+            sums.append((first, second, int(valid.sum())))
     totals = {name: np.sum(sums, axis=0) for name, sums in squares.items()}
     macs_exact, macs_clustered, share = np.mean(work, axis=0)
     milliseconds = 1000 * np.median(seconds, axis=0)

@@ -22,7 +22,7 @@ Item = tuple[int, int]  # position among the init times, seed of its crop
 
 @dataclass(frozen=True)
 class SampleShape:
-    """What one sample is: frames before and after its init time, channels, and the cells of a training crop."""
+    """Sizes of one sample: frames before and after its init time, channels, and cells of a training crop."""
 
     history: int
     horizon: int

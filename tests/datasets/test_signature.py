@@ -101,7 +101,7 @@ def test_the_same_crs_in_other_words_is_the_same() -> None:
         assert compare_signatures(signature(), replace(signature(), crs=text)) is None
 
 
-def test_another_projection_is_told_by_its_parameters() -> None:
+def test_another_projection_is_named_by_its_parameters() -> None:
     here, there = (
         pyproj.CRS.from_proj4(f"+proj=stere +lat_0=90 +lat_ts={lat} +a=6378137 +b=6356752") for lat in (60, 75)
     )
@@ -112,7 +112,7 @@ def test_another_projection_is_told_by_its_parameters() -> None:
     assert "expected missing" in str(compare_signatures(signature(crs=None), signature()))
 
 
-def test_variables_that_nobody_asked_for_do_not_matter() -> None:
+def test_variables_that_no_model_reads_do_not_matter() -> None:
     rain = signature_of(grid(), ["rain_rate"], STEP, FIRST)
     assert compare_signatures(rain, signature()) is None
     found = signature_of(grid()[["t2m"]], ["rain_rate"], STEP, FIRST)

@@ -62,7 +62,7 @@ def test_dask_blocks_are_whole_shards(tmp_path, grid, rain):
 def test_blocks_across_shards_are_refused(tmp_path, grid, start, stop):
     store.create_observations(tmp_path / "a.zarr", grid, TIMES, np.ones(FRAMES, bool), SHARD)
     values = np.zeros((stop - start, HEIGHT, WIDTH), np.float32)
-    with pytest.raises(ValueError, match=rf"block \[{start}, {stop}\) does not lie on borders of shards of 3 in 11"):
+    with pytest.raises(ValueError, match=rf"block \[{start}, {stop}\) is not on borders of shards of 3 in 11"):
         store.write_block(tmp_path / "a.zarr", start, block(values, "time"))
 
 

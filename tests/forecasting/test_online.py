@@ -303,7 +303,7 @@ def test_wrong_options_are_one_line(online: Any, expected: str, small: dict[str,
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_reference_nobody_could_be_champion(small: dict[str, Any], tmp_path: Path) -> None:
+def test_without_a_reference_no_model_could_be_champion(small: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     only = {"models": {"convlstm": {"kind": "recurrent"}}}
     path.write_text(yaml.safe_dump(small | only | {"forecast": {"online": {}}}))

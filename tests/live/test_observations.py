@@ -588,7 +588,7 @@ def test_storms_appear_as_time_goes_by(tmp_path):
 def test_events_of_a_window_are_those_of_all(options):
     source = open_source(StormsOptions(start=START, events=7, **options))
     assert isinstance(source, StormsSource)
-    parts = source.parts()
+    parts = source.segments()
     for first in range(-500, 3000, 35):
         for length in (0, 5, 130, 700):
             window = [np.datetime64(at(minutes).replace(tzinfo=None), "ns") for minutes in (first, first + length)]

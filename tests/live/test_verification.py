@@ -11,6 +11,7 @@ import xarray as xr
 
 from fieldcast.models.layers.latest import latest_valid
 from fieldcast.pipeline.config import Drift, Verify
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.live.archive.ledger import Cycle, State, Verification
 from fieldcast.pipeline.live.archive.records import cycle_record, scores_record
 from fieldcast.pipeline.live.monitoring.verification import alarms, outside_share, scores_of, sums_of, window
@@ -222,7 +223,7 @@ def test_inputs_outside_the_training_range_are_an_alarm() -> None:
 
 
 def test_outside_share() -> None:
-    channels = [{"min": 0.0, "max": 10.0}, {"min": -5.0, "max": 5.0}]
+    channels = [Channel("rain_rate", "mm h-1", min=0.0, max=10.0), Channel("t2m", "C", min=-5.0, max=5.0)]
     fields = np.zeros((2, 2, 1, 2), np.float32)
     assert outside_share(fields, channels) == 0.0
     fields[0, 0, 0, 0], fields[1, 1, 0, 1], fields[0, 1, 0, 0] = 10.0, 5.5, -6.0
@@ -231,7 +232,9 @@ def test_outside_share() -> None:
     assert outside_share(fields, channels) == 1 / 4
     assert outside_share(np.full_like(fields, np.nan), channels) == 0.0
     third = np.float32(0.1)
-    assert outside_share(np.full((1, 1, 1, 1), third), [{"min": float(third), "max": float(third)}]) == 0.0
+    assert (
+        outside_share(np.full((1, 1, 1, 1), third), [replace(channels[0], min=float(third), max=float(third))]) == 0.0
+    )
 
 
 def test_the_window_of_drift() -> None:

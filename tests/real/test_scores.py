@@ -82,7 +82,7 @@ def era5(archive):
     path = archive / "era5" / "era5-2mt-2019-03-uk.grib"
     source = open_source(GriddedOptions(path=str(path), variables=["t2m"]))
     every = slice(None)
-    fields = source.parts()[0].read(np.arange(100, 108), every, every)["t2m"].values.astype(np.float32)
+    fields = source.segments()[0].read(np.arange(100, 108), every, every)["t2m"].values.astype(np.float32)
     fields[:, 30, 2:5] = np.nan
     latitude = xr.Dataset({"y": source.grid().y})
     return fields, row_weights(latitude), 280.0, 30.0

@@ -21,7 +21,7 @@ LEADS = {"temperature": (1, 3, 6, 12), "rain": (1, 3, 6)}
 def temperature(archive):
     """Return a month of hourly temperatures `(744, 33, 49)` in K."""
     source = open_source(GriddedOptions(path=str(archive / "era5" / "*.grib"), variables=["t2m"]))
-    return source.parts()[0].read(np.arange(744), ALL, ALL)["t2m"].values
+    return source.segments()[0].read(np.arange(744), ALL, ALL)["t2m"].values
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,8 @@ def rain(archive):
     """Return 92 radar images in mm/h, a crop of 200 × 200 km in range as means over 4 × 4 cells: `(92, 50, 50)`."""
     options = RadarOptions.model_validate({"path": str(archive / "radar" / "knmi"), "format": "knmi"})
     rows, columns = slice(300, 500), slice(300, 500)
-    frames = [part.read(np.array([0]), rows, columns)["rain_rate"].values[0] for part in open_source(options).parts()]
+    segments = open_source(options).segments()
+    frames = [segment.read(np.array([0]), rows, columns)["rain_rate"].values[0] for segment in segments]
     return np.stack(frames).reshape(92, 50, 4, 50, 4).mean((2, 4))
 
 

@@ -8,10 +8,11 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.prepare import fit_climatology, prepare, training_frames
+from fieldcast.pipeline.prepare import prepare, training_frames
 
 START = np.datetime64("2024-01-01T00:00", "ns")
 STEP = np.timedelta64(1, "h")

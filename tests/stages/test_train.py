@@ -22,12 +22,13 @@ from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from fieldcast.pipeline.datasets.preparation.climatology import complete
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
-from fieldcast.pipeline.train import code_digest, complete, describe, fit_reference, prepare_resume, train
+from fieldcast.pipeline.train import code_digest, describe, fit_reference, prepare_resume, train
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
 from tests.conftest import ROOT, rewrite
@@ -79,7 +80,7 @@ def test_resumed_training_equals_an_undisturbed_one(convlstm: Path, monkeypatch:
     changes = {
         "models": {"convlstm": {"dropout": 0.2}},
         "sample": {"crop_cells": 16},
-        "train": {"loss": "balanced", "rollout": {"start_leads": 1, "until": 0.7}},
+        "train": {"loss": "balanced", "rollout": {"start_leads": 1, "ramp_fraction": 0.7}},
     }
     params = rewrite(convlstm, changes)
     train(params, "convlstm")

@@ -18,7 +18,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate
 from fieldcast.pipeline.live.feed.poll import Feed, UnavailableError
-from fieldcast.pipeline.sources import Part, open_source
+from fieldcast.pipeline.sources import Segment, open_source
 from fieldcast.pipeline.sources.files import one_line
 from fieldcast.pipeline.sources.storms import StormsSource
 from fieldcast.pipeline.sources.target import Target, target_of
@@ -111,7 +111,7 @@ class OpenSegment:
     """An open candidate with the frames that are wanted of it."""
 
     candidate: Candidate
-    source: Part  # reads its frames
+    source: Segment  # reads its frames
     target: Target
     times: list[datetime]
     dropped: set[datetime] = field(default_factory=set)  # times that are never taken from it
@@ -204,7 +204,7 @@ class Segments:
             if candidate.version != NO_VERSION and not candidate.version[0]:
                 raise InputError("empty file: left for later")
             source = open_source(self._options.model_copy(update={"path": candidate.path}))
-            first, grid = feed.read(candidate, lambda: (source.parts()[0], source.grid()))
+            first, grid = feed.read(candidate, lambda: (source.segments()[0], source.grid()))
             times = moments(first.times)
         except Exception as error:  # a broken file may raise anything
             self._report.wait(candidate, error)

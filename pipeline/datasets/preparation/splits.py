@@ -1,4 +1,4 @@
-"""Which init times belong to which split, and the order of channels: decided from names and times alone."""
+"""Init times of each split and the order of channels, from names and times alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _no_init_times(name: str, split: Split, times: np.ndarray, there: np.ndarray
         )
     return (
         f"params.yaml: prepare.splits.{name} ({split.start} to {split.end}) has no init time with a complete history"
-        f" and horizon: {int(there[_inside(times, split)].sum())} frames with data lie in it (a frame needs a share of"
+        f" and horizon: {int(there[_inside(times, split)].sum())} frames with data are in it (a frame needs a share of"
         f" valid cells of at least prepare.min_valid_share); the observations run from {span(times)}"
     )
 

@@ -1,4 +1,4 @@
-"""What the observations are like: frames missing, share of missing cells, range and wet share, by frame and by day."""
+"""Quality of the observations: missing frames and cells, range and wet share, by frame and by day."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from fieldcast.pipeline.config import Split
+from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME
 
 SPLIT_COLOURS = {"train": "#4477aa", "validation": "#ccbb44", "test": "#ee6677"}
@@ -53,10 +54,7 @@ def assess(observations: xr.Dataset, names: list[str], wet_above: float) -> Repo
     """Return the quality of `observations`, read block by block; range and wet share are of the first of `names`."""
     size = observations.sizes[TIME]
     valid_share, low, high, mean, wet = (np.full(size, np.nan) for _ in range(5))
-    start = 0
-    blocks = observations[names[0]].chunksizes.get(TIME, (size,))
-    for length in tqdm(blocks, desc="quality", unit="block", disable=None):
-        index = slice(start, start + length)
+    for index in tqdm(list(time_blocks(observations[names[0]])), desc="quality", unit="block", disable=None):
         block = observations[names].isel({TIME: index}).compute()
         valid = np.logical_and.reduce([np.isfinite(block[name].values) for name in names])
         values = block[names[0]].values
@@ -66,10 +64,9 @@ def assess(observations: xr.Dataset, names: list[str], wet_above: float) -> Repo
         low[index] = np.where(some, np.where(valid, values, np.inf).min(axis=(1, 2)), np.nan)
         high[index] = np.where(some, np.where(valid, values, -np.inf).max(axis=(1, 2)), np.nan)
         sums = np.where(valid, values, 0).sum(axis=(1, 2), dtype=np.float64)
-        mean[index] = np.divide(sums, counts, out=np.full(length, np.nan), where=some)
+        mean[index] = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=some)
         above = (valid & (values > wet_above)).sum(axis=(1, 2))
-        wet[index] = np.divide(above, counts, out=np.full(length, np.nan), where=some)
-        start += length
+        wet[index] = np.divide(above, counts, out=np.full(counts.shape, np.nan), where=some)
     present = observations[FRAME_PRESENT].values.astype(bool)
     return Report(observations[TIME].values, present, valid_share, low, high, mean, wet, wet_above)
 
