@@ -1,4 +1,4 @@
-"""What became of a cycle, and the exit codes that say so to schedulers."""
+"""The outcome of a cycle, and the exit codes that report it to schedulers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DETAILED = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one cycle ended, why, and where its forecast lies."""
+    """How one cycle ended, why, and the path of its forecast."""
 
     init_time: datetime
     result: Result
@@ -93,7 +93,7 @@ def code_of(error: BaseException) -> ExitCode:
 
 
 def worst(outcomes: Sequence[Outcome], *, detailed: bool = False) -> ExitCode:
-    """Return the exit code of several cycles: of a failure, else that one must be tried again, else the newest's."""
+    """Return the exit code of several cycles: of the last failure, else "try again" if any waits, else the newest's."""
     codes = [it.exit_code(detailed=detailed) for it in outcomes]
     failures = [it.failure for it in outcomes if it.result is Result.FAILED]
     if failures:
@@ -101,3 +101,25 @@ def worst(outcomes: Sequence[Outcome], *, detailed: bool = False) -> ExitCode:
     if ExitCode.TRY_AGAIN in codes:
         return ExitCode.TRY_AGAIN
     return codes[-1] if codes else ExitCode.ALREADY_DONE if detailed else ExitCode.DONE
+
+
+def describe(outcome: Outcome) -> str:
+    """Return an outcome in one line."""
+    words = [iso(outcome.init_time), str(outcome.result).replace("_", " ")]
+    words += [f"by {outcome.model}"] if outcome.path and outcome.model else []
+    words += [f"({outcome.reason})"] if outcome.reason else []
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in outcome.timings.items())
+    return " ".join(words) + (f": {seconds}" if seconds else "")
+
+
+def describe_dry(outcome: Outcome) -> str:
+    """Return the outcome of a dry run in one line."""
+    words = {
+        Result.DONE: f"would be forecast by {outcome.model}",
+        Result.DEGRADED: f"would be forecast by {outcome.model}",
+        Result.ALREADY_DONE: "is done",
+        Result.SKIPPED: "would be skipped",
+        Result.NO_DATA_YET: "would wait",
+        Result.FAILED: "would fail",
+    }
+    return f"{iso(outcome.init_time)} {words[outcome.result]}" + (f" ({outcome.reason})" if outcome.reason else "")

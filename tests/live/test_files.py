@@ -13,7 +13,8 @@ import pytest
 
 from fieldcast.pipeline.live.archive import durable as files
 from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, locked
-from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock
+from fieldcast.pipeline.live.clock import SystemClock
+from tests.live.clocks import SimulatedClock
 from tests.live.publishing import ended, processes, start
 
 

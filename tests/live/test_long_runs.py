@@ -16,14 +16,15 @@ import pytest
 
 from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Ledger
-from fieldcast.pipeline.live.clock import SimulatedClock, iso
-from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.archive.publish import LEDGER, audit
+from fieldcast.pipeline.live.clock import iso
+from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.outcomes import Result
-from fieldcast.pipeline.live.scheduler import trigger_of
+from fieldcast.pipeline.live.schedule import cron_trigger
 from tests.conftest import ROOT
-from tests.live.stations import minutes, params, write_reference
+from tests.live.clocks import SimulatedClock
+from tests.live.contexts import minutes, params, write_reference
 
 ZONE = "Europe/Vienna"
 SPANS = {  # start, hours
@@ -47,7 +48,7 @@ def local_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def wakings(start: datetime, end: datetime) -> Iterator[datetime]:
     """Yield when a schedule in local time wakes; half of the wakings are late, and some do not happen."""
-    trigger = trigger_of(Schedule(cron="*/5 * * * *", time_zone=ZONE))
+    trigger = cron_trigger(Schedule(cron="*/5 * * * *", time_zone=ZONE))
     rng, before, now = random.Random(start.day), None, start
     while (before := trigger.get_next_fire_time(before, now)).astimezone(UTC) < end:
         now = before.astimezone(UTC) + timedelta(seconds=rng.choice([0, 0, 7, 61]))
@@ -62,16 +63,16 @@ def test_cycles_at_five_minutes(span: str, tmp_path: Path, local_time: None) -> 
     start, hours = SPANS[span]
     write_reference(tmp_path / "checkpoint")
     clock = SimulatedClock(start)
-    station = Station(params(), tmp_path / "live", clock, tmp_path)
+    context = LiveContext(params(), tmp_path / "live", clock, tmp_path)
     done: Counter[datetime] = Counter()
     for now in wakings(start, start + timedelta(hours=hours)):
         clock.sleep((now - clock.now()).total_seconds())
-        done.update(it.init_time for it in cycle.run(station) if it.result is Result.DONE)
+        done.update(it.init_time for it in cycle.run(context) if it.result is Result.DONE)
     due = [start + i * minutes(5) for i in range(12 * hours)]
     assert done == dict.fromkeys(due, 1)
-    with Ledger(station.folder / archive.LEDGER, read_only=True) as ledger:
+    with Ledger(context.folder / LEDGER, read_only=True) as ledger:
         rows, events = ledger.cycles(), ledger.events(10**6)
-        assert archive.audit(station.folder, ledger) == []
+        assert audit(context.folder, ledger) == []
     assert [row.init_time for row in rows] == due
     assert all(row.state in VISIBLE and row.quality == "good" for row in rows)
     published = Counter(it["init_time"] for it in events if it["event"] == "published")
@@ -82,10 +83,10 @@ GROWTH = """
 import sys
 from pathlib import Path
 import psutil
-from pipeline.live.clock import SimulatedClock
-from pipeline.live.outcomes import Result
-from pipeline.live.serve import Server
-from tests.live.stations import START, params
+from fieldcast.pipeline.live.outcomes import Result
+from fieldcast.pipeline.live.scheduler import Server
+from tests.live.clocks import SimulatedClock
+from tests.live.contexts import START, params
 retention = {"cycles": 50, "observations_hours": 1}
 clock, process = SimulatedClock(START), psutil.Process()
 server = Server(params({"model": "./checkpoint", "retention": retention}), Path("live"), clock)

@@ -13,10 +13,10 @@ from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, 
 from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, CannotWriteError, DamagedError
-from fieldcast.pipeline.live.clock import SimulatedClock
 from fieldcast.pipeline.live.feed.store import LiveObservations, encode
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.sources.storms import StormsSource
+from tests.live.clocks import SimulatedClock
 from tests.live.feeds import (
     LATER,
     START,

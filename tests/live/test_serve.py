@@ -15,12 +15,15 @@ from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
-from fieldcast.pipeline.live.clock import SimulatedClock
-from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.outcomes import Result
-from fieldcast.pipeline.live.scheduler import Server, attend_waiting, trigger_of
+from fieldcast.pipeline.live.schedule import cron_trigger
+from fieldcast.pipeline.live.scheduler import Server, run_until_complete
 from tests.conftest import merged
-from tests.live.stations import PARAMS, START, minutes, params, write_reference
+from tests.live.clocks import SimulatedClock
+from tests.live.contexts import PARAMS, START, minutes, params, write_reference
+
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 @pytest.fixture
@@ -74,15 +77,15 @@ def test_waiting_ends_at_the_deadline(project: Path, monkeypatch: pytest.MonkeyP
     clock = SimulatedClock(START)
     looks = []
 
-    def work(station: Station) -> list[object]:
+    def work(context: LiveContext) -> list[object]:
         from fieldcast.pipeline.live import cycle
         from tests.live.test_cycle import hide
 
-        hide(station, START - minutes(5))
+        hide(context, START - minutes(5))
         looks.append(clock.now())
-        return cycle.run(station)  # type: ignore[return-value]
+        return cycle.run(context)  # type: ignore[return-value]
 
-    outcomes = attend_waiting(params({"late_data": {"deadline_minutes": 1}}), project / "live", clock, work)  # type: ignore[arg-type]
+    outcomes = run_until_complete(params({"late_data": {"deadline_minutes": 1}}), project / "live", clock, work)  # type: ignore[arg-type]
     assert [it.quality for it in outcomes] == ["filled"]
     assert len(looks) == 7  # every ten seconds for one minute
 
@@ -97,11 +100,11 @@ def test_waiting_ends_at_the_deadline(project: Path, monkeypatch: pytest.MonkeyP
 )
 def test_a_wrong_schedule_is_refused_before_it_starts(schedule: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words.replace("*", r"\*")):
-        trigger_of(Schedule(**schedule))
+        cron_trigger(Schedule(**schedule))
 
 
 def test_the_time_zone_is_that_of_the_cron_expression() -> None:
-    trigger = trigger_of(Schedule(cron="0 6 * * *", time_zone="Europe/Vienna"))
+    trigger = cron_trigger(Schedule(cron="0 6 * * *", time_zone="Europe/Vienna"))
     summer, winter = datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 12, 1, tzinfo=UTC)
     assert [trigger.get_next_fire_time(None, day).astimezone(UTC).hour for day in (summer, winter)] == [4, 5]
 

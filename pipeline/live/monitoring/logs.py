@@ -36,4 +36,4 @@ def set_up(level: int) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("pipeline").setLevel(level)
+    logging.getLogger("fieldcast").setLevel(level)
