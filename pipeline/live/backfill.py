@@ -58,14 +58,14 @@ def _on_cluster(context: LiveContext, init_times: list[datetime], scheduler: str
     with context.writing() as ledger:
         now = context.clock.now()
         context.fetch_frames(ledger, init_times, now)
-        prepared = [it for it in _prepared(context, init_times, now) if it.fallback is None]
+        prepared = [one for one in _prepared(context, init_times, now) if one.fallback is None]
     model = context.model
     options = (model.tile_cells, model.overlap_cells)
     jobs = [
-        (model.folder.resolve(), model.digest, it.history, to_numpy(it.cycle.init_time), *options) for it in prepared
+        (model.folder.resolve(), model.digest, one.history, to_numpy(one.cycle.init_time), *options) for one in prepared
     ]
     forecasts = run_blocks(forecast_one, jobs, scheduler=scheduler, description="forecast", unit="cycle")
-    by_key = {it.cycle.run_key: fields for it, fields in zip(prepared, forecasts, strict=True)}
+    by_key = {one.cycle.run_key: fields for one, fields in zip(prepared, forecasts, strict=True)}
 
     def compute(wanted: Prepared) -> np.ndarray:
         fields = by_key.get(wanted.cycle.run_key)

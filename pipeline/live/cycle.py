@@ -88,7 +88,7 @@ def run(
         due = context.plan(ledger, now) if init_times is None else init_times
         seconds = context.fetch_frames(ledger, due, now)
         outcomes = [_run_cycle(context, ledger, it, now, seconds, request) for it in due]
-        if any(it.path and context.schedule.valid_times(it.init_time)[-1] <= now for it in outcomes):
+        if any(one.path and context.schedule.valid_times(one.init_time)[-1] <= now for one in outcomes):
             context.fetch_frames(ledger, [], now)  # observations to verify a past cycle exist already
         post_cycle.verify_issued(context, ledger, now)
         post_cycle.expire_overdue(context, ledger, now)
@@ -262,7 +262,7 @@ def _already_done(context: LiveContext, cycle: Cycle, now: datetime, request: Re
 
 
 def _would_differ(context: LiveContext, cycle: Cycle, now: datetime) -> bool:
-    """Return whether a forecast from the frames that are stored, no fewer than then, would be another one."""
+    """Return whether a forecast from the stored frames, if they are no fewer than before, would be another one."""
     planned = plan_forecast(context, replace(cycle, deadline_at=now), _stored(context, cycle.init_time), now)
     return (
         isinstance(planned, Cycle)

@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
 
 
 class Result(StrEnum):
-    """How a cycle ended."""
+    """The end of a cycle."""
 
     DONE = "done"
     ALREADY_DONE = "already_done"
@@ -52,7 +52,7 @@ DETAILED = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one cycle ended, why, and the path of its forecast."""
+    """The end of one cycle, its reason, and the path of the forecast."""
 
     init_time: datetime
     result: Result
@@ -65,14 +65,14 @@ class Outcome:
     failure: ExitCode = ExitCode.BUG  # of a failed cycle
 
     def exit_code(self, *, detailed: bool = False) -> ExitCode:
-        """Return the exit code; without `detailed`, whatever needs no repeating is 0."""
+        """Return the exit code; without `detailed`, 0 for all that needs no repeating."""
         if self.result is Result.FAILED:
             return self.failure
         code = DETAILED[self.result]
         return code if detailed or code is ExitCode.TRY_AGAIN else ExitCode.DONE
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the facts that `--json` prints."""
         facts = asdict(self) | {"init_time": iso(self.init_time)}
         del facts["failure"]
         facts["outcome"] = str(facts.pop("result"))
@@ -94,8 +94,8 @@ def code_of(error: BaseException) -> ExitCode:
 
 def worst(outcomes: Sequence[Outcome], *, detailed: bool = False) -> ExitCode:
     """Return the exit code of several cycles: of the last failure, else "try again" if any waits, else the newest's."""
-    codes = [it.exit_code(detailed=detailed) for it in outcomes]
-    failures = [it.failure for it in outcomes if it.result is Result.FAILED]
+    codes = [outcome.exit_code(detailed=detailed) for outcome in outcomes]
+    failures = [outcome.failure for outcome in outcomes if outcome.result is Result.FAILED]
     if failures:
         return failures[-1]
     if ExitCode.TRY_AGAIN in codes:
@@ -114,12 +114,13 @@ def describe(outcome: Outcome) -> str:
 
 def describe_dry(outcome: Outcome) -> str:
     """Return the outcome of a dry run in one line."""
+    by_model = f"would be forecast by {outcome.model}"
     words = {
-        Result.DONE: f"would be forecast by {outcome.model}",
-        Result.DEGRADED: f"would be forecast by {outcome.model}",
+        Result.DONE: by_model,
+        Result.DEGRADED: by_model,
         Result.ALREADY_DONE: "is done",
         Result.SKIPPED: "would be skipped",
         Result.NO_DATA_YET: "would wait",
         Result.FAILED: "would fail",
-    }
-    return f"{iso(outcome.init_time)} {words[outcome.result]}" + (f" ({outcome.reason})" if outcome.reason else "")
+    }[outcome.result]
+    return f"{iso(outcome.init_time)} {words}" + (f" ({outcome.reason})" if outcome.reason else "")

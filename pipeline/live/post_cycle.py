@@ -55,7 +55,7 @@ def verify_issued(context: LiveContext, ledger: Ledger, now: datetime) -> int:
 def expire_overdue(context: LiveContext, ledger: Ledger, now: datetime) -> None:
     """Record as failed the cycles that are still due, past their deadline and older than `live.backfill_hours`."""
     oldest = now - timedelta(hours=context.params.live.backfill_hours)
-    overdue = [it for it in ledger.cycles(until=oldest, states=[State.DUE]) if now >= (it.deadline_at or now)]
+    overdue = [row for row in ledger.cycles(until=oldest, states=[State.DUE]) if now >= (row.deadline_at or now)]
     if overdue:
         with ledger.writing(fenced=True):
             for cycle in overdue:

@@ -54,11 +54,11 @@ def run_until_complete(params: Params, folder: Path, clock: Clock, work: Work = 
 
     A deadline ends the wait for each. The outcomes are those of the last run and of all that ended before it.
     """
-    outcomes = {it.init_time: it for it in run_pending(params, folder, clock, work)}
+    outcomes = {outcome.init_time: outcome for outcome in run_pending(params, folder, clock, work)}
     first = set(outcomes)
     while any(outcomes[init_time].result is Result.NO_DATA_YET for init_time in first):
         clock.sleep(WAIT_SECONDS)
-        outcomes |= {it.init_time: it for it in run_pending(params, folder, clock, work)}
+        outcomes |= {outcome.init_time: outcome for outcome in run_pending(params, folder, clock, work)}
     return [outcomes[init_time] for init_time in sorted(outcomes)]
 
 
@@ -118,7 +118,7 @@ class Server:
         return iso(moment)
 
     def _jumped(self) -> bool:
-        """Return whether the wall clock has gone otherwise than time since the last wakeup: at the next it counts."""
+        """Return whether the wall clock moved otherwise than time since the last wakeup; the next one believes it."""
         now, seconds = self.clock.now(), self.clock.monotonic()
         last, self._last = self._last, (now, seconds)
         if last is None:

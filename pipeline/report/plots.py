@@ -114,6 +114,7 @@ def ratio_figure(title: str, ratios: Mapping[datetime, float], limit: float) -> 
     locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axis.xaxis.get_offset_text().set_fontsize(8)
     _dress(axis, title, "below 1: better")
     axis.set_xlabel("init time, UTC", fontsize=8, color=INK)
     return figure

@@ -26,6 +26,7 @@ from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
 from fieldcast.pipeline.live.clock import iso, parse
+from tests.campaign import size
 from tests.imports import ROOT
 from tests.live.publishing import (
     SEED,
@@ -157,33 +158,35 @@ def run_together(*jobs: tuple[Any, ...]) -> None:
 
 @pytest.mark.slow
 def test_cycles_published_by_many_processes_at_once(tmp_path: Path) -> None:
-    """Eight processes with 25 cycles each, none lost, none twice."""
+    """Processes with cycles of their own, in campaigns eight with 25 each: none lost, none twice."""
     folder = tmp_path / "live"
     folder.mkdir()
-    run_together(*((publish_patiently, folder, [at(8 * i + own) for i in range(25)]) for own in range(8)))
-    assert numbers_read(folder) == list(range(200))
+    count, each = size(4, 8), size(6, 25)
+    run_together(*((publish_patiently, folder, [at(count * i + own) for i in range(each)]) for own in range(count)))
+    assert numbers_read(folder) == list(range(count * each))
     with Ledger(folder / LEDGER) as ledger:
         rows = ledger.cycles()
-        assert [(row.state, row.attempt, row.revision) for row in rows] == [(State.PUBLISHED, 1, 0)] * 200
-        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == 200
-        assert len(ledger.pending()) == 200
-    assert len(list((folder / "forecasts").iterdir())) == 200
+        assert [(row.state, row.attempt, row.revision) for row in rows] == [(State.PUBLISHED, 1, 0)] * (count * each)
+        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == count * each
+        assert len(ledger.pending()) == count * each
+    assert len(list((folder / "forecasts").iterdir())) == count * each
     require_whole(folder)
 
 
 @pytest.mark.slow
 def test_one_cycle_published_by_many_processes_at_once(tmp_path: Path) -> None:
-    """Exactly one of eight processes publishes it, ten times."""
+    """Exactly one of several processes publishes it, time after time."""
     folder = tmp_path / "live"
     folder.mkdir()
-    barrier, (here, there) = processes.Barrier(8), processes.Pipe(duplex=False)
-    run_together(*((take_turns, folder, 10, barrier, there) for _ in range(8)))
-    attempts = [here.recv() for _ in range(80)]
-    assert set(attempts) == {(number, 1) for number in range(10)}
+    count, rounds = size(4, 8), size(4, 10)
+    barrier, (here, there) = processes.Barrier(count), processes.Pipe(duplex=False)
+    run_together(*((take_turns, folder, rounds, barrier, there) for _ in range(count)))
+    attempts = [here.recv() for _ in range(count * rounds)]
+    assert set(attempts) == {(number, 1) for number in range(rounds)}
     with Ledger(folder / LEDGER) as ledger:
-        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == 10
-        assert sum(event["event"] == "running" for event in ledger.events(10**6)) == 10
-    assert numbers_read(folder) == list(range(10))
+        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == rounds
+        assert sum(event["event"] == "running" for event in ledger.events(10**6)) == rounds
+    assert numbers_read(folder) == list(range(rounds))
     require_whole(folder)
 
 
@@ -237,7 +240,7 @@ def seconds_to_publish(folder: Path, acknowledged: Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED])
-def test_two_hundred_kills_while_somebody_reads(tmp_path: Path, seed: int) -> None:
+def test_kills_while_another_process_reads(tmp_path: Path, seed: int) -> None:
     """No partial or lost forecast, none that cannot be read, and the newest never goes back."""
     folder, acknowledged = tmp_path / "live", tmp_path / "acknowledged"
     publish(folder, at(0))
@@ -245,7 +248,7 @@ def test_two_hundred_kills_while_somebody_reads(tmp_path: Path, seed: int) -> No
     reader = start(read_for_ever, folder, stop, there)
     rng = random.Random(seed)
     longest = 1.5 * seconds_to_publish(folder, acknowledged)
-    for _ in range(200):
+    for _ in range(size(20, 200)):
         writer = start(publish_for_ever, folder, acknowledged)
         time.sleep(rng.uniform(0, longest))
         kill(writer)

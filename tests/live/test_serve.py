@@ -1,6 +1,7 @@
-"""The resident form: wakes by cron, outlives errors, stops cleanly."""
+"""The resident form: wakes by cron, survives errors, stops cleanly."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import yaml
 
 from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import scheduler
 from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
 from fieldcast.pipeline.live.context import LiveContext
+from fieldcast.pipeline.live.monitoring.logs import set_up
 from fieldcast.pipeline.live.outcomes import Result
 from fieldcast.pipeline.live.schedule import cron_trigger
 from fieldcast.pipeline.live.scheduler import Server, run_until_complete
@@ -37,7 +40,7 @@ def project(tmp_path: Path, tracker: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def test_a_waking_does_what_is_due_and_tells_everyone(project: Path) -> None:
+def test_a_wakeup_runs_what_is_due_and_reports_it(project: Path) -> None:
     clock = SimulatedClock(START)
     server = Server(params(), project / "live", clock)
     for _ in range(2):
@@ -71,6 +74,19 @@ def test_a_clock_that_jumps_is_believed_at_the_second_look(project: Path) -> Non
     assert server.tick() == []
     clock.sleep(60)
     assert [it.result for it in server.tick()] == [Result.DONE]
+
+
+@pytest.mark.parametrize(("level", "shown"), [(logging.INFO, ["cycle done"]), (logging.WARNING, [])])
+def test_messages_of_the_project_are_json_lines_from_a_level_on(
+    level: int, shown: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, before in (("", logging.WARNING), ("fieldcast", logging.NOTSET)):
+        monkeypatch.setattr(logging.getLogger(name), "level", before)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    set_up(level)
+    scheduler.log.info("cycle done")
+    logging.getLogger("library").info("something else")
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == shown
 
 
 def test_waiting_ends_at_the_deadline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

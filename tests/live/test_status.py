@@ -237,7 +237,7 @@ def test_a_forecast_that_breaks_after_the_look_is_named_on_the_page(live: Path, 
     assert f'<p class="error">{path_of(live, END) / MANIFEST}: cannot be read' in (tmp_path / "status.html").read_text()
 
 
-@pytest.mark.parametrize(("change", "words"), [(None, "has gone"), ("{}", "cannot be read")])
+@pytest.mark.parametrize(("change", "words"), [(None, "is missing"), ("{}", "cannot be read")])
 def test_readers_need_the_catalogue(live: Path, change: str | None, words: str) -> None:
     (live / CATALOGUE).unlink()
     if change:

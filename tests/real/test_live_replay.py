@@ -23,7 +23,7 @@ def test_real_files_with_faults_in_feed_and_machine(archive: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_without_recovery_the_rehearsal_fails(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_recovery_the_replay_fails(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "recover", lambda *_: None)  # processes that are started still do
     result = replay(ReplayOptions(archive / "radar" / "bom", "bom", tmp_path / "new", "persistence", 16, cycles=14))
     assert result.fault_log.surprises

@@ -88,14 +88,14 @@ class Status:
     @cached_property
     def days(self) -> dict[str, list[Scores]]:
         """Return the pooled scores of each day of init times."""
-        days = sorted({f"{it.init_time:%Y-%m-%d}" for it in self.verified})
-        return {day: scores_of([it for it in self.verified if f"{it.init_time:%Y-%m-%d}" == day]) for day in days}
+        days = sorted({_day(one) for one in self.verified})
+        return {day: scores_of([one for one in self.verified if _day(one) == day]) for day in days}
 
     @property
     def model_share(self) -> float | None:
         """Return the share of the model in the seconds of the cycles that ran."""
         ran = [row.timings for row in self.rows if row.timings.get("model")]
-        return sum(it["model"] for it in ran) / sum(sum(it.values()) for it in ran) if ran else None
+        return sum(part["model"] for part in ran) / sum(sum(part.values()) for part in ran) if ran else None
 
     def exit_code(self) -> ExitCode:
         """Return the code for monitors: a late schedule comes before damage, and damage before an alarm."""
@@ -107,7 +107,7 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON has it: times as text, seconds as numbers, undefined values as null."""
-        found = {
+        facts = {
             "experiment": self.experiment,
             "now": iso(self.now),
             "exit_code": int(self.exit_code()),
@@ -120,15 +120,15 @@ class Status:
             "cycles_in_24_hours": {str(state): count for state, count in self.counts.items()},
             "cycles": [asdict(row) for row in self.rows],
             "model_share": self.model_share,
-            "scores": [asdict(it) | it.overall for it in self.scores],
+            "scores": [asdict(scores) | scores.overall for scores in self.scores],
             "scores_by_day": {
-                day: [{"field": it.field, "cycles": it.cycles, **it.overall} for it in scores]
+                day: [{"field": one.field, "cycles": one.cycles, **one.overall} for one in scores]
                 for day, scores in self.days.items()
             },
             "tracker_pending": self.pending,
             "events": self.events,
         }
-        plain: dict[str, Any] = _plain(found)
+        plain: dict[str, Any] = _plain(facts)
         return plain
 
 
@@ -145,7 +145,7 @@ def read_status(params: Params, folder: Path, clock: Clock, cycles: int = 48) ->
     with Ledger(ledger_path, read_only=True) as ledger:
         last_event_at = ledger.last_event_at()
         rows = _one_each(ledger.cycles(newest=2 * cycles))[-cycles:]
-        day = [it for it in _one_each(ledger.cycles(since=now - DAY)) if it.init_time > now - DAY]
+        day = [row for row in _one_each(ledger.cycles(since=now - DAY)) if row.init_time > now - DAY]
         newest = next(iter(ledger.cycles(states=VISIBLE, newest=1)), None)
         verified = ledger.verifications(since)
         issued = ledger.cycles(since, states=VISIBLE)
@@ -188,15 +188,15 @@ def headline(status: Status) -> str:
 
 def table(status: Status) -> Table:
     """Return the last cycles as a table for a terminal of 80 columns, the newest last; times are UTC."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    made.add_column("init time", no_wrap=True)
-    made.add_column("state", no_wrap=True)
-    made.add_column("model", no_wrap=True)
-    made.add_column("quality, reason")  # the one that gives way
-    made.add_column("gaps", justify="right", no_wrap=True)
-    made.add_column("s", justify="right", no_wrap=True)
+    lines = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    lines.add_column("init time", no_wrap=True)
+    lines.add_column("state", no_wrap=True)
+    lines.add_column("model", no_wrap=True)
+    lines.add_column("quality, reason")  # the one that gives way
+    lines.add_column("gaps", justify="right", no_wrap=True)
+    lines.add_column("s", justify="right", no_wrap=True)
     for row in status.rows:
-        made.add_row(
+        lines.add_row(
             f"{row.init_time:%m-%d %H:%M}",
             Text(row.state, STYLES[row.state]),
             readable(row.model),
@@ -204,7 +204,7 @@ def table(status: Status) -> Table:
             str(row.n_input_missing or ""),
             f"{sum(row.timings.values()):.1f}" if row.timings else "",
         )
-    return made
+    return lines
 
 
 def moment(when: datetime, now: datetime) -> str:
@@ -220,41 +220,45 @@ def age_text(status: Status) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 2880 else f"{minutes // 1440} days"
 
 
+def _day(verified: Verification) -> str:
+    return f"{verified.init_time:%Y-%m-%d}"
+
+
 def _one_each(rows: Sequence[Cycle]) -> list[Cycle]:
     """Return one row an init time: the one that readers see, else the newest revision."""
-    found: dict[datetime, Cycle] = {}
+    shown: dict[datetime, Cycle] = {}
     for row in rows:
-        known = found.get(row.init_time)
-        if known is None or known.state not in VISIBLE or row.state in VISIBLE:
-            found[row.init_time] = row
-    return list(found.values())
+        earlier = shown.get(row.init_time)
+        if earlier is None or earlier.state not in VISIBLE or row.state in VISIBLE:
+            shown[row.init_time] = row
+    return list(shown.values())
 
 
 def _counts(rows: Sequence[Cycle]) -> dict[State, int]:
-    found = Counter(row.state for row in rows)
-    return {state: found[state] for state in (*COUNTED, *State) if state in COUNTED or found[state]}
+    counts = Counter(row.state for row in rows)
+    return {state: counts[state] for state in (*COUNTED, *State) if state in COUNTED or counts[state]}
 
 
 def _faults(folder: Path, newest: Cycle | None) -> list[str]:
-    """Return why readers would get an error for the newest forecast."""
+    """Return a line for each error that readers of the newest forecast would get."""
     if newest is None:
         return []
-    found = []
+    lines = []
     try:
         publish.check(path_of(folder, newest.init_time, newest.revision), newest.manifest_sha256)
     except (DamagedError, OSError) as error:
-        found.append(str(error))
+        lines.append(str(error))
     try:
         publish.read_catalogue(folder)
     except (DamagedError, OSError) as error:
-        found.append(str(error))
+        lines.append(str(error))
     except InputError:
-        found.append(f"{folder / CATALOGUE}: has gone: the next cycle writes it anew")
-    return found
+        lines.append(f"{folder / CATALOGUE}: is missing: the next cycle writes it again")
+    return lines
 
 
 def _plain(value: Any) -> Any:
-    """Return a value made of what JSON has."""
+    """Return a value in the types of JSON."""
     if isinstance(value, Mapping):
         return {str(key): _plain(it) for key, it in value.items()}
     if isinstance(value, list | tuple):

@@ -89,8 +89,8 @@ def scores_of(verified: Sequence[Verification]) -> list[Scores]:
     Cycles whose field was in other units than in the last one are left out, and so are the events of cycles that were
     scored with other thresholds.
     """
-    fields = sorted({name for it in verified for name in it.sums})
-    return [_field_scores(name, [it.sums[name] for it in verified if name in it.sums]) for name in fields]
+    fields = sorted({name for cycle in verified for name in cycle.sums})
+    return [_field_scores(name, [cycle.sums[name] for cycle in verified if name in cycle.sums]) for name in fields]
 
 
 def _sums(
