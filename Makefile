@@ -78,7 +78,7 @@ house: setup  ## lines, functions, docstrings, look-alike lines and entries of f
 	@python -m docs.tools.house
 
 replay: setup  ## scheduled forecasts over a day of radar files that arrive with faults, under a simulated clock
-	@fieldcast replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection
+	@python -m tests.live.replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection
 
 pictures: setup  ## the pictures of README from the last run of the default project; needs Debian's chromium
 	@cp data/comparison/figures/skill.png docs/skill.png

@@ -14,9 +14,8 @@ from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels
-from fieldcast.pipeline.live import schedule
 from fieldcast.pipeline.live.archive.exports import check_kinds
-from fieldcast.pipeline.live.cycle_schedule import Axis
+from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger
 from fieldcast.pipeline.sources import SourceInfo, inspect_source
 from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
@@ -84,8 +83,8 @@ def check_packages(params: config.Params) -> None:
 
 def check_live(params: config.Params, step_minutes: int) -> None:
     """Raise `InputError` where forecasts could not be scheduled as the section `live` asks for."""
-    schedule.trigger_of(params.live.schedule)
-    Axis.of(step_minutes, 0, params.live.every_minutes, params.sample.history, params.sample.horizon)
+    cron_trigger(params.live.schedule)
+    CycleSchedule.of(step_minutes, 0, params.live.every_minutes, params.sample.history, params.sample.horizon)
     check_kinds(params.live.copies)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -38,7 +39,7 @@ def cycle(
     params: ParamsFile = Path("params.yaml"),
     folder: LiveFolder = LIVE_FOLDER,
     model: ModelName = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and write nothing.")] = False,
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Issue a revision where another forecast is published.")
     ] = False,
@@ -46,29 +47,27 @@ def cycle(
     detailed: Detailed = False,
     as_json: Json = False,
 ) -> None:
-    """Issue the forecast that is due: bring observations in, forecast, publish, record; doing it twice does it once.
+    """Issue the forecast that is due: fetch observations, forecast, publish, record; a second run changes nothing.
 
     Exit codes: 0 done or nothing to do, 2 wrong input, 73 cannot write, 74 a damaged file, 75 data not there yet or
     another process at work: try again.
     """
     from fieldcast.pipeline.live import cycle as cycles
     from fieldcast.pipeline.live.clock import SystemClock
-    from fieldcast.pipeline.live.context import Station
-    from fieldcast.pipeline.live.preview import preview
-    from fieldcast.pipeline.live.scheduler import attend, attend_waiting
+    from fieldcast.pipeline.live.context import LiveContext
+    from fieldcast.pipeline.live.scheduler import run_pending, run_until_complete
 
     init_times = None if at == "latest" else [time_of("--at", at)]
     if supersede and init_times is None:
         raise typer.BadParameter("needs --at: which init time?", param_hint="--supersede")
-    _log(talkative=False)
-    chosen = _live_params(params, model)
+    _log(verbose=False)
+    values, clock = _live_params(params, model), SystemClock()
+    work = partial(cycles.run, init_times=init_times, supersede=supersede, dry=dry_run)
     if dry_run:
-        outcomes = preview(Station(chosen, folder, SystemClock()), init_times)
+        outcomes = work(LiveContext(values, folder, clock))
     else:
-        doing = attend_waiting if wait else attend
-        work = lambda station: cycles.run(station, init_times, supersede=supersede)  # noqa: E731
-        outcomes = doing(chosen, folder, SystemClock(), work)
-    _tell(outcomes, as_json, detailed, dry_run=dry_run)
+        outcomes = (run_until_complete if wait else run_pending)(values, folder, clock, work)
+    _print(outcomes, as_json, detailed, dry_run=dry_run)
 
 
 @live.command(
@@ -86,24 +85,24 @@ def backfill(
     """Issue every forecast of a past period that is not published yet, on the cluster of `dask.scheduler` if one is."""
     from fieldcast.pipeline.live.backfill import backfill as issue
     from fieldcast.pipeline.live.clock import SystemClock
-    from fieldcast.pipeline.live.scheduler import attend
+    from fieldcast.pipeline.live.scheduler import run_pending
 
-    _log(talkative=False)
+    _log(verbose=False)
     first, last = time_of("--from", start), time_of("--to", end)
-    outcomes = attend(_live_params(params, model), folder, SystemClock(), lambda station: issue(station, first, last))
-    _tell(outcomes, as_json, detailed)
+    work = partial(issue, start=first, end=last)
+    _print(run_pending(_live_params(params, model), folder, SystemClock(), work), as_json, detailed)
 
 
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast serve` in a terminal, or as a service: see deploy/")
 def serve(params: ParamsFile = Path("params.yaml"), folder: LiveFolder = LIVE_FOLDER, model: ModelName = None) -> None:
     """Issue forecasts on the schedule of `live.schedule` until stopped (Ctrl-C, SIGTERM); the model stays loaded."""
-    from fieldcast.pipeline.live.context import Station
+    from fieldcast.pipeline.live.context import LiveContext
     from fieldcast.pipeline.live.scheduler import Server
 
-    _log(talkative=True)
-    chosen = _live_params(params, model)
-    server = Server(chosen, folder)
-    Station(chosen, folder)  # whatever is wrong with model or feed stops the start, not the night
+    _log(verbose=True)
+    values = _live_params(params, model)
+    server = Server(values, folder)
+    LiveContext(values, folder)  # an error of model or feed stops the start, not a cycle in the night
     raise typer.Exit(server.run())
 
 
@@ -117,33 +116,34 @@ def status(
     """Show the last cycles; write status.html and metrics.prom. Exit codes: 13 drift, 14 late or failed, 74 damaged."""
     from fieldcast.pipeline import config
     from fieldcast.pipeline.live.clock import SystemClock
-    from fieldcast.pipeline.live.monitoring import status as state
+    from fieldcast.pipeline.live.monitoring.status import headline, read_status, table
 
-    found = state.look(config.read(params), folder, SystemClock(), cycles)
+    current = read_status(config.read(params), folder, SystemClock(), cycles)
     if folder.is_dir():
-        state.write_metrics(found, folder / "metrics.prom")
-        state.write_page(found, folder, folder / "status.html")
+        from fieldcast.pipeline.live.monitoring.metrics import write_metrics
+        from fieldcast.pipeline.live.monitoring.page import write_page
+
+        write_metrics(current, folder / "metrics.prom")
+        write_page(current, folder, folder / "status.html")
     if as_json:
-        sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(current.as_dict(), indent=2) + "\n")
     else:
-        Console().print(state.headline(found), state.table(found))
-        for word, lines in (("late", found.late), ("damaged", found.faults), ("alarm", found.alarms)):
+        Console().print(headline(current), table(current))
+        for word, lines in (("late", current.late), ("damaged", current.faults), ("alarm", current.alarms)):
             for line in lines:
                 Console().print(Text(f"{word}: ", "bold red"), line, sep="", markup=False)
-    raise typer.Exit(found.exit_code())
+    raise typer.Exit(current.exit_code())
 
 
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast audit`")
 def audit(folder: LiveFolder = LIVE_FOLDER) -> None:
     """Check every byte of ledger, catalogue and published forecasts. Exit code 74: something has changed."""
-    from fieldcast.pipeline.live.archive import publish as archive
+    from fieldcast.pipeline.live.archive import publish
     from fieldcast.pipeline.live.archive.ledger import Ledger
     from fieldcast.pipeline.live.outcomes import ExitCode
 
-    if not (folder / archive.LEDGER).is_file():
-        raise typer.BadParameter(f"{folder} holds no ledger: nothing has been issued there", param_hint="--folder")
-    with Ledger(folder / archive.LEDGER, read_only=True) as ledger:
-        faults = archive.audit(folder, ledger)
+    with Ledger(_ledger_path(folder), read_only=True) as ledger:
+        faults = publish.audit(folder, ledger)
     for fault in faults:
         sys.stderr.write(f"fieldcast: {fault}\n")
     Console().print(f"{len(faults)} faults" if faults else "Everything is as it was written.")
@@ -152,67 +152,21 @@ def audit(folder: LiveFolder = LIVE_FOLDER) -> None:
 
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast sync`")
 def sync(params: ParamsFile = Path("params.yaml"), folder: LiveFolder = LIVE_FOLDER) -> None:
-    """Send MLflow what it missed while it was down; cycles do so by themselves. Exit code 75: it does not answer."""
+    """Send MLflow the records that it missed while it was down; cycles do so too. Exit code 75: it does not answer."""
     from fieldcast.pipeline import config
-    from fieldcast.pipeline.live.archive import publish as archive
+    from fieldcast.pipeline.live import post_cycle
     from fieldcast.pipeline.live.archive.ledger import Ledger
     from fieldcast.pipeline.live.clock import SystemClock
     from fieldcast.pipeline.live.outcomes import ExitCode
-    from fieldcast.pipeline.live.post_cycle import sync as send
 
-    experiment = config.read(params).track.experiment
-    if not (folder / archive.LEDGER).is_file():
-        raise typer.BadParameter(f"{folder} holds no ledger: nothing has been issued there", param_hint="--folder")
+    experiment, path = config.read(params).track.experiment, _ledger_path(folder)
     sent = 0
-    while arrived := send(experiment, folder, SystemClock()):
+    while arrived := post_cycle.sync(experiment, folder, SystemClock()):
         sent += arrived
-    with Ledger(folder / archive.LEDGER, read_only=True) as ledger:
+    with Ledger(path, read_only=True) as ledger:
         left = len(ledger.pending())
     Console().print(f"{sent} records sent, {left} left")
     raise typer.Exit(ExitCode.TRY_AGAIN if left else ExitCode.DONE)
-
-
-@live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast replay raw/radar --format knmi --cycles 288`")
-def replay(
-    archive: Annotated[Path, typer.Argument(help="A folder of radar files.")],
-    kind: Annotated[Literal["bom", "knmi", "fmi"], typer.Option("--format", help="The format of the files.")],
-    into: Annotated[Path, typer.Option(help="A folder for all that is written, emptied first.")] = Path("data/replay"),
-    model: Annotated[Literal["advection", "persistence"], typer.Option(help="Who forecasts.")] = "persistence",
-    coarsen: Annotated[int, typer.Option(min=1, help="Mean over n x n cells.")] = 1,
-    history: Annotated[int, typer.Option(min=1, help="Frames that a forecast is made from.")] = 3,
-    horizon: Annotated[int, typer.Option(min=1, help="Frames that are forecast.")] = 6,
-    seed: Annotated[int, typer.Option(min=0, help="Draws what goes wrong.")] = 1,
-    cycles: Annotated[int | None, typer.Option(min=1, help="Only so many, from the first on.")] = None,
-    faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Let feed and machine fail.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Rehearse the schedule on an archive as if it came in live, with faults in feed, disk, clock and processes.
-
-    Frames come late, damaged, twice or never; two schedulers work at once; processes are killed in mid-cycle. Every
-    forecast is held against what had arrived by then. Exit code 1: something was missed, doubled, damaged or hidden.
-    """
-    from fieldcast.pipeline.live.rehearsal import Rehearsal
-    from fieldcast.pipeline.live.replay import replay as rehearse
-
-    found = rehearse(Rehearsal(archive, kind, into, model, coarsen, history, horizon, seed, cycles, faults, faults))
-    if as_json:
-        sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
-    else:
-        Console().print(found.table())
-    for name, lines in found.faults().items():
-        for line in lines:
-            sys.stderr.write(f"fieldcast: {name}: {line}\n")
-    raise typer.Exit(1 if any(found.faults().values()) else 0)
-
-
-def _live_params(path: Path, model: str | None) -> Params:
-    """Return the parameters, with the model of the command line."""
-    from fieldcast.pipeline import config
-
-    params = config.read(path)
-    return (
-        params if model is None else params.model_copy(update={"live": params.live.model_copy(update={"model": model})})
-    )
 
 
 def time_of(option: str, text: str) -> datetime:
@@ -227,25 +181,42 @@ def time_of(option: str, text: str) -> datetime:
         ) from None
 
 
-def _tell(outcomes: list[Outcome], as_json: bool, detailed: bool, *, dry_run: bool = False) -> None:
-    """Print what became of cycles and exit with the code of the worst of them."""
-    from fieldcast.pipeline.live.outcomes import worst
-    from fieldcast.pipeline.live.scheduler import announce, describe
+def _live_params(path: Path, model: str | None) -> Params:
+    """Return the parameters, with the model of the command line."""
+    from fieldcast.pipeline import config
+
+    params = config.read(path)
+    if model is None:
+        return params
+    return params.model_copy(update={"live": params.live.model_copy(update={"model": model})})
+
+
+def _ledger_path(folder: Path) -> Path:
+    from fieldcast.pipeline.live.archive.publish import LEDGER
+
+    if not (folder / LEDGER).is_file():
+        raise typer.BadParameter(f"{folder} holds no ledger: nothing has been issued there", param_hint="--folder")
+    return folder / LEDGER
+
+
+def _print(outcomes: list[Outcome], as_json: bool, detailed: bool, *, dry_run: bool = False) -> None:
+    """Print the outcomes of cycles and exit with the code of the worst of them."""
+    from fieldcast.pipeline.live.outcomes import describe, describe_dry, worst
 
     if as_json:
-        sys.stdout.write(json.dumps({"cycles": [it.as_dict() for it in outcomes]}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({"cycles": [outcome.as_dict() for outcome in outcomes]}, indent=2) + "\n")
     else:
-        for it in outcomes:
-            sys.stdout.write(f"{announce(it) if dry_run else describe(it)}\n")
+        for outcome in outcomes:
+            sys.stdout.write(f"{describe_dry(outcome) if dry_run else describe(outcome)}\n")
         if not outcomes:
             sys.stdout.write("nothing is due\n")
     raise typer.Exit(worst(outcomes, detailed=detailed))
 
 
-def _log(*, talkative: bool) -> None:
-    """Log warnings, or whatever happens as well, to standard error."""
+def _log(*, verbose: bool) -> None:
+    """Log warnings, or with `verbose` all messages, to standard error."""
     import logging
 
     from fieldcast.pipeline.live.monitoring.logs import set_up
 
-    set_up(logging.INFO if talkative else logging.WARNING)
+    set_up(logging.INFO if verbose else logging.WARNING)

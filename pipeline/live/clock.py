@@ -1,4 +1,4 @@
-"""The time, from a clock that tests and replays can set, and its spelling in names and records. All times are UTC."""
+"""The time, from a clock that tests can replace, and its spelling in names and records. All times are UTC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALLOWED_BACK = timedelta(seconds=2)  # clocks are set back by so much in normal 
 
 
 class Clock(Protocol):
-    """What the live parts know of time."""
+    """The part of a clock that the live code uses."""
 
     def now(self) -> datetime:
         """Return the wall clock's time, aware, UTC."""
@@ -39,37 +39,13 @@ class SystemClock:
         time.sleep(seconds)
 
 
-class SimulatedClock:
-    """A clock that stands still until somebody sleeps on it or sets it."""
-
-    def __init__(self, start: datetime) -> None:
-        self._now, self._seconds = start, 0.0
-
-    def now(self) -> datetime:
-        """Return the simulated time."""
-        return self._now
-
-    def monotonic(self) -> float:
-        """Return the simulated seconds that have passed; setting the wall clock does not change them."""
-        return self._seconds
-
-    def sleep(self, seconds: float) -> None:
-        """Let the time pass at once."""
-        self._now += timedelta(seconds=seconds)
-        self._seconds += seconds
-
-    def set(self, now: datetime) -> None:
-        """Set the wall clock, forwards or back."""
-        self._now = now
-
-
 def stamp(moment: datetime) -> str:
-    """Return a time as it stands in file names: 20201031T060000Z."""
+    """Return a time as file names have it: 20201031T060000Z."""
     return moment.astimezone(UTC).strftime(STAMP)
 
 
 def iso(moment: datetime) -> str:
-    """Return a time as it stands in records: 2020-10-31T06:00:00Z; texts sort as times do."""
+    """Return a time as records have it: 2020-10-31T06:00:00Z; texts sort as times do."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -1,4 +1,4 @@
-"""A project that issues forecasts: its model of the moment, its axis of init times, its feed and its ledger."""
+"""A project that issues forecasts: its deployed model, its schedule of init times, its feed and its ledger."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from pathlib import Path
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.datasets.atomic import make_folder
 from fieldcast.pipeline.errors import BusyError
-from fieldcast.pipeline.live import deployed_model as choice
 from fieldcast.pipeline.live.archive import recovery
 from fieldcast.pipeline.live.archive.durable import locked
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER
 from fieldcast.pipeline.live.clock import ALLOWED_BACK, Clock, SystemClock, iso, parse
-from fieldcast.pipeline.live.cycle_schedule import Axis, Span, merged
-from fieldcast.pipeline.live.deployed_model import Chosen
+from fieldcast.pipeline.live.deployed_model import DeployedModel, resolve_model
 from fieldcast.pipeline.live.feed.store import LiveObservations
+from fieldcast.pipeline.live.schedule import CycleSchedule, Span, merge_spans
 
 log = logging.getLogger(__name__)
 LIVE = Path("data/live")
@@ -32,8 +31,8 @@ PLANNED = "planned_until"  # the fact that holds the last init time of the sched
 
 
 @dataclass
-class Station:
-    """Everything that a cycle needs, put together from the parameters; raise `InputError` where they do not fit."""
+class LiveContext:
+    """Everything that a cycle needs, built from the parameters; raise `InputError` where they do not fit."""
 
     params: Params
     folder: Path = LIVE
@@ -42,19 +41,19 @@ class Station:
 
     def __post_init__(self) -> None:
         check_kinds(self.params.live.copies)
-        self.chosen: Chosen = choice.choose(self.params, self.folder, self.root)
-        own = self.chosen.description
+        self.model: DeployedModel = resolve_model(self.params, self.folder, self.root)
+        config = self.model.config
         every = self.params.live.every_minutes
-        phase = own.signature.phase_seconds
-        self.axis = Axis.of(own.step_minutes, phase, every, own.history, own.horizon)
+        phase = config.signature.phase_seconds
+        self.schedule = CycleSchedule.of(config.step_minutes, phase, every, config.history, config.horizon)
         source = self.params.live.source or self.params.source
         self.observations = LiveObservations(
-            self.folder / "observations", source, self.params.ingest, own.signature, self.clock
+            self.folder / "observations", source, self.params.ingest, config.signature, self.clock
         )
 
     @contextmanager
     def writing(self) -> Iterator[Ledger]:
-        """Yield the ledger to the one process that may write, after putting right what an earlier one left behind."""
+        """Yield the ledger to the one process that may write, after recovering what an earlier one left behind."""
         make_folder(self.folder)
         with locked(self.folder / "lock", self.params.live.lock_wait_seconds, self.clock):
             recovery.sweep(self.folder)  # first: on a full disk even the ledger needs the room
@@ -63,7 +62,14 @@ class Station:
                 recovery.recover(self.folder, ledger, self.params.live.max_attempts, self.clock.now())
                 yield ledger
 
-    def due(self, init_time: datetime) -> Cycle:
+    @contextmanager
+    def reading(self) -> Iterator[Ledger]:
+        """Yield the ledger without a change on disk; an empty one in memory before the first cycle."""
+        path = self.folder / LEDGER
+        with Ledger(path, read_only=True) if path.is_file() else Ledger(Path(":memory:")) as ledger:
+            yield ledger
+
+    def new_cycle(self, init_time: datetime) -> Cycle:
         """Return the first row of an init time."""
         deadline = init_time + timedelta(minutes=self.params.live.late_data.deadline_minutes)
         return Cycle(init_time, due_at=init_time, deadline_at=deadline)
@@ -74,26 +80,24 @@ class Station:
         The first plan has the newest init time alone. After a time out of service those older than
         `live.backfill_hours` are skipped. Raise `BusyError` while the clock shows an earlier time than the ledger.
         """
-        last_event = ledger.last_event_at()
-        if last_event is not None and now < last_event - ALLOWED_BACK:
-            raise BusyError(
-                f"the clock shows {iso(now)}, earlier than the last entry of {ledger.path}, {iso(last_event)}"
-            )
-        last = ledger.fact(PLANNED)
-        new = self.axis.after(parse(last), now) if last else [self.axis.floor(now)]
-        oldest = now - timedelta(hours=self.params.live.backfill_hours)
+        new = self._new_init_times(ledger, now)
         with ledger.writing(fenced=True):
             for init_time in new:
                 if ledger.cycle(init_time) is None:
-                    self._enter(ledger, self.due(init_time), oldest, now)
+                    self._enter(ledger, self.new_cycle(init_time), now)
             if new:
                 ledger.set_fact(PLANNED, iso(new[-1]))
-        return [cycle.init_time for cycle in ledger.cycles(until=now, states=OPEN)]
+        return _open(ledger, now)
 
-    def bring_in(self, ledger: Ledger, init_times: Sequence[datetime], now: datetime) -> dict[str, float]:
-        """Bring in the frames that these cycles and pending verifications need; return the seconds that it took."""
+    def due(self, ledger: Ledger, now: datetime) -> list[datetime]:
+        """Return the init times that `plan` would return, entering none."""
+        new = [it for it in self._new_init_times(ledger, now) if not self._too_old(it, now)]
+        return sorted({*_open(ledger, now), *(it for it in new if ledger.cycle(it) is None)})
+
+    def fetch_frames(self, ledger: Ledger, init_times: Sequence[datetime], now: datetime) -> dict[str, float]:
+        """Fetch the frames that these cycles and pending verifications need; return the seconds that it took."""
         before = time.perf_counter()
-        for since, until in self.spans(ledger, init_times, now):
+        for since, until in self._needed_spans(ledger, init_times, now):
             scan = self.observations.fetch_frames(since, until)
             with ledger.writing(fenced=True):
                 for event, lines in (("refused", scan.refused), ("stale_input", [iso(it) for it in scan.stale])):
@@ -102,16 +106,32 @@ class Station:
                         ledger.note(event, now, line)
         return {"observations": time.perf_counter() - before}
 
-    def spans(self, ledger: Ledger, init_times: Sequence[datetime], now: datetime) -> list[Span]:
-        """Return the spans of time whose frames are needed."""
-        histories = [(self.axis.history_of(it)[0], min(it, now)) for it in init_times]
-        pending = [it.init_time for it in ledger.unverified()]
-        truths = [(it, min(self.axis.truth_of(it)[-1], now)) for it in pending]
-        return merged(histories + truths)
+    def _needed_spans(self, ledger: Ledger, init_times: Sequence[datetime], now: datetime) -> list[Span]:
+        histories = [(self.schedule.history_times(it)[0], min(it, now)) for it in init_times]
+        unverified = [cycle.init_time for cycle in ledger.unverified()]
+        observed = [(it, min(self.schedule.valid_times(it)[-1], now)) for it in unverified]
+        return merge_spans(histories + observed)
 
-    def _enter(self, ledger: Ledger, cycle: Cycle, oldest: datetime, now: datetime) -> None:
-        if cycle.init_time < oldest:
+    def _new_init_times(self, ledger: Ledger, now: datetime) -> list[datetime]:
+        """Return the init times since the last plan; raise `BusyError` where the clock is behind the ledger."""
+        last_event = ledger.last_event_at()
+        if last_event is not None and now < last_event - ALLOWED_BACK:
+            raise BusyError(
+                f"the clock shows {iso(now)}, earlier than the last entry of {ledger.path}, {iso(last_event)}"
+            )
+        last = ledger.fact(PLANNED)
+        return self.schedule.after(parse(last), now) if last else [self.schedule.floor(now)]
+
+    def _too_old(self, init_time: datetime, now: datetime) -> bool:
+        return init_time < now - timedelta(hours=self.params.live.backfill_hours)
+
+    def _enter(self, ledger: Ledger, cycle: Cycle, now: datetime) -> None:
+        if self._too_old(cycle.init_time, now):
             reason = "out of service for longer than live.backfill_hours"
             ledger.put(replace(cycle, state=State.SKIPPED, ended_at=now, reason=reason), "skipped", now)
         else:
             ledger.put(cycle, "due", now)
+
+
+def _open(ledger: Ledger, now: datetime) -> list[datetime]:
+    return [cycle.init_time for cycle in ledger.cycles(until=now, states=OPEN)]

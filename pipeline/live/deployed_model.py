@@ -1,4 +1,4 @@
-"""Which model makes the forecasts: a checkpoint folder, or the one that the registry's alias points to."""
+"""The model that makes the forecasts: a checkpoint folder, or the version that the registry's alias points to."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fieldcast.pipeline.forecasting.tiling import forecast_fields
 
 log = logging.getLogger(__name__)
 FETCHED = "models"  # folder of checkpoints from the registry
-LAST = "last.json"  # which of them each alias pointed to when the registry last answered
+LAST = "last.json"  # the version that each alias pointed to when the registry last answered
 
 
 @dataclass(frozen=True)
-class Chosen:
+class DeployedModel:
     """A checkpoint that forecasts, and the options that hindcasts of it are made with."""
 
     folder: Path
@@ -37,14 +37,14 @@ class Chosen:
     fallback_options: dict[str, object]  # of advection, as params.yaml has them
 
     @cached_property
-    def description(self) -> CheckpointConfig:
-        """Return what the checkpoint was made for."""
+    def config(self) -> CheckpointConfig:
+        """Return the checkpoint's configuration."""
         return checkpoint.read_config(self.folder)
 
     @cached_property
     def names(self) -> list[str]:
         """Return its channels in order, forecast variables first."""
-        return self.description.channel_names
+        return self.config.channel_names
 
     def forecast(self, history: np.ndarray, init_time: np.datetime64) -> np.ndarray:
         """Return the forecast (lead, c, y, x) of a history (t, c, y, x), as the stage `forecast` makes it."""
@@ -52,13 +52,25 @@ class Chosen:
 
     def fallback(self, name: str, history: np.ndarray, init_time: np.datetime64, lag: int) -> np.ndarray:
         """Return the forecast (lead, c, y, x) of a reference, from a history whose last `lag` frames are missing."""
-        own = self.description
-        seen = history[: len(history) - lag]
-        options = self.fallback_options if name == "advection" else {}
-        description = replace(own, model=name, kind=name, options=options, horizon=own.horizon + lag, history=len(seen))
-        start = np.array([init_time - np.timedelta64(lag * own.step_minutes, "m")])
-        made: np.ndarray = Forecaster(description, {})(seen[None], start)[0, lag:]
-        return made
+        available = history[: len(history) - lag]
+        config = replace(
+            self.config,
+            model=name,
+            kind=name,
+            options=self.fallback_options if name == "advection" else {},
+            horizon=self.config.horizon + lag,
+            history=len(available),
+        )
+        start = np.array([init_time - np.timedelta64(lag * config.step_minutes, "m")])
+        fields: np.ndarray = Forecaster(config, {})(available[None], start)[0, lag:]
+        return fields
+
+    def identity(self) -> dict[str, object]:
+        """Return all that decides the values of a forecast besides its history."""
+        facts = asdict(self)
+        for name in ("folder", "version"):
+            del facts[name]
+        return facts | {"contract": self.config.signature.digest}
 
 
 def forecast_one(
@@ -71,30 +83,30 @@ def forecast_one(
 ) -> np.ndarray:
     """Return the forecast (lead, c, y, x) of one history (t, c, y, x); the model stays loaded in its process."""
     forecaster = load_cached(folder, digest)
-    made: np.ndarray = forecast_fields(forecaster, history[None], np.array([init_time]), tile_cells, overlap_cells)[0]
-    return made
+    fields: np.ndarray = forecast_fields(forecaster, history[None], np.array([init_time]), tile_cells, overlap_cells)[0]
+    return fields
 
 
-def choose(params: Params, folder: Path, root: Path = Path()) -> Chosen:
+def resolve_model(params: Params, folder: Path, root: Path = Path()) -> DeployedModel:
     """Return the model that `live.model` names; raise `InputError` where there is none.
 
-    A registry that does not answer costs ten seconds at most: the model that it last named goes on.
+    A registry that does not answer costs ten seconds at most: the version that it last named stays in use.
     """
-    wanted = params.live.model
-    place = root / wanted
+    name = params.live.model
+    place = root / name
     if (place / checkpoint.CONFIG).is_file():
         digest = store.directory_digest(place)
-        return _chosen(params, place, digest, digest.removesuffix(".dir")[:12])
-    if "/" in wanted:
+        return _deployed(params, place, digest, digest.removesuffix(".dir")[:12])
+    if "/" in name:
         raise InputError(
-            f"params.yaml: live.model is '{wanted}': no checkpoint there, expected a folder such as "
+            f"params.yaml: live.model is '{name}': no checkpoint there, expected a folder such as "
             "data/checkpoints/convlstm (dvc repro trains it) or an alias in the registry such as champion"
         )
-    return _registered(params, folder / FETCHED, wanted, root)
+    return _registered(params, folder / FETCHED, name, root)
 
 
-def _registered(params: Params, into: Path, alias: str, root: Path) -> Chosen:
-    from fieldcast.pipeline.live import mlflow_sync as tracker
+def _registered(params: Params, into: Path, alias: str, root: Path) -> DeployedModel:
+    from fieldcast.pipeline.live import mlflow_sync
 
     experiment = params.track.experiment
     make_folder(into)
@@ -102,35 +114,26 @@ def _registered(params: Params, into: Path, alias: str, root: Path) -> Chosen:
     last = json.loads(record.read_text()) if record.is_file() else {}
     key = f"{experiment}@{alias}"
     try:
-        found = tracker.fetch_registered(experiment, alias, into, root)
-        facts = {"version": found.version, "digest": found.digest}
+        registered = mlflow_sync.fetch_registered(experiment, alias, into, root)
+        facts = {"version": registered.version, "digest": registered.digest}
         if last.get(key) != facts:
             replace_durable(record, json.dumps({**last, key: facts}, sort_keys=True).encode())
-    except tracker.TrackerDownError as error:
+    except mlflow_sync.TrackerDownError as error:
         if key not in last:
             raise
         facts = last[key]
         log.warning("%s; %s stays version %s", error, alias, facts["version"])
-    return _chosen(params, into / facts["digest"], facts["digest"], f"{experiment}/{facts['version']}")
+    return _deployed(params, into / facts["digest"], facts["digest"], f"{experiment}/{facts['version']}")
 
 
-def _chosen(params: Params, folder: Path, digest: str, version: str) -> Chosen:
-    description = checkpoint.read_config(folder)
+def _deployed(params: Params, folder: Path, digest: str, version: str) -> DeployedModel:
     entry = params.models.get("advection")
     advection = entry.options if entry is not None else models.OPTIONS["advection"]()
-    return Chosen(
+    return DeployedModel(
         folder=folder,
         digest=digest,
         version=version,
-        tile_cells=params.forecast.tile_cells or description.crop_cells,
+        tile_cells=params.forecast.tile_cells or checkpoint.read_config(folder).crop_cells,
         overlap_cells=params.forecast.overlap_cells,
         fallback_options=advection.model_dump(mode="json"),
     )
-
-
-def identity(chosen: Chosen) -> dict[str, object]:
-    """Return what decides the values of a forecast besides its history."""
-    facts = asdict(chosen)
-    for name in ("folder", "version"):
-        del facts[name]
-    return facts | {"contract": chosen.description.signature.digest}

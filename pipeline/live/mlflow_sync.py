@@ -1,7 +1,7 @@
-"""What scheduled forecasts ask of MLflow, the registered model, and what they tell it, in one run a day.
+"""MLflow for scheduled forecasts: they fetch the registered model, and send their records to one run a day.
 
-Every call ends after `seconds`, whatever the tracker does: refuse, keep silent, or send a byte now and then. Importing
-MLflow and making its database, where there is none yet, take some seconds more, but always end.
+Every call ends after `seconds`, also where the tracker refuses, is silent, or sends a byte now and then. Importing
+MLflow and creating its database take some seconds more, but always end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REFUSED = "INVALID_PARAMETER_VALUE"  # sent again, it would be refused again
 
 
 class TrackerDownError(BusyError):
-    """MLflow refuses, fails or keeps silent: go on without it, and try again later."""
+    """MLflow refuses, fails or is silent: continue without it, and try again later."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class Record:
-    """What the tracker is told of one cycle; `seq` is its number in the sender's ledger."""
+    """The record of one cycle for the tracker; `seq` is its number in the sender's ledger."""
 
     seq: int
     day: str  # of the init time: 2020-10-31
@@ -76,12 +76,12 @@ class Record:
 def fetch_registered(experiment: str, alias: str, into: Path, root: Path = Path(), seconds: float = 10.0) -> Registered:
     """Return the version of the model `experiment` that has `alias`, its checkpoint in `into/<digest>`.
 
-    What is there already is not downloaded again. Raise `InputError` when no version has the alias or its checkpoint is
-    not the one that was registered, `TrackerDownError` when that is not known after `seconds`.
+    A checkpoint that is there already is not downloaded again. Raise `InputError` when no version has the alias or its
+    checkpoint is not the one that was registered, `TrackerDownError` when that is not known after `seconds`.
     """
     try:
         client = open_client(root)
-        return _within(seconds, lambda given_up: _fetch(client, experiment, alias, into, given_up))
+        return _within(seconds, lambda cancelled: _fetch(client, experiment, alias, into, cancelled))
     except (InputError, TrackerDownError):
         raise
     except Exception as error:  # the tracker may fail in any way
@@ -94,7 +94,7 @@ def send_records(experiment: str, records: Sequence[Record], root: Path = Path()
     """Return the numbers of the records that have arrived in the experiment `<experiment>-forecasts` after `seconds`.
 
     There is one run a day and model version, with the init time as the time of each value; a record that is sent twice
-    adds nothing. Never raises: what is wrong is one line in the log.
+    adds nothing. Never raises: an error is one line in the log.
     """
     arrived: list[int] = []
     if not records:
@@ -102,27 +102,27 @@ def send_records(experiment: str, records: Sequence[Record], root: Path = Path()
     try:
         client = open_client(root)
         sender = _Sender(client, f"{experiment}-forecasts", root, arrived)
-        _within(seconds, lambda given_up: sender.send(records, given_up))
+        _within(seconds, lambda cancelled: sender.send(records, cancelled))
     except Exception as error:  # the tracker may fail in any way, a cycle must not
         waiting = len(records) - len(arrived)
         log.warning("MLflow does not answer, %d of %d records wait: %s", waiting, len(records), first_line(error))
-    return list(arrived)  # a call that was given up may still add to the other one
+    return list(arrived)  # a cancelled call may still add to the other list
 
 
 def _within(seconds: float, call: Callable[[threading.Event], Result]) -> Result:
-    """Return `call(given_up)`; raise `TrackerDownError` after `seconds`, and let it find out by `given_up`.
+    """Return `call(cancelled)`; raise `TrackerDownError` after `seconds`, which then sets `cancelled`.
 
     It runs in a thread that no exit of the process waits for, since a request cannot be broken off.
     """
-    given_up, outcome = threading.Event(), Future[Result]()
+    cancelled, outcome = threading.Event(), Future[Result]()
 
     def work() -> None:
         try:
-            outcome.set_result(call(given_up))
+            outcome.set_result(call(cancelled))
         except Exception as error:
             outcome.set_exception(error)
 
-    with _impatient():
+    with _short_timeouts():
         threading.Thread(target=work, name="tracker", daemon=True).start()
         try:
             return outcome.result(timeout=seconds)
@@ -131,12 +131,12 @@ def _within(seconds: float, call: Callable[[threading.Event], Result]) -> Result
                 raise
             raise TrackerDownError(f"MLflow does not answer within {seconds:g} s") from None
         finally:
-            given_up.set()
+            cancelled.set()
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Let MLflow's requests fail soon and print nothing: it reads these settings from the environment, each time."""
+def _short_timeouts() -> Iterator[None]:
+    """Let MLflow's requests fail soon and print nothing; it reads these settings from the environment each time."""
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -154,7 +154,7 @@ def _impatient() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _fetch(client: MlflowClient, experiment: str, alias: str, into: Path, given_up: threading.Event) -> Registered:
+def _fetch(client: MlflowClient, experiment: str, alias: str, into: Path, cancelled: threading.Event) -> Registered:
     version = _aliased(client, experiment, alias)
     name, run_id = str(version.version), version.run_id or ""
     expected = _recorded_digest(client, run_id)
@@ -164,17 +164,17 @@ def _fetch(client: MlflowClient, experiment: str, alias: str, into: Path, given_
     _sweep(into)
     partial = into / f".{uuid.uuid4().hex}.partial"
     try:
-        _download_checkpoint(client, version, partial, given_up)
-        found = store.directory_digest(partial)
-        if expected not in (None, found):
+        _download_checkpoint(client, version, partial, cancelled)
+        digest = store.directory_digest(partial)
+        if expected not in (None, digest):
             raise InputError(
-                f"version {name} of the model '{experiment}': its checkpoint has digest {found}, expected {expected} "
+                f"version {name} of the model '{experiment}': its checkpoint has digest {digest}, expected {expected} "
                 "as its run says: train the model again, or give another version the alias"
             )
-        _publish(partial, into / found)
+        _move_into_place(partial, into / digest)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Registered(name, run_id, into / found, found)
+    return Registered(name, run_id, into / digest, digest)
 
 
 def _aliased(client: MlflowClient, experiment: str, alias: str) -> ModelVersion:
@@ -193,7 +193,7 @@ def _aliased(client: MlflowClient, experiment: str, alias: str) -> ModelVersion:
 
 
 def _recorded_digest(client: MlflowClient, run_id: str) -> str | None:
-    """Return the digest that the training run wrote down, if MLflow still knows the run."""
+    """Return the digest that the training run recorded, if MLflow still has the run."""
     from mlflow.exceptions import MlflowException
 
     if not run_id:
@@ -207,7 +207,7 @@ def _recorded_digest(client: MlflowClient, run_id: str) -> str | None:
     return digest if DIGEST.fullmatch(digest) else None
 
 
-def _download_checkpoint(client: MlflowClient, version: ModelVersion, target: Path, given_up: threading.Event) -> None:
+def _download_checkpoint(client: MlflowClient, version: ModelVersion, target: Path, cancelled: threading.Event) -> None:
     """Write the checkpoint of a version to `target`: the folder in the model's `artifacts`, next to its code."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -220,22 +220,22 @@ def _download_checkpoint(client: MlflowClient, version: ModelVersion, target: Pa
             f"{address}/artifacts, expected one, the checkpoint that the train stage registers: give such a version "
             "the alias"
         )
-    _download(model, folders[0], target, given_up)
+    _download(model, folders[0], target, cancelled)
 
 
-def _download(model: Any, source: str, target: Path, given_up: threading.Event) -> None:
+def _download(model: Any, source: str, target: Path, cancelled: threading.Event) -> None:
     target.mkdir()
     for entry in model.list_artifacts(source):
-        if given_up.is_set():
-            raise TrackerDownError("given up")
+        if cancelled.is_set():
+            raise TrackerDownError("cancelled")
         place = target / PurePosixPath(entry.path).name
         if entry.is_dir:
-            _download(model, entry.path, place, given_up)
+            _download(model, entry.path, place, cancelled)
         else:  # file by file: MLflow's own download of folders has threads that would hold up the process's exit
             model._download_file(entry.path, str(place))
 
 
-def _publish(partial: Path, target: Path) -> None:
+def _move_into_place(partial: Path, target: Path) -> None:
     fsync_tree(partial)
     if _holds(target, target.name):  # another process was first
         return
@@ -254,22 +254,22 @@ def _sweep(into: Path) -> None:
 
 
 class _Sender:
-    """Sends records, and remembers what has arrived and which run a day and model version has."""
+    """A sender of records that keeps the numbers of those that have arrived."""
 
     def __init__(self, client: MlflowClient, experiment: str, root: Path, arrived: list[int]) -> None:
         self.client, self.experiment, self.root, self.arrived = client, experiment, root, arrived
 
-    def send(self, records: Sequence[Record], given_up: threading.Event) -> None:
+    def send(self, records: Sequence[Record], cancelled: threading.Event) -> None:
         identity = experiment_id(self.client, self.experiment, self.root)
         for group in _by_run(records):
             run_id = self._run(identity, group[0])
             for batch in _batches(group):
-                if given_up.is_set():
+                if cancelled.is_set():
                     return
                 self._log(run_id, batch)
 
     def _log(self, run_id: str, batch: Sequence[Record]) -> None:
-        """Send some records of one run; where MLflow refuses one for what it says, the others go without it."""
+        """Send some records of one run; where MLflow refuses one for its content, the others are sent without it."""
         from mlflow.entities import Metric, RunTag
         from mlflow.exceptions import MlflowException
 
@@ -294,12 +294,12 @@ class _Sender:
             self.arrived.extend(record.seq for record in batch)
 
     def _run(self, identity: str, record: Record) -> str:
-        """Return the run of the record's day and model version, which stands there as finished from the first."""
-        chosen = f"tags.`{DAY_TAG}` = '{record.day}' and tags.`{VERSION_TAG}` = '{record.model_version}'"
-        known = self.client.search_runs([identity], chosen, max_results=1)
+        """Return the run of the record's day and model version, which is marked as finished from the first."""
+        query = f"tags.`{DAY_TAG}` = '{record.day}' and tags.`{VERSION_TAG}` = '{record.model_version}'"
+        runs = self.client.search_runs([identity], query, max_results=1)
         start = datetime.fromisoformat(record.day).replace(tzinfo=UTC)
-        if known:
-            run = known[0]
+        if runs:
+            run = runs[0]
         else:
             colour = {"mlflow.runColor": COLOURS[record.model]} if record.model in COLOURS else {}
             tags = {DAY_TAG: record.day, VERSION_TAG: record.model_version, MODEL_TAG: record.model, **colour}
@@ -323,14 +323,16 @@ def _batches(records: Sequence[Record]) -> Iterator[list[Record]]:
     """Yield the records in as few batches as MLflow's limits allow."""
     batch: list[Record] = []
     for record in records:
-        both = [*batch, record]
-        if batch and (
-            sum(len(it.values) + len(it.tags) for it in both) > BATCH or sum(len(it.tags) for it in both) > BATCH_TAGS
-        ):
+        if batch and not _fits([*batch, record]):
             yield batch
-            both = [record]
-        batch = both
+            batch = []
+        batch.append(record)
     yield batch
+
+
+def _fits(batch: Sequence[Record]) -> bool:
+    tags = sum(len(record.tags) for record in batch)
+    return tags <= BATCH_TAGS and tags + sum(len(record.values) for record in batch) <= BATCH
 
 
 def _milliseconds(moment: datetime) -> int:

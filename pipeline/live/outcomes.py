@@ -1,4 +1,4 @@
-"""What became of a cycle, and the exit codes that say so to schedulers."""
+"""The outcome of a cycle, and the exit codes that report it to schedulers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ExitCode(IntEnum):
 
 
 class Result(StrEnum):
-    """How a cycle ended."""
+    """The end of a cycle."""
 
     DONE = "done"
     ALREADY_DONE = "already_done"
@@ -50,7 +50,7 @@ DETAILED = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one cycle ended, why, and where its forecast lies."""
+    """The end of one cycle, its reason, and the path of the forecast."""
 
     init_time: datetime
     result: Result
@@ -63,14 +63,14 @@ class Outcome:
     failure: ExitCode = ExitCode.BUG  # of a failed cycle
 
     def exit_code(self, *, detailed: bool = False) -> ExitCode:
-        """Return the exit code; without `detailed`, whatever needs no repeating is 0."""
+        """Return the exit code; without `detailed`, 0 for all that needs no repeating."""
         if self.result is Result.FAILED:
             return self.failure
         code = DETAILED[self.result]
         return code if detailed or code is ExitCode.TRY_AGAIN else ExitCode.DONE
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the facts that `--json` prints."""
         facts = asdict(self) | {"init_time": iso(self.init_time)}
         del facts["failure"]
         facts["outcome"] = str(facts.pop("result"))
@@ -83,11 +83,34 @@ def code_of(error: BaseException) -> ExitCode:
 
 
 def worst(outcomes: Sequence[Outcome], *, detailed: bool = False) -> ExitCode:
-    """Return the exit code of several cycles: of a failure, else that one must be tried again, else the newest's."""
-    codes = [it.exit_code(detailed=detailed) for it in outcomes]
-    failures = [it.failure for it in outcomes if it.result is Result.FAILED]
+    """Return the exit code of several cycles: of the last failure, else "try again" if any waits, else the newest's."""
+    codes = [outcome.exit_code(detailed=detailed) for outcome in outcomes]
+    failures = [outcome.failure for outcome in outcomes if outcome.result is Result.FAILED]
     if failures:
         return failures[-1]
     if ExitCode.TRY_AGAIN in codes:
         return ExitCode.TRY_AGAIN
     return codes[-1] if codes else ExitCode.ALREADY_DONE if detailed else ExitCode.DONE
+
+
+def describe(outcome: Outcome) -> str:
+    """Return an outcome in one line."""
+    words = [iso(outcome.init_time), str(outcome.result).replace("_", " ")]
+    words += [f"by {outcome.model}"] if outcome.path and outcome.model else []
+    words += [f"({outcome.reason})"] if outcome.reason else []
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in outcome.timings.items())
+    return " ".join(words) + (f": {seconds}" if seconds else "")
+
+
+def describe_dry(outcome: Outcome) -> str:
+    """Return the outcome of a dry run in one line."""
+    by_model = f"would be forecast by {outcome.model}"
+    words = {
+        Result.DONE: by_model,
+        Result.DEGRADED: by_model,
+        Result.ALREADY_DONE: "is done",
+        Result.SKIPPED: "would be skipped",
+        Result.NO_DATA_YET: "would wait",
+        Result.FAILED: "would fail",
+    }[outcome.result]
+    return f"{iso(outcome.init_time)} {words}" + (f" ({outcome.reason})" if outcome.reason else "")

@@ -1,4 +1,4 @@
-"""What follows a cycle: verification of what has come true, drift, copies, retention, and news for the tracker."""
+"""The work after a cycle: verification of what has been observed, drift, copies, retention, records for MLflow."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-
+from fieldcast.pipeline.config import Drift
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.errors import DamagedError
-from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive import recovery
+from fieldcast.pipeline.live.archive import publish, recovery
 from fieldcast.pipeline.live.archive.exports import write_copies
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State, Verification
 from fieldcast.pipeline.live.archive.publish import COPIES, LEDGER, path_of
 from fieldcast.pipeline.live.archive.records import scores_record
 from fieldcast.pipeline.live.clock import Clock, iso, parse
-from fieldcast.pipeline.live.context import Station
-from fieldcast.pipeline.live.monitoring import verification
+from fieldcast.pipeline.live.context import LiveContext
+from fieldcast.pipeline.live.monitoring import drift
+from fieldcast.pipeline.live.monitoring.verification import sums_of
 
 log = logging.getLogger(__name__)
-ALARMS = "alarms"  # the fact that holds the alarms of the last look
+ALARMS = "alarms"  # the fact that holds the current alarms
 
 
-def verify_issued(station: Station, ledger: Ledger, now: datetime) -> int:
-    """Score every published forecast whose truth is in, once each; return how many.
+def verify_issued(context: LiveContext, ledger: Ledger, now: datetime) -> int:
+    """Score every published forecast whose valid times have been observed, once each; return the number scored.
 
-    A truth with gaps is waited for until `live.verify_after_hours` after the last valid time.
+    Missing frames are waited for until `live.verify_after_hours` after the last valid time.
     """
-    patience = timedelta(hours=station.params.live.verify_after_hours)
-    done = 0
+    patience = timedelta(hours=context.params.live.verify_after_hours)
+    count = 0
     for cycle in ledger.unverified():
-        valid_times = station.axis.truth_of(cycle.init_time)
+        valid_times = context.schedule.valid_times(cycle.init_time)
         if valid_times[-1] > now:
             continue
-        there = station.observations.frames(valid_times)
-        if len(there) < len(valid_times) and now < valid_times[-1] + patience:
+        observed = context.observations.frames(valid_times)
+        if len(observed) < len(valid_times) and now < valid_times[-1] + patience:
             continue
         try:
-            sums = _sums(station, cycle, valid_times)
+            sums = _sums(context, cycle, valid_times)
         except DamagedError as error:
             log.error("verification of %s: %s", iso(cycle.init_time), error)
             continue
@@ -49,74 +48,27 @@ def verify_issued(station: Station, ledger: Ledger, now: datetime) -> int:
         with ledger.writing(fenced=True):
             ledger.add_verification(verified)
             ledger.enqueue(f"scores {iso(cycle.init_time)} {cycle.revision}", scores_record(cycle, verified))
-        done += 1
-    return done
+        count += 1
+    return count
 
 
-def give_up(station: Station, ledger: Ledger, now: datetime) -> None:
-    """Record as failed what is still due, past its deadline and older than `live.backfill_hours`."""
-    oldest = now - timedelta(hours=station.params.live.backfill_hours)
-    late = [it for it in ledger.cycles(until=oldest, states=[State.DUE]) if now >= (it.deadline_at or now)]
-    if late:
+def expire_overdue(context: LiveContext, ledger: Ledger, now: datetime) -> None:
+    """Record as failed the cycles that are still due, past their deadline and older than `live.backfill_hours`."""
+    oldest = now - timedelta(hours=context.params.live.backfill_hours)
+    overdue = [row for row in ledger.cycles(until=oldest, states=[State.DUE]) if now >= (row.deadline_at or now)]
+    if overdue:
         with ledger.writing(fenced=True):
-            for cycle in late:
-                failed = replace(cycle, state=State.FAILED, ended_at=now, reason=cycle.reason or "it became too old")
+            for cycle in overdue:
+                failed = replace(cycle, state=State.FAILED, ended_at=now, reason=cycle.reason or "expired")
                 ledger.put(failed, "failed", now)
 
 
-def keep_house(station: Station, ledger: Ledger, now: datetime) -> None:
-    """Look for drift, write the optional copies, and retire what is old."""
-    _look_for_drift(station, ledger, now)
-    kinds = station.params.live.copies
-    if kinds:
-        newest = ledger.cycles(states=VISIBLE, newest=1)
-        for cycle in newest:
-            _copy(station.folder, cycle, kinds)
-    rules = station.params.live.retention
-    recovery.retire(station.folder, ledger, rules, now)
-    needed = [it.init_time for it in ledger.unverified()] or [now]
-    oldest = (
-        min(min(needed), now - timedelta(hours=rules.observations_hours)) - station.axis.history * station.axis.step
-    )
-    station.observations.prune(oldest)
-
-
-def current_alarms(ledger: Ledger, now: datetime, options: Any) -> list[str]:
-    """Return the signs of drift over the last `live.drift.days`."""
-    since = verification.window(now, options)
-    return verification.alarms(ledger.verifications(since), ledger.cycles(since, states=VISIBLE), options)
-
-
-def sync(experiment: str, folder: Path, clock: Clock, root: Path = Path()) -> int:
-    """Send what the tracker does not have yet, in ten seconds at most; return how many records arrived."""
-    from fieldcast.pipeline.live import mlflow_sync as tracker
-
-    with Ledger(folder / LEDGER) as ledger:
-        pending = ledger.pending()
-        if not pending:
-            return 0
-        records = [tracker.Record(seq=seq, **(content | {"at": parse(content["at"])})) for seq, content in pending]
-        sent = tracker.send_records(experiment, records, root)
-        ledger.mark_sent(sent, clock.now())
-    return len(sent)
-
-
-def _sums(station: Station, cycle: Cycle, valid_times: list[datetime]) -> dict[str, Any]:
-    path = path_of(station.folder, cycle.init_time, cycle.revision)
-    archive.check(path, cycle.manifest_sha256)
-    with store.open_forecasts(path) as stored:
-        forecast: xr.Dataset = stored.load()
-    names = station.chosen.description.target_names
-    observed = station.observations.read(valid_times, names)
-    history = station.observations.read(station.axis.history_of(cycle.init_time), names)
-    return verification.sums_of(forecast, observed, history, names, station.params.verify.thresholds)
-
-
-def _look_for_drift(station: Station, ledger: Ledger, now: datetime) -> None:
-    found = current_alarms(ledger, now, station.params.live.drift)
+def record_drift(context: LiveContext, ledger: Ledger, now: datetime) -> None:
+    """Log and record the start and the end of alarms, not each cycle's change of the numbers in their text."""
+    alarms = current_alarms(ledger, now, context.params.live.drift)
     before = ledger.fact(ALARMS) or ""
-    text = "; ".join(found)
-    if bool(text) != bool(before):  # numbers in the text change every cycle
+    text = "; ".join(alarms)
+    if bool(text) != bool(before):
         if text:
             log.warning("drift: %s", text)
         with ledger.writing(fenced=True):
@@ -124,7 +76,51 @@ def _look_for_drift(station: Station, ledger: Ledger, now: datetime) -> None:
             ledger.set_fact(ALARMS, text)
 
 
-def _copy(folder: Path, cycle: Cycle, kinds: list[Any]) -> None:
-    path = path_of(folder, cycle.init_time, cycle.revision)
-    with store.open_forecasts(path) as forecast:
-        write_copies(forecast, folder / COPIES, path.name.removesuffix(".zarr"), kinds)
+def copy_newest(context: LiveContext, ledger: Ledger) -> None:
+    """Write the newest forecast in the formats of `live.copies`."""
+    if not context.params.live.copies:
+        return
+    for cycle in ledger.cycles(states=VISIBLE, newest=1):
+        path = path_of(context.folder, cycle.init_time, cycle.revision)
+        with store.open_forecasts(path) as forecast:
+            write_copies(forecast, context.folder / COPIES, path.name.removesuffix(".zarr"), context.params.live.copies)
+
+
+def apply_retention(context: LiveContext, ledger: Ledger, now: datetime) -> None:
+    """Retire old forecasts, and remove the frames that no cycle or verification needs any more."""
+    rules, schedule = context.params.live.retention, context.schedule
+    recovery.retire(context.folder, ledger, rules, now)
+    unverified = [cycle.init_time for cycle in ledger.unverified()]
+    oldest = min([*unverified, now - timedelta(hours=rules.observations_hours)])
+    context.observations.prune(oldest - schedule.history * schedule.step)
+
+
+def current_alarms(ledger: Ledger, now: datetime, options: Drift) -> list[str]:
+    """Return the signs of drift over the last `live.drift.days`."""
+    since = drift.first_init_time(now, options)
+    return drift.alarms(ledger.verifications(since), ledger.cycles(since, states=VISIBLE), options)
+
+
+def sync(experiment: str, folder: Path, clock: Clock, root: Path = Path()) -> int:
+    """Send the records that MLflow does not have yet, in ten seconds at most; return how many arrived."""
+    from fieldcast.pipeline.live import mlflow_sync
+
+    with Ledger(folder / LEDGER) as ledger:
+        pending = ledger.pending()
+        if not pending:
+            return 0
+        records = [mlflow_sync.Record(seq=seq, **(content | {"at": parse(content["at"])})) for seq, content in pending]
+        sent = mlflow_sync.send_records(experiment, records, root)
+        ledger.mark_sent(sent, clock.now())
+    return len(sent)
+
+
+def _sums(context: LiveContext, cycle: Cycle, valid_times: list[datetime]) -> dict[str, Any]:
+    path = path_of(context.folder, cycle.init_time, cycle.revision)
+    publish.check(path, cycle.manifest_sha256)
+    with store.open_forecasts(path) as stored:
+        forecast = stored.load()
+    names = context.model.config.target_names
+    observed = context.observations.read(valid_times, names)
+    history = context.observations.read(context.schedule.history_times(cycle.init_time), names)
+    return sums_of(forecast, observed, history, names, context.params.verify.thresholds)

@@ -1,8 +1,10 @@
-"""When `fieldcast serve` wakes."""
+"""Init times and the frames around them, all multiples of a step from one anchor; and when `fieldcast serve` wakes."""
 
 from __future__ import annotations
 
-from datetime import tzinfo
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]
@@ -10,9 +12,73 @@ from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped
 from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.errors import InputError
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Span = tuple[datetime, datetime]
 
-def trigger_of(schedule: Schedule) -> CronTrigger:
-    """Return when to wake; raise `InputError` for a cron expression or a time zone that is none."""
+
+@dataclass(frozen=True)
+class CycleSchedule:
+    """The regular times of the training data, and those of them that are init times of scheduled forecasts."""
+
+    step: timedelta
+    phase: timedelta  # of frames after multiples of the step since 1970
+    every: timedelta  # between init times
+    history: int
+    horizon: int
+
+    @classmethod
+    def of(
+        cls, step_minutes: int, phase_seconds: int, every_minutes: int | None, history: int, horizon: int
+    ) -> CycleSchedule:
+        """Return the schedule of a model; raise `InputError` where `every_minutes` is no multiple of its step."""
+        every = every_minutes or step_minutes
+        if every % step_minutes:
+            raise InputError(
+                f"params.yaml: live.every_minutes is {every}, expected a multiple of the model's {step_minutes} minutes"
+            )
+        step = timedelta(minutes=step_minutes)
+        return cls(step, timedelta(seconds=phase_seconds), timedelta(minutes=every), history, horizon)
+
+    def floor(self, moment: datetime) -> datetime:
+        """Return the last init time at or before `moment`."""
+        return moment - (moment - EPOCH - self.phase) % self.every
+
+    def after(self, last: datetime, until: datetime) -> list[datetime]:
+        """Return the init times after `last` up to `until`."""
+        first = self.floor(last) + self.every
+        count = max(0, (until - first) // self.every + 1)
+        return [first + i * self.every for i in range(count)]
+
+    def require(self, init_time: datetime) -> None:
+        """Raise `InputError` unless `init_time` is one."""
+        if (before := self.floor(init_time)) != init_time:
+            raise InputError(
+                f"--at {init_time:%Y-%m-%dT%H:%M:%S} is no init time, expected one every {self.every} such as "
+                f"{before:%Y-%m-%dT%H:%M:%S}"
+            )
+
+    def history_times(self, init_time: datetime) -> list[datetime]:
+        """Return the times of the frames that a forecast is made from, the init time last."""
+        return [init_time - i * self.step for i in reversed(range(self.history))]
+
+    def valid_times(self, init_time: datetime) -> list[datetime]:
+        """Return the valid times of a forecast."""
+        return [init_time + (i + 1) * self.step for i in range(self.horizon)]
+
+
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
+    """Return spans of time in order, those that overlap or touch merged."""
+    result: list[Span] = []
+    for first, last in sorted(spans):
+        if result and first <= result[-1][1]:
+            result[-1] = (result[-1][0], max(last, result[-1][1]))
+        else:
+            result.append((first, last))
+    return result
+
+
+def cron_trigger(schedule: Schedule) -> CronTrigger:
+    """Return the trigger of wakeups; raise `InputError` for a wrong cron expression or time zone."""
     try:
         zone: tzinfo = ZoneInfo(schedule.time_zone)
     except (ZoneInfoNotFoundError, ValueError):

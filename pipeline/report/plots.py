@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from fieldcast.pipeline.datasets.labels import lead_unit, readable
+from fieldcast.pipeline.datasets.labels import COLOURS, lead_unit, readable
 from fieldcast.pipeline.report.style import FAINT, INK, LINES, SOFT, Styles, spread_out
 
 DPI = 160
@@ -97,6 +99,23 @@ def panel_figure(panel: Panel, styles: Styles) -> Figure:
     _draw_panel(axis, panel, styles)
     leads = list(next(iter(panel.values.values())))
     axis.set_xlabel(f"lead time, {lead_unit(leads)[1]}", fontsize=8, color=INK)
+    return figure
+
+
+def ratio_figure(title: str, ratios: Mapping[datetime, float], limit: float) -> Figure:
+    """Return errors relative to persistence over init times, UTC, with a dashed line at the highest allowed ratio."""
+    figure = _figure(3.7, 2.7)
+    axis = figure.subplots()
+    times, values = (np.array(side) for side in zip(*sorted(ratios.items()), strict=True))
+    axis.plot(times, values, color=COLOURS["convlstm"], linewidth=2.2, marker="o", markersize=3.5)
+    axis.axhline(limit, color=GUIDE, linewidth=1.2, linestyle="--")
+    axis.set_ylim(0, 1.15 * max(limit, values.max()))
+    locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axis.xaxis.get_offset_text().set_fontsize(8)
+    _dress(axis, title, "below 1: better")
+    axis.set_xlabel("init time, UTC", fontsize=8, color=INK)
     return figure
 
 

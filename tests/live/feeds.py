@@ -15,8 +15,9 @@ from fieldcast.pipeline.datasets.schema import field_names
 from fieldcast.pipeline.datasets.signature import DataSignature, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.ingest import ingest
-from fieldcast.pipeline.live.clock import Clock, SimulatedClock
+from fieldcast.pipeline.live.clock import Clock
 from fieldcast.pipeline.live.feed.store import LiveObservations
+from tests.live.clocks import SimulatedClock
 from tests.sources import archives
 
 START = datetime(2024, 6, 1, tzinfo=UTC)

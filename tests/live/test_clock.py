@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
-from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock, iso, parse, stamp
+from fieldcast.pipeline.live.clock import SystemClock, iso, parse, stamp
+from tests.live.clocks import SimulatedClock
 
 MOMENT = datetime(2020, 10, 31, 6, 5, tzinfo=UTC)
 

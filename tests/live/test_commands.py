@@ -16,7 +16,9 @@ from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
 from fieldcast.pipeline.tracking import runs as tracking
 from tests.conftest import merged
-from tests.live.stations import PARAMS, write_reference
+from tests.live.contexts import PARAMS, write_reference
+
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -38,7 +40,7 @@ def fieldcast(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Return a function that runs the command and gives exit code, standard output and standard error."""
 
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(logging.getLogger("pipeline"), "level", logging.NOTSET)
+    monkeypatch.setattr(logging.getLogger("fieldcast"), "level", logging.NOTSET)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fieldcast", *arguments])
@@ -102,7 +104,7 @@ def test_backfill_prints_every_cycle(fieldcast: Command, project: Path) -> None:
         (["cycle", "--at", "2024-06-01T06:02"], "is no init time"),
         (["cycle", "--supersede"], "needs --at"),
         (["cycle", "--model", "checkpoints/none"], "live.model is 'checkpoints/none'"),
-        (["backfill", "--from", "2024-06-01T06:00", "--to", "2024-06-01T05:00"], "exchange them"),
+        (["backfill", "--from", "2024-06-01T06:00", "--to", "2024-06-01T05:00"], "swap them"),
         (["status", "--cycles", "0"], "greater than or equal to 1"),
         (["audit"], "holds no ledger"),
         (["sync"], "holds no ledger"),

@@ -29,7 +29,6 @@ from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
 from fieldcast.pipeline.live.clock import iso, parse
 from tests.campaign import size
-from tests.live.full_disk import KILOBYTES
 from tests.live.publishing import (
     SEED,
     START,
@@ -168,32 +167,30 @@ def run_together(*jobs: tuple[Any, ...]) -> None:
 
 @pytest.mark.slow
 def test_cycles_published_by_many_processes_at_once(tmp_path: Path) -> None:
-    """None of the cycles is lost, none is published twice."""
-    together, each = size(4, 8), size(3, 25)
-    total = together * each
+    """Processes with cycles of their own, in campaigns eight with 25 each: none lost, none twice."""
     folder = tmp_path / "live"
     folder.mkdir()
-    jobs = [[at(together * i + number) for i in range(each)] for number in range(together)]
-    run_together(*((publish_patiently, folder, moments) for moments in jobs))
-    assert numbers_read(folder) == list(range(total))
+    count, each = size(4, 8), size(6, 25)
+    run_together(*((publish_patiently, folder, [at(count * i + own) for i in range(each)]) for own in range(count)))
+    assert numbers_read(folder) == list(range(count * each))
     with Ledger(folder / LEDGER) as ledger:
         rows = ledger.cycles()
-        assert [(row.state, row.attempt, row.revision) for row in rows] == [(State.PUBLISHED, 1, 0)] * total
-        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == total
-        assert len(ledger.pending()) == total
-    assert len(list((folder / "forecasts").iterdir())) == total
+        assert [(row.state, row.attempt, row.revision) for row in rows] == [(State.PUBLISHED, 1, 0)] * (count * each)
+        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == count * each
+        assert len(ledger.pending()) == count * each
+    assert len(list((folder / "forecasts").iterdir())) == count * each
     require_whole(folder)
 
 
 @pytest.mark.slow
 def test_one_cycle_published_by_many_processes_at_once(tmp_path: Path) -> None:
-    """Exactly one of the processes publishes it, in each round."""
-    together, rounds = size(4, 8), size(3, 10)
+    """Exactly one of several processes publishes it, time after time."""
     folder = tmp_path / "live"
     folder.mkdir()
-    barrier, (here, there) = processes.Barrier(together), processes.Pipe(duplex=False)
-    run_together(*((take_turns, folder, rounds, barrier, there) for _ in range(together)))
-    attempts = [here.recv() for _ in range(together * rounds)]
+    count, rounds = size(4, 8), size(4, 10)
+    barrier, (here, there) = processes.Barrier(count), processes.Pipe(duplex=False)
+    run_together(*((take_turns, folder, rounds, barrier, there) for _ in range(count)))
+    attempts = [here.recv() for _ in range(count * rounds)]
     assert set(attempts) == {(number, 1) for number in range(rounds)}
     with Ledger(folder / LEDGER) as ledger:
         assert sum(event["event"] == "published" for event in ledger.events(10**6)) == rounds
@@ -252,7 +249,7 @@ def seconds_to_publish(folder: Path, acknowledged: Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED])
-def test_many_kills_beside_a_reader(tmp_path: Path, seed: int) -> None:
+def test_kills_while_another_process_reads(tmp_path: Path, seed: int) -> None:
     """No partial or lost forecast, none that cannot be read, and the newest never goes back."""
     folder, acknowledged = tmp_path / "live", tmp_path / "acknowledged"
     publish(folder, at(0))
@@ -260,7 +257,7 @@ def test_many_kills_beside_a_reader(tmp_path: Path, seed: int) -> None:
     reader = start(read_forever, folder, stop, there)
     rng = random.Random(seed)
     longest = 1.5 * seconds_to_publish(folder, acknowledged)
-    for _ in range(size(15, 200)):
+    for _ in range(size(20, 200)):
         writer = start(publish_forever, folder, acknowledged)
         time.sleep(rng.uniform(0, longest))
         kill(writer)

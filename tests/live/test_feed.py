@@ -15,10 +15,11 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock
+from fieldcast.pipeline.live.clock import SystemClock
 from fieldcast.pipeline.live.feed.poll import UnavailableError, address, has_codes, public, within
 from fieldcast.pipeline.sources.files import listed
 from tests.live import feeds
+from tests.live.clocks import SimulatedClock
 from tests.live.feeds import LATER, START, at, bom, contract, gridded, ingested, live_of, require_equal
 
 WHOLE = (START, LATER)

@@ -14,7 +14,8 @@ import pytest
 from fieldcast.pipeline.errors import BusyError
 from fieldcast.pipeline.live.archive import durable as files
 from fieldcast.pipeline.live.archive.durable import locked
-from fieldcast.pipeline.live.clock import SimulatedClock, SystemClock
+from fieldcast.pipeline.live.clock import SystemClock
+from tests.live.clocks import SimulatedClock
 from tests.live.publishing import ended, processes, start
 
 

@@ -15,12 +15,12 @@ from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, 
 from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.durable import FAILPOINT
-from fieldcast.pipeline.live.clock import SimulatedClock
 from fieldcast.pipeline.live.feed.frame_file import encode
 from fieldcast.pipeline.live.feed.store import LiveObservations
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.sources.storms import StormsSource
 from tests.campaign import size
+from tests.live.clocks import SimulatedClock
 from tests.live.feeds import (
     LATER,
     START,

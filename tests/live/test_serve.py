@@ -1,6 +1,7 @@
-"""The resident form: wakes by cron, outlives errors, stops cleanly."""
+"""The resident form: wakes by cron, survives errors, stops cleanly."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -13,14 +14,19 @@ import yaml
 
 from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import scheduler
 from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
-from fieldcast.pipeline.live.clock import SimulatedClock
-from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.context import LiveContext
+from fieldcast.pipeline.live.monitoring.logs import set_up
 from fieldcast.pipeline.live.outcomes import Result
-from fieldcast.pipeline.live.scheduler import Server, attend_waiting, trigger_of
+from fieldcast.pipeline.live.schedule import cron_trigger
+from fieldcast.pipeline.live.scheduler import Server, run_until_complete
 from tests.conftest import merged
-from tests.live.stations import PARAMS, START, minutes, params, write_reference
+from tests.live.clocks import SimulatedClock
+from tests.live.contexts import PARAMS, START, minutes, params, write_reference
+
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def project(tmp_path: Path, tracker: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def test_a_waking_does_what_is_due_and_tells_everyone(project: Path) -> None:
+def test_a_wakeup_runs_what_is_due_and_reports_it(project: Path) -> None:
     clock = SimulatedClock(START)
     server = Server(params(), project / "live", clock)
     for _ in range(2):
@@ -70,19 +76,32 @@ def test_a_clock_that_jumps_is_believed_at_the_second_look(project: Path) -> Non
     assert [it.result for it in server.tick()] == [Result.DONE]
 
 
+@pytest.mark.parametrize(("level", "shown"), [(logging.INFO, ["cycle done"]), (logging.WARNING, [])])
+def test_messages_of_the_project_are_json_lines_from_a_level_on(
+    level: int, shown: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, before in (("", logging.WARNING), ("fieldcast", logging.NOTSET)):
+        monkeypatch.setattr(logging.getLogger(name), "level", before)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    set_up(level)
+    scheduler.log.info("cycle done")
+    logging.getLogger("library").info("something else")
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == shown
+
+
 def test_waiting_ends_at_the_deadline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimulatedClock(START)
     looks = []
 
-    def work(station: Station) -> list[object]:
+    def work(context: LiveContext) -> list[object]:
         from fieldcast.pipeline.live import cycle
         from tests.live.test_cycle import hide
 
-        hide(station, START - minutes(5))
+        hide(context, START - minutes(5))
         looks.append(clock.now())
-        return cycle.run(station)  # type: ignore[return-value]
+        return cycle.run(context)  # type: ignore[return-value]
 
-    outcomes = attend_waiting(params({"late_data": {"deadline_minutes": 1}}), project / "live", clock, work)  # type: ignore[arg-type]
+    outcomes = run_until_complete(params({"late_data": {"deadline_minutes": 1}}), project / "live", clock, work)  # type: ignore[arg-type]
     assert [it.quality for it in outcomes] == ["filled"]
     assert len(looks) == 7  # every ten seconds for one minute
 
@@ -97,11 +116,11 @@ def test_waiting_ends_at_the_deadline(project: Path, monkeypatch: pytest.MonkeyP
 )
 def test_a_wrong_schedule_is_refused_before_it_starts(schedule: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words.replace("*", r"\*")):
-        trigger_of(Schedule(**schedule))
+        cron_trigger(Schedule(**schedule))
 
 
 def test_the_time_zone_is_that_of_the_cron_expression() -> None:
-    trigger = trigger_of(Schedule(cron="0 6 * * *", time_zone="Europe/Vienna"))
+    trigger = cron_trigger(Schedule(cron="0 6 * * *", time_zone="Europe/Vienna"))
     summer, winter = datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 12, 1, tzinfo=UTC)
     assert [trigger.get_next_fire_time(None, day).astimezone(UTC).hour for day in (summer, winter)] == [4, 5]
 

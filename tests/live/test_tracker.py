@@ -433,7 +433,7 @@ def test_a_password_is_not_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 HANGING = """
 import sys, time
 from pathlib import Path
-from pipeline.live.tracker import TrackerDownError, fetch_registered
+from fieldcast.pipeline.live.mlflow_sync import TrackerDownError, fetch_registered
 try:
     fetch_registered("storms", "champion", Path("models"), seconds=0.5)
 except TrackerDownError as error:

@@ -1,4 +1,4 @@
-"""Sums of issued forecasts against the pipeline's own verification, and the alarms that are drawn from them."""
+"""Sums of issued forecasts against the pipeline's own verification, and the alarms that follow from them."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,8 @@ from fieldcast.pipeline.config import Drift, Verify
 from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.live.archive.ledger import Cycle, State, Verification
 from fieldcast.pipeline.live.archive.records import cycle_record, scores_record
-from fieldcast.pipeline.live.monitoring.verification import alarms, outside_share, scores_of, sums_of, window
+from fieldcast.pipeline.live.monitoring.drift import alarms, first_init_time, outside_share
+from fieldcast.pipeline.live.monitoring.verification import scores_of, sums_of
 from fieldcast.pipeline.verification.aggregation import field_sums
 from fieldcast.pipeline.verification.aggregation import scores_of as pipeline_scores
 from fieldcast.pipeline.verification.scores import by_key
@@ -108,6 +109,29 @@ def test_sums_of_one_cycle_are_those_of_the_pipeline(number: int) -> None:
             sums = field_sums(expected, name)
             for key, values in made[name][which].items():
                 np.testing.assert_array_equal(values, sums[key].values[0])
+
+
+def test_cells_on_the_sphere_count_by_area_as_in_the_pipeline() -> None:
+    axes = {"y": {"units": "degrees_north"}, "x": {"units": "degrees_east"}}
+    onto = lambda data: data.assign_coords({axis: (axis, 10 * data[axis].values, axes[axis]) for axis in axes})  # noqa: E731
+    issued = onto(forecast(4))
+    kept = sums_of(issued, truth(4), history(4), NAMES, THRESHOLDS)
+    sums = verify(issued, onto(observations()), OPTIONS)
+    for name in NAMES:
+        for key, values in kept[name]["forecast"].items():
+            np.testing.assert_array_equal(values, field_sums(sums, name)[key].values[0])
+    assert kept["rain_rate"]["forecast"]["weight"] != kept["rain_rate"]["forecast"]["n"]
+    expected = pipeline_scores(sums)
+    for scores in scores_of([verified(4, kept)]):
+        np.testing.assert_array_equal(scores.rmse, list(expected[f"{scores.field}/rmse"].values()))
+
+
+def test_sums_of_earlier_versions_had_no_weights() -> None:
+    earlier = own(0)
+    for field in earlier.values():
+        for side in ("forecast", "persistence"):
+            del field[side]["weight"], field[side]["frames"]
+    assert scores_of([verified(0, earlier)]) == scores_of([verified(0)])
 
 
 def test_scores_of_many_cycles_are_those_of_the_pipeline() -> None:
@@ -237,8 +261,8 @@ def test_outside_share() -> None:
     )
 
 
-def test_the_window_of_drift() -> None:
-    assert window(START, Drift(days=1.5)) == START - timedelta(hours=36)
+def test_the_period_of_drift() -> None:
+    assert first_init_time(START, Drift(days=1.5)) == START - timedelta(hours=36)
 
 
 def test_what_the_tracker_is_told() -> None:

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import GriddedOptions
-from fieldcast.pipeline.live.clock import SimulatedClock
+from tests.live.clocks import SimulatedClock
 from tests.live.feeds import bom, contract, ingested, live_of, require_equal
 
 DAY = datetime(2020, 10, 31, tzinfo=UTC)

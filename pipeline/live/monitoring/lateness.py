@@ -1,4 +1,4 @@
-"""Whether forecasts come when they should, judged by what the ledger says."""
+"""Signs in the ledger that forecasts do not come when they should."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def spacing(params: Params, folder: Path, newest: Cycle | None, rows: Sequence[C
             manifest = json.loads((path_of(folder, newest.init_time, newest.revision) / MANIFEST).read_bytes())
             return timedelta(minutes=manifest["step_minutes"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # a forecast that is damaged: not told here
+            pass  # a damaged forecast is reported elsewhere
     return min((b.init_time - a.init_time for a, b in pairwise(rows)), default=None)
 
 
@@ -42,32 +42,34 @@ def clock_is_back(now: datetime, last_event_at: datetime | None, ledger_path: Pa
 def late(
     params: Params, now: datetime, every: timedelta | None, rows: Sequence[Cycle], unfinished: Sequence[Cycle]
 ) -> list[str]:
-    """Return why forecasts are not there that should be; a cadence of grace is given to whoever makes them."""
+    """Return a line for each sign of forecasts that are overdue; one interval between init times is allowed for."""
     if not rows:
         return ["no cycle has been planned yet: fieldcast cycle makes the first forecast"]
-    found, last = [], rows[-1]
+    lines, last = [], rows[-1]
     wait = timedelta(minutes=params.live.late_data.deadline_minutes)
     if every and now > (until := last.init_time + 2 * every + wait):
-        found.append(
+        lines.append(
             f"no cycle after {iso(last.init_time)}, expected the next one by {iso(until)}: does fieldcast serve or the "
             "timer run?"
         )
     if last.state is State.FAILED:
-        found.append(f"cycle {iso(last.init_time)} failed: {last.reason}")
-    stuck = [it for it in unfinished if it.deadline_at and now > it.deadline_at + (every or timedelta())]
+        lines.append(f"cycle {iso(last.init_time)} failed: {last.reason}")
+    stuck = [row for row in unfinished if row.deadline_at and now > row.deadline_at + (every or timedelta())]
     if stuck:
         first = stuck[0]
         words = ": ".join(it for it in (first.state, first.reason) if it)
         more = f" and {len(stuck) - 1} more" if len(stuck) > 1 else ""
-        found.append(f"cycle {iso(first.init_time)}{more} unfinished after the deadline ({words})")
-    return found + _dry(rows)
+        lines.append(f"cycle {iso(first.init_time)}{more} unfinished after the deadline ({words})")
+    return lines + _dry(rows)
 
 
 def _dry(rows: Sequence[Cycle]) -> list[str]:
-    """Return a line when the last few cycles have ended without a forecast."""
+    """Return a line where the last few cycles have ended without a forecast."""
     ended = [row for row in reversed(rows) if row.state not in OPEN]
     dry = list(takewhile(lambda row: row.state in (State.SKIPPED, State.FAILED), ended))
     if len(dry) < DRY:
         return []
-    reason = f": {dry[0].reason}" if dry[0].reason and dry[0].state is State.SKIPPED else ""  # a failure is told above
+    reason = (
+        f": {dry[0].reason}" if dry[0].reason and dry[0].state is State.SKIPPED else ""
+    )  # a failure has a line of its own
     return [f"no forecast from the last {len(dry)} cycles{reason}"]

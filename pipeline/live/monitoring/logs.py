@@ -1,4 +1,4 @@
-"""Log lines for people at a terminal, and as JSON for whatever collects them elsewhere."""
+"""Log lines: text for people at a terminal, JSON for programs that collect them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JsonLines(logging.Formatter):
 
 
 def set_up(level: int) -> None:
-    """Send what this project logs from `level` on to standard error: in colour at a terminal, else as JSON lines."""
+    """Send messages of this project from `level` on to standard error: in colour at a terminal, else as JSON lines."""
     if sys.stderr.isatty():
         handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -36,4 +36,4 @@ def set_up(level: int) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("pipeline").setLevel(level)
+    logging.getLogger("fieldcast").setLevel(level)

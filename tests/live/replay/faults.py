@@ -1,6 +1,6 @@
-"""What goes wrong with a feed in a rehearsal: an archive whose files come late, damaged, twice, or never.
+"""Faults of a feed in a replay: an archive whose files come late, damaged, twice, or never.
 
-The plan is drawn from a seed, so that what each cycle can know is known beforehand.
+The plan is drawn from a seed, so that the frames that each cycle can have follow from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from fieldcast.pipeline.errors import InputError
 
-SHARES = {  # of the frames that each fault befalls, once at least
+SHARES = {  # of the frames that have each fault, one at least
     "never came": 0.03,
     "after the deadline": 0.05,
     "just before the deadline": 0.03,
@@ -46,11 +46,11 @@ class Arrival:
 
 @dataclass
 class Plan:
-    """What arrives when; `whole` has for each time of the archive the moment from which its frame can be read."""
+    """All arrivals; `whole` has for each time of the archive the moment from which its frame can be read."""
 
     arrivals: list[Arrival] = field(default_factory=list)
     whole: dict[datetime, datetime] = field(default_factory=dict)
-    faults: dict[str, list[datetime]] = field(default_factory=dict)  # kind -> times of the frames that it befalls
+    faults: dict[str, list[datetime]] = field(default_factory=dict)  # kind -> times of the frames that have it
 
     def present(self, times: Sequence[datetime], now: datetime) -> list[bool]:
         """Return which frames of these times can be read by now."""
@@ -66,7 +66,7 @@ def plan_feed(
     outage: int,
     seed: int | None,
 ) -> Plan:
-    """Return how the files (by time, below `root`) come into the feed; without a seed nothing goes wrong.
+    """Return the arrivals of the files (by time, below `root`) in the feed; without a seed there are no faults.
 
     The first `clean` frames come as they should; once, `outage` frames in a row never come. `deadline` is that of the
     cycle of a frame's own time.
@@ -74,14 +74,14 @@ def plan_feed(
     rng = random.Random(seed)
     times = sorted(files)
     plan = Plan(faults={} if seed is None else _drawn(rng, times[clean:], outage))
-    kinds = {time: kind for kind, befallen in plan.faults.items() for time in befallen}
+    kinds = {time: kind for kind, faulty in plan.faults.items() for time in faulty}
     for time in times:
         path = files[time]
         name = path.relative_to(root).as_posix()
         at = time + step * rng.uniform(0.1, 0.3)
-        made = _arrivals(rng, kinds.get(time, ""), Arrival(at, path, name), time, step, deadline)
-        plan.arrivals += made
-        if (whole := next((it.at for it in made if it.share == 1.0), None)) is not None:
+        arrivals = _arrivals(rng, kinds.get(time, ""), Arrival(at, path, name), time, step, deadline)
+        plan.arrivals += arrivals
+        if (whole := next((it.at for it in arrivals if it.share == 1.0), None)) is not None:
             plan.whole[time] = whole
     plan.arrivals.sort(key=lambda it: it.at)
     return plan
@@ -95,7 +95,7 @@ class Feed:
         folder.mkdir(parents=True, exist_ok=True)
 
     def deliver(self, now: datetime) -> int:
-        """Put in the folder what has arrived by now; return how many files."""
+        """Put in the folder the files that have arrived by now; return their number."""
         count = 0
         while self._coming and self._coming[-1].at <= now:
             self._put(self._coming.pop())
@@ -143,7 +143,7 @@ def alter(path: Path) -> None:
 
 
 def _drawn(rng: random.Random, times: Sequence[datetime], outage: int) -> dict[str, list[datetime]]:
-    """Return which frames each fault befalls; no frame has two."""
+    """Return the frames that have each fault; no frame has two."""
     first = rng.randrange(max(1, len(times) - outage))
     faults = {OUTAGE: list(times[first : first + outage])}
     left = [time for time in times if time not in faults[OUTAGE]]
@@ -157,7 +157,7 @@ def _drawn(rng: random.Random, times: Sequence[datetime], outage: int) -> dict[s
 def _arrivals(
     rng: random.Random, kind: str, usual: Arrival, time: datetime, step: timedelta, deadline: timedelta
 ) -> list[Arrival]:
-    """Return what comes of one frame; `usual` is how it would come if nothing went wrong."""
+    """Return the arrivals of one frame; `usual` is the one without a fault."""
     at, path, name = usual.at, usual.source, usual.name
     late = {
         "after the deadline": (deadline + 0.2 * step, deadline + 2 * step),

@@ -1,6 +1,6 @@
-"""What a rehearsal works on and what it must end in: archive, model, parameters, and the forecast each cycle can make.
+"""The set-up of a replay and its expected end: archive, model, parameters, and the forecast each cycle must make.
 
-Nothing here asks the code that runs the cycles: what is expected follows from the archive and the plan of faults.
+Nothing here uses the code that runs the cycles: expectations follow from the archive and the plan of faults alone.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
 from fieldcast.pipeline.forecasting.forecaster import load
 from fieldcast.pipeline.forecasting.tiling import forecast_fields
-from fieldcast.pipeline.live.faults import Plan
 from fieldcast.pipeline.sources import Segment, open_source
 from fieldcast.pipeline.sources.target import Target, read_frames, target_of
 from fieldcast.pipeline.sources.time_axis import fit_time_axis
+from tests.live.replay.faults import Plan
 
 CHECKPOINT, FEED, LIVE, EXPERIMENT = "checkpoint", "feed", "live", "replay"
-PATIENCE = 6  # steps after the last valid time after which a truth with gaps is taken as it is
-WAKINGS = 5  # in a step
+PATIENCE = 6  # steps after the last valid time after which missing observations are not waited for
+WAKEUPS = 5  # in a step
 KEPT_FRAMES = 32
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """What is rehearsed."""
+class ReplayOptions:
+    """Settings of a replay."""
 
     archive: Path
     format: Literal["bom", "knmi", "fmi"]
@@ -75,7 +75,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Expected:
-    """How a cycle must end: what is there when it is decided, and the quality flag; without one it is skipped."""
+    """The end that a cycle must have: the frames present when it is decided, and the quality flag; none: skipped."""
 
     init_time: datetime
     at: datetime
@@ -84,15 +84,15 @@ class Expected:
 
     @property
     def missing(self) -> int:
-        """Return how many frames of the history are not there."""
+        """Return the number of frames of the history that are not there."""
         return self.present.count(False)
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A rehearsal, ready to be run."""
+class ReplayConfig:
+    """A replay, ready to be run."""
 
-    rehearsal: Rehearsal
+    options: ReplayOptions
     archive: Archive
     params: Params
     checkpoint: Path
@@ -102,38 +102,38 @@ class Setting:
     def init_times(self) -> list[datetime]:
         """Return the init times of the schedule: the first has a whole history in the archive."""
         step, first, last = self.archive.step, min(self.archive.parts), max(self.archive.parts)
-        start = first + (self.rehearsal.history - 1) * step
+        start = first + (self.options.history - 1) * step
         count = (last - start) // step + 1
-        return [start + i * step for i in range(min(count, self.rehearsal.cycles or count))]
+        return [start + i * step for i in range(min(count, self.options.cycles or count))]
 
     @property
     def deadline(self) -> timedelta:
-        """Return how long after its init time a cycle waits for its history."""
+        """Return the time after the init time for which a cycle waits for its history."""
         return timedelta(minutes=self.params.live.late_data.deadline_minutes)
 
     @property
     def patience(self) -> timedelta:
-        """Return how long after its last valid time a truth with gaps is waited for."""
+        """Return the time after the last valid time for which missing observations are waited for."""
         return timedelta(hours=self.params.live.verify_after_hours)
 
-    def history_of(self, init_time: datetime) -> list[datetime]:
+    def history_times(self, init_time: datetime) -> list[datetime]:
         """Return the times of a history."""
-        return [init_time - i * self.archive.step for i in reversed(range(self.rehearsal.history))]
+        return [init_time - i * self.archive.step for i in reversed(range(self.options.history))]
 
-    def expected(self, wakings: Sequence[datetime]) -> list[Expected]:
-        """Return how the cycles must end when the schedule is woken at these times."""
-        return [self._expected(init_time, wakings) for init_time in self.init_times]
+    def expected(self, wakeups: Sequence[datetime]) -> list[Expected]:
+        """Return the expected ends of the cycles when the schedule wakes at these times."""
+        return [self._expected(init_time, wakeups) for init_time in self.init_times]
 
     def forecast_of(self, expected: Expected) -> np.ndarray:
         """Return the forecast (lead, c, y, x) that a cycle must have issued."""
-        times = self.history_of(expected.init_time)
+        times = self.history_times(expected.init_time)
         absent = np.full((len(self.archive.names), *self.grid_shape), np.nan, np.float32)
         frames = [
             self.archive.frame(time) if there else absent for time, there in zip(times, expected.present, strict=True)
         ]
         history = np.stack(frames)
         if expected.quality.startswith("fallback"):
-            return np.repeat(self._inside_range(latest_valid(history[None])), self.rehearsal.horizon, axis=0)
+            return np.repeat(self._inside_range(latest_valid(history[None])), self.options.horizon, axis=0)
         forecaster = load(self.checkpoint)
         return np.asarray(forecast_fields(forecaster, history[None], np.array([to_numpy(times[-1])]), None, 0)[0])
 
@@ -150,13 +150,13 @@ class Setting:
         high = [grid[name].attrs.get("valid_max", np.inf) for name in self.archive.names]
         return np.asarray(np.clip(fields, *np.array([low, high], np.float32)[:, :, None, None]))
 
-    def _expected(self, init_time: datetime, wakings: Sequence[datetime]) -> Expected:
-        times = self.history_of(init_time)
-        for now in wakings:
+    def _expected(self, init_time: datetime, wakeups: Sequence[datetime]) -> Expected:
+        times = self.history_times(init_time)
+        for now in wakeups:
             present = self.plan.present(times, now)
             if now >= init_time and (all(present) or now >= init_time + self.deadline):
                 return Expected(init_time, now, present, policy(present, self.params.live.late_data))
-        raise ValueError(f"nobody wakes after the deadline of {init_time}")
+        raise ValueError(f"no wakeup after the deadline of {init_time}")
 
 
 def policy(present: Sequence[bool], rules: LateData) -> str:
@@ -169,38 +169,38 @@ def policy(present: Sequence[bool], rules: LateData) -> str:
     return f"fallback_{rules.fallback}" if any(present) and rules.fallback != "none" else ""
 
 
-def open_archive(rehearsal: Rehearsal) -> Archive:
+def open_archive(options: ReplayOptions) -> Archive:
     """Return the archive, headers read; raise `InputError` where it has too few frames or more than one of a time."""
-    options = source_of(rehearsal, rehearsal.archive)
-    source = open_source(options)
+    files = source_of(options, options.archive)
+    source = open_source(files)
     parts = source.segments()
     plan = fit_time_axis([part.name for part in parts], [part.times for part in parts], None, None, IngestOptions())
     times = [from_numpy(time) for time in plan.times[plan.slots]]
-    if len(times) < rehearsal.history + rehearsal.horizon:
+    if len(times) < options.history + options.horizon:
         raise InputError(
-            f"{rehearsal.archive}: {len(times)} frames, expected history + horizon = "
-            f"{rehearsal.history + rehearsal.horizon} or more"
+            f"{options.archive}: {len(times)} frames, expected history + horizon = "
+            f"{options.history + options.horizon} or more"
         )
-    target = target_of(source.grid(), options, str(rehearsal.archive))
+    target = target_of(source.grid(), files, str(options.archive))
     step = plan.times[1] - plan.times[0]
     by_time = {time: parts[number] for time, number in zip(times, plan.entries.segment, strict=True)}
-    if rehearsal.cycles:
-        kept = sorted(by_time)[: rehearsal.history - 1 + rehearsal.cycles + rehearsal.horizon]
+    if options.cycles:
+        kept = sorted(by_time)[: options.history - 1 + options.cycles + options.horizon]
         by_time = {time: by_time[time] for time in kept}
     return Archive(by_time, target, timedelta(seconds=int(step / np.timedelta64(1, "s"))))
 
 
-def source_of(rehearsal: Rehearsal, folder: Path) -> RadarOptions:
+def source_of(options: ReplayOptions, folder: Path) -> RadarOptions:
     """Return the source that reads such files in `folder`."""
-    return RadarOptions(path=str(folder.resolve()), format=rehearsal.format, coarsen=rehearsal.coarsen)
+    return RadarOptions(path=str(folder.resolve()), format=options.format, coarsen=options.coarsen)
 
 
-def params_of(rehearsal: Rehearsal, archive: Archive, feed: Path, folder: Path) -> Params:
+def params_of(options: ReplayOptions, archive: Archive, feed: Path, folder: Path) -> Params:
     """Return the parameters of the schedule; the sections on training are not read."""
     minutes = archive.step / timedelta(minutes=1)
     times = sorted(archive.parts)
     whole = {"start": times[0].replace(tzinfo=None), "end": times[-1].replace(tzinfo=None)}
-    source = source_of(rehearsal, feed).model_dump()
+    source = source_of(options, feed).model_dump()
     live = {
         "model": str(folder.resolve()),
         "source": source,
@@ -213,35 +213,35 @@ def params_of(rehearsal: Rehearsal, archive: Archive, feed: Path, folder: Path) 
     content: dict[str, Any] = {
         "source": source,
         "prepare": {"splits": {"train": whole, "validation": whole, "test": whole}},
-        "sample": {"history": rehearsal.history, "horizon": rehearsal.horizon},
+        "sample": {"history": options.history, "horizon": options.horizon},
         "train": {"epochs": 1},
         "track": {"experiment": EXPERIMENT},
         "live": live,
-        "models": {rehearsal.model: {"kind": rehearsal.model}},
+        "models": {options.model: {"kind": options.model}},
     }
     return Params.model_validate(content)
 
 
-def write_checkpoint(folder: Path, rehearsal: Rehearsal, archive: Archive) -> None:
-    """Write the checkpoint of a reference that was made, without training, for the archive's data."""
+def write_checkpoint(folder: Path, options: ReplayOptions, archive: Archive) -> None:
+    """Write the checkpoint of a reference for the archive's data, without training."""
     grid, step = archive.target.grid, archive.step
     first = min(archive.parts)
     signature = signature_of(grid, archive.names, np.timedelta64(step), to_numpy(first))
-    description = CheckpointConfig(
-        model=rehearsal.model,
-        kind=rehearsal.model,
-        options=models.OPTIONS[rehearsal.model]().model_dump(mode="json"),
-        history=rehearsal.history,
-        horizon=rehearsal.horizon,
+    config = CheckpointConfig(
+        model=options.model,
+        kind=options.model,
+        options=models.OPTIONS[options.model]().model_dump(mode="json"),
+        history=options.history,
+        horizon=options.horizon,
         step_minutes=signature.step_minutes,
         channels=_channels(archive, grid),
         targets=len(archive.names),
         anomalies=False,
         signature=signature,
         crop_cells=None,
-        data_digest=f"{rehearsal.archive.name}, {first:%Y-%m-%d}",
+        data_digest=f"{options.archive.name}, {first:%Y-%m-%d}",
     )
-    checkpoint.save_checkpoint(folder, description, {}, f"# {rehearsal.model}\n\nFor a rehearsal; not trained.\n")
+    checkpoint.save_checkpoint(folder, config, {}, f"# {options.model}\n\nFor a replay; not trained.\n")
 
 
 def _channels(archive: Archive, grid: xr.Dataset) -> tuple[Channel, ...]:

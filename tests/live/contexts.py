@@ -1,4 +1,4 @@
-"""Small stations: a reference checkpoint without training, a simulated feed, and a clock that tests set."""
+"""Small live projects: a reference checkpoint without training, a simulated feed, and a clock that tests set."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,11 +11,11 @@ from fieldcast.pipeline.config.sources import StormsOptions
 from fieldcast.pipeline.datasets.signature import Channel, signature_of
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import build_network
-from fieldcast.pipeline.live.clock import SimulatedClock
-from fieldcast.pipeline.live.context import Station
+from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.sources.storms import StormsSource
 from fieldcast.pipeline.sources.target import target_of
 from tests.conftest import merged
+from tests.live.clocks import SimulatedClock
 
 START = datetime(2024, 6, 1, 6, 0, tzinfo=UTC)
 SOURCE: dict[str, Any] = {
@@ -45,12 +45,12 @@ PARAMS: dict[str, Any] = {
 
 
 def params(changes: dict[str, Any] | None = None) -> Params:
-    """Return parameters of a small station, with `changes` to the section `live`."""
+    """Return parameters of a small context, with `changes` to the section `live`."""
     return Params.model_validate(merged(PARAMS, {"live": changes or {}}))
 
 
-def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> CheckpointConfig:
-    """Return what a checkpoint for the source's data is."""
+def checkpoint_config(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> CheckpointConfig:
+    """Return the configuration of a checkpoint for the source's data."""
     options = StormsOptions(**source)
     storms = StormsSource(options)
     grid = target_of(storms.grid(), options, "storms").grid
@@ -75,7 +75,7 @@ def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> Che
 
 def write_reference(folder: Path, model: str = "persistence", source: dict[str, Any] = SOURCE) -> Path:
     """Write the checkpoint of a reference for the source's data and return its folder."""
-    save_checkpoint(folder, describe(model, source), {}, "")
+    save_checkpoint(folder, checkpoint_config(model, source), {}, "")
     return folder
 
 
@@ -83,21 +83,21 @@ def write_learned(folder: Path, model: str, options: dict[str, Any]) -> Path:
     """Write the checkpoint of a small network with random weights, which forecasts by tiles, and return its folder."""
     import torch
 
-    description = describe(model, options=options, crop_cells=12)
+    config = checkpoint_config(model, options=options, crop_cells=12)
     torch.manual_seed(5)
-    network = build_network(description, np.full((1, 1, 1, 1), 0.3, np.float32), np.full(1, 0.6, np.float32))
+    network = build_network(config, np.full((1, 1, 1, 1), 0.3, np.float32), np.full(1, 0.6, np.float32))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # untrained it would be persistence
-    save_checkpoint(folder, description, {name: it.numpy() for name, it in network.state_dict().items()}, "")
+    save_checkpoint(folder, config, {name: it.numpy() for name, it in network.state_dict().items()}, "")
     return folder
 
 
-def station(root: Path, now: datetime = START, changes: dict[str, Any] | None = None) -> Station:
-    """Return a station in `root` whose clock shows `now`; its checkpoint is written where there is none."""
+def live_context(root: Path, now: datetime = START, changes: dict[str, Any] | None = None) -> LiveContext:
+    """Return a context in `root` whose clock shows `now`; its checkpoint is written where there is none."""
     if not (root / "checkpoint").exists():
         write_reference(root / "checkpoint")
-    return Station(params(changes), root / "live", SimulatedClock(now), root)
+    return LiveContext(params(changes), root / "live", SimulatedClock(now), root)
 
 
 def minutes(count: float) -> timedelta:

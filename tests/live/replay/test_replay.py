@@ -1,4 +1,4 @@
-"""The rehearsal: what it puts into the feed, that the schedule stands it, and that its checks find what is wrong."""
+"""The replay: the files that it puts into the feed, the schedule under its faults, and checks that find errors."""
 
 import json
 import re
@@ -11,24 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from fieldcast.pipeline.cli.main import app
 from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live import cycle
 from fieldcast.pipeline.live.archive.ledger import Ledger, State
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, FORECASTS, LEDGER, path_of
 from fieldcast.pipeline.live.clock import iso
-from fieldcast.pipeline.live.context import Station
-from fieldcast.pipeline.live.faults import OUTAGE, SHARES, Feed, alter, plan_feed
-from fieldcast.pipeline.live.rehearsal import Rehearsal, policy
-from fieldcast.pipeline.live.replay import Play, replay, set_up
-from fieldcast.pipeline.live.schedulers import FAILPOINTS, ShownClock
+from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.sources import open_source
 from tests.conftest import ROOT
+from tests.live.clocks import FixedClock
 from tests.live.feeds import at, frame, write_bom
+from tests.live.replay.__main__ import main
+from tests.live.replay.config import ReplayOptions, policy
+from tests.live.replay.faults import OUTAGE, SHARES, Feed, alter, plan_feed
+from tests.live.replay.run import ReplayRun, replay, set_up
+from tests.live.replay.schedulers import FAILPOINTS
 from tests.sources import archives
+
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 STEP, DEADLINE = timedelta(minutes=10), timedelta(minutes=15)
 FRAMES = 24
@@ -44,24 +48,24 @@ def radar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rehearsal(radar: Path, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
+def options(radar: Path, tmp_path_factory: pytest.TempPathFactory) -> ReplayOptions:
     into = tmp_path_factory.mktemp("replay") / "new"
-    return Rehearsal(radar, "bom", into, "persistence", horizon=2, seed=4, machine_faults=False)
+    return ReplayOptions(radar, "bom", into, "persistence", horizon=2, seed=4, machine_faults=False)
 
 
 @pytest.fixture(scope="module")
-def played(rehearsal: Rehearsal) -> Play:
-    """Return a rehearsal that has been run; tests work on copies of its live folder."""
-    shutil.rmtree(rehearsal.into, ignore_errors=True)
-    play = Play(set_up(rehearsal), rehearsal.into / "live")
-    play.run()
-    return play
+def played(options: ReplayOptions) -> ReplayRun:
+    """Return a replay that has been run; tests work on copies of its live folder."""
+    shutil.rmtree(options.into, ignore_errors=True)
+    run = ReplayRun(set_up(options), options.into / "live")
+    run.run()
+    return run
 
 
 @pytest.fixture
-def copied(played: Play, tmp_path: Path) -> Play:
+def copied(played: ReplayRun, tmp_path: Path) -> ReplayRun:
     shutil.copytree(played.folder, tmp_path / "live")
-    copy = Play(played.setting, tmp_path / "live")
+    copy = ReplayRun(played.config, tmp_path / "live")
     copy.expected = list(played.expected)
     return copy
 
@@ -70,16 +74,16 @@ def files(folder: Path) -> dict[datetime, Path]:
     return {at(10 * number): path for number, path in enumerate(sorted(folder.rglob("*.nc")))}
 
 
-def faults(play: Play) -> dict[str, list[str]]:
-    return {name: lines for name, lines in play.examine().faults().items() if lines}
+def faults(run: ReplayRun) -> dict[str, list[str]]:
+    return {name: lines for name, lines in run.examine().faults().items() if lines}
 
 
-def test_every_fault_befalls_some_frames_and_none_two(radar: Path) -> None:
+def test_every_fault_has_some_frames_and_none_has_two(radar: Path) -> None:
     plan = plan_feed(files(radar), radar, STEP, DEADLINE, clean=3, outage=4, seed=7)
     assert set(plan.faults) == {OUTAGE, *SHARES}
-    befallen = [time for times in plan.faults.values() for time in times]
-    assert len(befallen) == len(set(befallen)) == 4 + len(SHARES)
-    assert not set(befallen) & set(sorted(files(radar))[:3])
+    faulty = [time for times in plan.faults.values() for time in times]
+    assert len(faulty) == len(set(faulty)) == 4 + len(SHARES)
+    assert not set(faulty) & set(sorted(files(radar))[:3])
     lost = {time for kind in (OUTAGE, "never came", "cut for ever") for time in plan.faults[kind]}
     assert set(plan.whole) == set(files(radar)) - lost
     late = {kind: plan.whole[times[0]] - times[0] for kind, times in plan.faults.items() if times[0] in plan.whole}
@@ -143,25 +147,25 @@ def test_an_altered_file_has_another_field_at_the_same_time(
     assert 0.1 < np.mean((field != other) & np.isfinite(other)) < 0.5
 
 
-def test_the_schedule_stands_a_bad_feed(played: Play) -> None:
-    findings = played.examine()
-    assert not {name: lines for name, lines in findings.faults().items() if lines}
-    assert findings.due == FRAMES - 2 == sum(findings.states.values())
-    assert findings.states["published"] == sum(it.quality == "good" for it in played.expected)
-    assert findings.states["degraded"] > 5
-    assert findings.states["skipped"] == 2  # four frames in a row are missing, three make a history
-    assert findings.verified == findings.states["published"] + findings.states["degraded"]
-    assert findings.events["refused"] == len(played.setting.plan.faults["contradicted"])
+def test_the_schedule_under_a_bad_feed(played: ReplayRun) -> None:
+    result = played.examine()
+    assert not {name: lines for name, lines in result.faults().items() if lines}
+    assert result.due == FRAMES - 2 == sum(result.states.values())
+    assert result.states["published"] == sum(it.quality == "good" for it in played.expected)
+    assert result.states["degraded"] > 5
+    assert result.states["skipped"] == 2  # four frames in a row are missing, three make a history
+    assert result.verified == result.states["published"] + result.states["degraded"]
+    assert result.events["refused"] == len(played.config.plan.faults["contradicted"])
     assert (played.folder / "status.html").stat().st_size > 10_000
 
 
-def test_a_rerun_and_an_undisturbed_run_change_no_byte(copied: Play) -> None:
+def test_a_rerun_and_an_undisturbed_run_change_no_byte(copied: ReplayRun) -> None:
     assert copied.rerun() == []
     assert copied.compare_undisturbed() == []
-    assert copied.machine.surprises == []
+    assert copied.fault_log.surprises == []
 
 
-def test_what_is_expected_follows_the_policy(played: Play) -> None:
+def test_what_is_expected_follows_the_policy(played: ReplayRun) -> None:
     rules = played.params.live.late_data
     assert [
         policy(it, rules) for it in ([True] * 3, [False, True, True], [False, False, True], [True, True, False])
@@ -175,46 +179,46 @@ def test_what_is_expected_follows_the_policy(played: Play) -> None:
     assert policy([True, True, False], rules.model_copy(update={"fallback": "none"})) == ""
 
 
-def remove_row(play: Play, init_time: datetime) -> None:
-    with sqlite3.connect(play.folder / LEDGER) as ledger:
+def remove_row(run: ReplayRun, init_time: datetime) -> None:
+    with sqlite3.connect(run.folder / LEDGER) as ledger:
         ledger.execute("DELETE FROM cycles WHERE init_time = ?", [iso(init_time)])
 
 
-def remove_chunk(play: Play, init_time: datetime) -> None:
-    next(it for it in path_of(play.folder, init_time).rglob("c/**/*") if it.is_file()).unlink()
+def remove_chunk(run: ReplayRun, init_time: datetime) -> None:
+    next(it for it in path_of(run.folder, init_time).rglob("c/**/*") if it.is_file()).unlink()
 
 
-def flip(play: Play, init_time: datetime) -> None:
-    chunk = next(it for it in path_of(play.folder, init_time).rglob("rain_rate/c/**/*") if it.is_file())
+def flip(run: ReplayRun, init_time: datetime) -> None:
+    chunk = next(it for it in path_of(run.folder, init_time).rglob("rain_rate/c/**/*") if it.is_file())
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
 
 
-def copy_forecast(play: Play, init_time: datetime) -> None:
-    shutil.copytree(path_of(play.folder, init_time), path_of(play.folder, init_time, 1))
+def copy_forecast(run: ReplayRun, init_time: datetime) -> None:
+    shutil.copytree(path_of(run.folder, init_time), path_of(run.folder, init_time, 1))
 
 
-def leave_partial(play: Play, init_time: datetime) -> None:
-    (play.folder / FORECASTS / f".{path_of(play.folder, init_time).name}.7.partial").mkdir()
+def leave_partial(run: ReplayRun, init_time: datetime) -> None:
+    (run.folder / FORECASTS / f".{path_of(run.folder, init_time).name}.7.partial").mkdir()
 
 
-def forget_the_newest(play: Play, _: datetime) -> None:
-    catalogue = json.loads((play.folder / CATALOGUE).read_text())
+def forget_the_newest(run: ReplayRun, _: datetime) -> None:
+    catalogue = json.loads((run.folder / CATALOGUE).read_text())
     catalogue["forecasts"].pop()
-    (play.folder / CATALOGUE).write_text(json.dumps(catalogue))
+    (run.folder / CATALOGUE).write_text(json.dumps(catalogue))
 
 
-def publish_again(play: Play, init_time: datetime) -> None:
-    station = Station(play.params, play.folder, ShownClock(play.ending[-1]))
-    cycle.run(station, [init_time], supersede=True, compute=lambda it: cycle.forecast(station, it) + 1)
+def publish_again(run: ReplayRun, init_time: datetime) -> None:
+    context = LiveContext(run.params, run.folder, FixedClock(run.ending[-1]))
+    cycle.run(context, [init_time], supersede=True, compute=lambda it: cycle.forecast(context, it) + 1)
 
 
-def publish_wrongly(play: Play, init_time: datetime) -> None:
-    remove_row(play, init_time)
-    shutil.rmtree(path_of(play.folder, init_time))
-    station = Station(play.params, play.folder, ShownClock(play.ending[-1]))
-    cycle.run(station, [init_time], compute=lambda it: cycle.forecast(station, it) + 1)
+def publish_wrongly(run: ReplayRun, init_time: datetime) -> None:
+    remove_row(run, init_time)
+    shutil.rmtree(path_of(run.folder, init_time))
+    context = LiveContext(run.params, run.folder, FixedClock(run.ending[-1]))
+    cycle.run(context, [init_time], compute=lambda it: cycle.forecast(context, it) + 1)
 
 
 @pytest.mark.parametrize(
@@ -229,36 +233,38 @@ def publish_wrongly(play: Play, init_time: datetime) -> None:
         (publish_wrongly, {"partial, damaged or wrong forecasts", "duplicate cycles"}),
     ],
 )
-def test_a_planted_fault_is_found(copied: Play, plant: Callable[[Play, datetime], None], found: set[str]) -> None:
+def test_a_planted_fault_is_found(
+    copied: ReplayRun, plant: Callable[[ReplayRun, datetime], None], found: set[str]
+) -> None:
     plant(copied, next(it.init_time for it in copied.expected if it.quality == "good"))
     assert found <= set(faults(copied)) <= {*found, "cycles with a wrong quality flag"}
 
 
-def test_a_second_revision_is_a_duplicate(copied: Play) -> None:
-    late = copied.setting.plan.faults["after the deadline"][0]
+def test_a_second_revision_is_a_duplicate(copied: ReplayRun) -> None:
+    late = copied.config.plan.faults["after the deadline"][0]
     publish_again(copied, late)
     assert {"duplicate cycles", "cycles with a wrong quality flag"} <= set(faults(copied))
 
 
-def test_a_flag_that_hides_missing_frames_is_found(copied: Play) -> None:
+def test_a_flag_that_hides_missing_frames_is_found(copied: ReplayRun) -> None:
     number = next(i for i, it in enumerate(copied.expected) if it.quality == "good")
     hidden = replace(copied.expected[number], present=[True, True, False], quality="fallback_persistence")
     copied.expected[number] = hidden
     assert set(faults(copied)) == {"cycles with a wrong quality flag", "partial, damaged or wrong forecasts"}
 
 
-def test_what_was_not_verified_is_found(copied: Play) -> None:
+def test_what_was_not_verified_is_found(copied: ReplayRun) -> None:
     with sqlite3.connect(copied.folder / LEDGER) as ledger:
         ledger.execute("DELETE FROM verifications WHERE init_time = ?", [iso(copied.expected[0].init_time)])
     assert set(faults(copied)) == {"forecasts not verified, or not in time"}
 
 
-def test_a_change_by_a_rerun_is_found(copied: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = copied.setting.plan.faults["after the deadline"][0]
-    revise = lambda station, init_times: real(station, [late], supersede=True)  # noqa: E731
+def test_a_change_by_a_rerun_is_found(copied: ReplayRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = copied.config.plan.faults["after the deadline"][0]
+    revise = lambda context, init_times: real(context, [late], supersede=True)  # noqa: E731
     real = cycle.run
     monkeypatch.setattr(
-        cycle, "run", lambda station, times=None: real(station) if times is None else revise(station, times)
+        cycle, "run", lambda context, times=None: real(context) if times is None else revise(context, times)
     )
     lines = copied.rerun()
     assert f"{FORECASTS}/{path_of(Path(), late, 1).name}/manifest.json" in lines
@@ -266,43 +272,45 @@ def test_a_change_by_a_rerun_is_found(copied: Play, monkeypatch: pytest.MonkeyPa
 
 
 def test_schedulers_that_do_not_ask_the_ledger_fail(
-    played: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    played: ReplayRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A naive pair makes every cycle again at each waking: the rehearsal must say so."""
+    """A naive pair makes every cycle again at each wakeup: the replay must report it."""
     monkeypatch.setattr("fieldcast.pipeline.live.context.OPEN", tuple(State))
     monkeypatch.setattr(Ledger, "cycle", lambda *_: None)
-    rehearsal = replace(played.setting.rehearsal, into=tmp_path / "naive", cycles=2, feed_faults=False)
-    play = Play(set_up(rehearsal), tmp_path / "naive" / "live")
-    play.run()
-    assert "surprises" in faults(play)
-    assert "missed cycles" in faults(play)
+    options = replace(played.config.options, into=tmp_path / "naive", cycles=2, feed_faults=False)
+    run = ReplayRun(set_up(options), tmp_path / "naive" / "live")
+    run.run()
+    assert "surprises" in faults(run)
+    assert "missed cycles" in faults(run)
 
 
 def test_the_command(radar: Path, tmp_path: Path) -> None:
-    arguments = ["replay", str(radar), "--format", "bom", "--into", str(tmp_path / "new"), "--horizon", "2"]
+    app = typer.Typer()
+    app.command()(main)
+    arguments = [str(radar), "--format", "bom", "--into", str(tmp_path / "new"), "--horizon", "2"]
     result = CliRunner().invoke(app, [*arguments, "--cycles", "3", "--no-faults", "--json"])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert (told["cycles"], told["published"], told["degraded"], told["verified"]) == (3, 3, 0, 3)
-    assert not any(told["faults"].values())
+    content = json.loads(result.stdout)
+    assert (content["cycles"], content["published"], content["degraded"], content["verified"]) == (3, 3, 0, 3)
+    assert not any(content["faults"].values())
     assert json.loads((tmp_path / "new" / "replay.json").read_text())["cycles"] == 3
-    assert Path(told["page"]).is_file()
+    assert Path(content["page"]).is_file()
 
 
 def test_a_folder_of_something_else_stays(radar: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(InputError, match="not empty and no earlier replay"):
-        replay(Rehearsal(radar, "bom", tmp_path))
+        replay(ReplayOptions(radar, "bom", tmp_path))
     assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_too_few_frames_are_refused(radar: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"24 frames, expected history \+ horizon = 33 or more"):
-        replay(Rehearsal(radar, "bom", tmp_path / "new", "persistence", horizon=30))
+        replay(ReplayOptions(radar, "bom", tmp_path / "new", "persistence", horizon=30))
 
 
-def test_all_failpoints_are_rehearsed() -> None:
+def test_all_failpoints_are_replayed() -> None:
     found = set()
     for path in (ROOT / "pipeline" / "live").rglob("*.py"):
         found |= set(re.findall(r'failpoint\("([^"]+)"\)', path.read_text()))
-    assert found - {"trashed"} == set(FAILPOINTS)  # nothing becomes so old in a rehearsal that it is deleted
+    assert found - {"trashed"} == set(FAILPOINTS)  # no forecast becomes so old in a replay that it is deleted

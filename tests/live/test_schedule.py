@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.cycle_schedule import Axis, merged
+from fieldcast.pipeline.live.schedule import CycleSchedule, merge_spans
 
 MINUTE = timedelta(minutes=1)
 
@@ -15,8 +15,8 @@ def when(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-FIVE = Axis.of(5, 0, None, history=3, horizon=4)
-HOURLY = Axis.of(5, 120, 60, history=2, horizon=1)  # frames two minutes after whole steps
+FIVE = CycleSchedule.of(5, 0, None, history=3, horizon=4)
+HOURLY = CycleSchedule.of(5, 120, 60, history=2, horizon=1)  # frames two minutes after whole steps
 
 
 def test_floor() -> None:
@@ -25,7 +25,7 @@ def test_floor() -> None:
     assert HOURLY.floor(when("2020-10-31T06:01:59")) == when("2020-10-31T05:02")
     assert HOURLY.floor(when("2020-10-31T06:02")) == when("2020-10-31T06:02")
     assert FIVE.floor(when("1969-12-31T23:59")) == when("1969-12-31T23:55")
-    assert Axis.of(5, 0, 1440, 1, 1).floor(when("2020-02-29T13:00")) == when("2020-02-29T00:00")
+    assert CycleSchedule.of(5, 0, 1440, 1, 1).floor(when("2020-02-29T13:00")) == when("2020-02-29T00:00")
 
 
 def test_after_leaves_none_out_and_makes_none_twice() -> None:
@@ -48,7 +48,7 @@ def test_after_is_a_walk_along_the_axis() -> None:
     rng = random.Random(0)
     for _ in range(200):
         step = rng.choice([1, 2, 5, 10, 15])
-        axis = Axis.of(step, rng.randrange(60 * step), step * rng.choice([1, 3, 12]), 1, 1)
+        axis = CycleSchedule.of(step, rng.randrange(60 * step), step * rng.choice([1, 3, 12]), 1, 1)
         last = when("2024-02-28T12:00") + rng.randrange(2 * 86400) * timedelta(seconds=1)
         until = last + rng.randrange(-3600, 6 * 3600) * timedelta(seconds=1)
         walk = datetime(2024, 1, 1, tzinfo=UTC)
@@ -65,13 +65,15 @@ def test_after_is_a_walk_along_the_axis() -> None:
 
 
 def test_histories_and_truths_are_frames_on_the_models_step() -> None:
-    assert FIVE.history_of(when("2024-03-01T00:05")) == [
+    assert FIVE.history_times(when("2024-03-01T00:05")) == [
         when("2024-02-29T23:55"),
         when("2024-03-01T00:00"),
         when("2024-03-01T00:05"),
     ]
-    assert HOURLY.history_of(when("2024-03-01T00:02")) == [when("2024-02-29T23:57"), when("2024-03-01T00:02")]
-    assert FIVE.truth_of(when("2020-12-31T23:50")) == [when("2020-12-31T23:50") + i * 5 * MINUTE for i in (1, 2, 3, 4)]
+    assert HOURLY.history_times(when("2024-03-01T00:02")) == [when("2024-02-29T23:57"), when("2024-03-01T00:02")]
+    assert FIVE.valid_times(when("2020-12-31T23:50")) == [
+        when("2020-12-31T23:50") + i * 5 * MINUTE for i in (1, 2, 3, 4)
+    ]
 
 
 def test_what_is_no_init_time_is_refused_with_one_that_is() -> None:
@@ -81,15 +83,15 @@ def test_what_is_no_init_time_is_refused_with_one_that_is() -> None:
     ):
         FIVE.require(when("2020-10-31T06:03"))
     with pytest.raises(InputError, match=r"live.every_minutes is 7, expected a multiple of the model's 5 minutes"):
-        Axis.of(5, 0, 7, 1, 1)
+        CycleSchedule.of(5, 0, 7, 1, 1)
 
 
 def test_spans_that_touch_become_one() -> None:
     at = [when("2020-10-31T06:00") + i * MINUTE for i in range(10)]
-    assert merged([]) == []
-    assert merged([(at[4], at[6]), (at[0], at[1]), (at[1], at[2]), (at[5], at[5]), (at[8], at[9])]) == [
+    assert merge_spans([]) == []
+    assert merge_spans([(at[4], at[6]), (at[0], at[1]), (at[1], at[2]), (at[5], at[5]), (at[8], at[9])]) == [
         (at[0], at[2]),
         (at[4], at[6]),
         (at[8], at[9]),
     ]
-    assert merged([(at[0], at[9]), (at[1], at[2])]) == [(at[0], at[9])]
+    assert merge_spans([(at[0], at[9]), (at[1], at[2])]) == [(at[0], at[9])]

@@ -1,5 +1,0 @@
-"""Imported once by the server that a rehearsal's schedulers are forked from: advection takes seconds to load."""
-
-from fieldcast.models.layers.motion import load_pysteps
-
-load_pysteps()
