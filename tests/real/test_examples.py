@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fieldcast.pipeline import config
-from fieldcast.pipeline.cli.check import inspect
+from fieldcast.pipeline.cli.check import facts_of
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
@@ -56,7 +56,7 @@ def run(
         (folder / "data/raw" / name).symlink_to(archive / place)
     content = merged(yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text()), changes)
     Path("params.yaml").write_text(yaml.safe_dump(content))
-    inspect(Path("params.yaml"))
+    facts_of(Path("params.yaml"))
     params = config.load()
     ingest(params.source, params.ingest, OBSERVATIONS)
     observations = store.open_observations(OBSERVATIONS, chunks="shards")
