@@ -18,7 +18,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test test-fast campaign check check-style check-types check-lock lock ui bench models replay pictures clean
+.PHONY: setup repro test test-fast campaign check check-style check-types check-lock lock ui bench models architecture house replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -70,6 +70,12 @@ bench: setup  ## ratios against peers, measured in one run
 
 models: setup  ## docs/models.md: what each variant of a model is and costs
 	@python -m docs.tools.model_table
+
+architecture: setup  ## docs/architecture.md: the drawing of imports between packages, and its tables
+	@python -m docs.tools.architecture
+
+house: setup  ## lines, functions, docstrings, look-alike lines and entries of folders of the code
+	@python -m docs.tools.house
 
 replay: setup  ## scheduled forecasts over a day of radar files that arrive with faults, under a simulated clock
 	@fieldcast replay "$${FIELDCAST_TEST_DATA:-../shared/data}/radar/bom" --format bom --coarsen 8 --model advection

@@ -1,6 +1,6 @@
-"""Attention patterns in one network: what they learn, how long a training step takes, what memory it needs.
+"""Attention patterns in one network: their skill on three tasks, and time and memory of a training step.
 
-Every pattern that the video transformer knows, and joint attention with its weights in memory, take turns in a network
+Every pattern of the video transformer, and joint attention with its weights in memory, take turns in a network
 that is otherwise the same. Time is the best of several turns of forward and backward pass, in float32, one film; memory
 is what is kept for the backward pass (on a GPU: the peak). A dash was not measured: it would not fit, or take too long.
 Quality comes from three tasks on 128 or 256 tokens, some minutes on two cores. `--full` measures longer, and trains on
@@ -24,7 +24,7 @@ OUT = Path(__file__).parents[1] / "data" / "bench"
 
 
 def machine(device: str) -> str:
-    """What this runs on."""
+    """Return the name of the machine, with its instructions, threads and torch."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, float32"
     isa = torch.backends.cpu.get_cpu_capability()
@@ -33,14 +33,14 @@ def machine(device: str) -> str:
 
 
 def digest(*settings: object) -> str:
-    """Eight letters that change with any setting."""
+    """Return eight letters that change with any setting."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def weights(dim: int, heads: int) -> dict[str, int]:
-    """Number of weights of the network with each pattern."""
+    """Return the number of weights of the network with each pattern."""
     networks = {name: Backbone(1, dim, pattern.mixers(dim, heads)) for name, pattern in PATTERNS.items()}
-    return {name: sum(parameter.numel() for parameter in it.parameters()) for name, it in networks.items()}
+    return {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks.items()}
 
 
 def say(lines: list[str]) -> None:
@@ -67,18 +67,18 @@ def main() -> None:
     }
     for name, table in tables.items():
         say(report.cost_lines(f"A training step of {name}, four sub-layers, d {sizes[0]}", table, SHOWN_AT))
-    learned = quality.table(training, device)
-    say(report.quality_lines(learned, training, weights(*sizes)))
-    found = {
+    skill = quality.table(training, device)
+    say(report.quality_lines(skill, training, weights(*sizes)))
+    results = {
         "machine": machine(device),
         "settings": {"digest": setting, "effort": asdict(effort), "training": asdict(training)},
         "factorised against joint explicit": asdict(ratio),
         "costs": {name: report.costs_as_json(table) for name, table in tables.items()},
-        "quality": learned,
+        "quality": skill,
     }
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "attention.json").write_text(json.dumps(found, indent=2) + "\n")
-    draw(tables["the network"], learned, training, machine(device), OUT / "attention.png")
+    (OUT / "attention.json").write_text(json.dumps(results, indent=2) + "\n")
+    draw(tables["the network"], skill, training, machine(device), OUT / "attention.png")
 
 
 if __name__ == "__main__":

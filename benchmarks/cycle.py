@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from fieldcast.pipeline.config import Params
-from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.signature import Channel, signature_of
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import build_network
 from fieldcast.pipeline.live import cycle
@@ -46,9 +46,8 @@ def write_checkpoint(folder: Path, params: Params) -> None:
     """Write an untrained ConvLSTM for the whole image."""
     source = open_source(params.source.model_copy(update={"path": str(min(ARCHIVE.rglob("*.h5")))}))
     grid = target_of(source.grid(), params.source, "the archive").grid
-    first = source.parts()[0].times[0]
-    channel = {"name": "rain_rate", "units": "mm h-1", "transform": "log", "floor": 2.0, "valid_min": 0.0}
-    channel |= {"valid_max": None, "mean": 0.1, "scale": 0.4, "min": 0.0, "max": 150.0, "valid_values": 1}
+    first = source.segments()[0].times[0]
+    channel = Channel("rain_rate", "mm h-1", "log", 2.0, valid_min=0.0, mean=0.1, scale=0.4, max=150.0)
     description = CheckpointConfig(
         model="convlstm",
         kind="recurrent",
@@ -56,10 +55,10 @@ def write_checkpoint(folder: Path, params: Params) -> None:
         history=params.sample.history,
         horizon=params.sample.horizon,
         step_minutes=5,
-        channels=[channel],
+        channels=(channel,),
         targets=1,
         anomalies=False,
-        contract=contract_of(grid, ["rain_rate"], np.timedelta64(5, "m"), first),
+        signature=signature_of(grid, ["rain_rate"], np.timedelta64(5, "m"), first),
         crop_cells=params.sample.crop_cells,
         data_digest="none",
     )

@@ -1,4 +1,4 @@
-"""Is a network that learned in bfloat16 as good, and as fast, as one that learned in float32, after as many steps?
+"""Error and speed of networks that learn in bfloat16, relative to float32, after as many steps.
 
 Each learned kind, small, forecasts 20 minutes of simulated rain: 24 x 24 cells, four frames in, four out, ln(1 + R).
 `bf16-mixed` computes most of a step in bfloat16 and keeps weights in float32, `bf16-true` keeps weights in it too; both
@@ -51,7 +51,7 @@ def batches(events: Tensor, seed: int) -> Iterator[Tensor]:
 
 
 def computing(precision: str) -> AbstractContextManager[object]:
-    """Return what a step runs under."""
+    """Return the context in which a step runs."""
     return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 
 

@@ -99,7 +99,7 @@ def copy_weights(ours: nn.Module, plain: Plain) -> None:
 
 
 def train_step(model: nn.Module, history: Tensor, *, bf16: bool) -> None:
-    """Forward and backward."""
+    """Run forward and backward."""
     model.zero_grad()
     forecast(model, history, bf16=bf16).square().mean().backward()
 
@@ -107,8 +107,8 @@ def train_step(model: nn.Module, history: Tensor, *, bf16: bool) -> None:
 def forecast(model: nn.Module, history: Tensor, *, bf16: bool) -> Tensor:
     """Return the forecast, in bfloat16 where torch thinks it safe."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        made: Tensor = model(history)
-    return made
+        result: Tensor = model(history)
+    return result
 
 
 def best_times(tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -154,19 +154,19 @@ def differences(plain: Plain, ours: nn.Module, history: Tensor) -> dict[str, flo
     with torch.inference_mode():
         reference = forecast(plain, history, bf16=False)
         change = (reference - history[:, -1:]).norm()
-        made = forecast(ours, history, bf16=False) - reference
-        found = {"largest difference, float32": made.abs().max().item()}
-        found["relative error, float32"] = (made.norm() / change).item()
+        error = forecast(ours, history, bf16=False) - reference
+        errors = {"largest difference, float32": error.abs().max().item()}
+        errors["relative error, float32"] = (error.norm() / change).item()
         if HAS_BF16:
             rounded = forecast(ours, history, bf16=True) - reference
-            found["relative error, bfloat16"] = (rounded.norm() / change).item()
+            errors["relative error, bfloat16"] = (rounded.norm() / change).item()
     for model in (plain, ours):
         train_step(model, history, bf16=False)
     readouts = [model.readout.weight.grad for model in (plain, ours)]
     kernels = [plain.encoder[0].of_state.weight.grad, ours.encoder[0].state_to_state.weight.grad]
     for name, (theirs, mine) in (("readout", readouts), ("first kernel of a state", kernels)):
-        found[f"relative error of the gradient, {name}"] = ((mine - theirs).norm() / theirs.norm()).item()
-    return found
+        errors[f"relative error of the gradient, {name}"] = ((mine - theirs).norm() / theirs.norm()).item()
+    return errors
 
 
 def main() -> None:

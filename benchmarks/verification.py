@@ -1,7 +1,7 @@
 """Verification against the `scores` package: the same scores of the same arrays in one process, as a ratio of times.
 
 RMSE, MAE, mean error and CSI at six thresholds of 40 init times x 12 leads x 128 x 128 cells with 5 % missing.
-Interleaved runs, the best of five each; the largest difference between the two stands beside the ratio.
+Interleaved runs, the best of five each; the largest difference between the two is printed beside the ratio.
 """
 
 import json

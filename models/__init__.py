@@ -40,6 +40,7 @@ class Kind:
     network: str | None = None  # class in `<kind>.model` of a kind that is learned; None: a reference
     fitted: bool = False  # a reference whose module has `fit`
     needs_pysteps: bool = False
+    one_at_a_time: bool = False  # within a process: several run side by side in processes, not in threads
 
 
 KINDS: dict[str, Kind] = {
@@ -47,7 +48,7 @@ KINDS: dict[str, Kind] = {
     "climatology": Kind(ClimatologyOptions, fitted=True),
     "damped_persistence": Kind(DampedPersistenceOptions, fitted=True),
     "advection": Kind(AdvectionOptions, needs_pysteps=True),
-    "steps": Kind(StepsOptions, needs_pysteps=True),
+    "steps": Kind(StepsOptions, needs_pysteps=True, one_at_a_time=True),
     "recurrent": Kind(RecurrentOptions, network="Recurrent"),
     "video_transformer": Kind(VideoTransformerOptions, network="VideoTransformer"),
     "simvp": Kind(SimVPOptions, network="SimVP"),
@@ -56,6 +57,13 @@ OPTIONS: dict[str, type[BaseModel]] = {name: kind.options for name, kind in KIND
 REFERENCES = tuple(name for name, kind in KINDS.items() if kind.network is None)
 LEARNED = tuple(name for name, kind in KINDS.items() if kind.network is not None)
 NEEDS_PYSTEPS = tuple(name for name, kind in KINDS.items() if kind.needs_pysteps)
+
+
+def scheduler_of(kind: str) -> str | None:
+    """Return where forecasts of several init times run best: None for threads, 'synchronous' or 'processes'."""
+    if KINDS[kind].network is not None:
+        return "synchronous"  # torch uses all cores by itself
+    return "processes" if KINDS[kind].one_at_a_time else None
 
 
 def reference(kind: str) -> Reference:
@@ -75,7 +83,7 @@ def build(
     horizon: int,
     step_minutes: float,
 ) -> nn.Module:
-    """A new learned model with random weights that forecasts persistence until it is trained.
+    """Return a new learned model with random weights that forecasts persistence until it is trained.
 
     Draws from torch's global generator. Raises ValueError for a name that is not in `LEARNED`, options of another
     model, or sizes that cannot be.

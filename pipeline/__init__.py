@@ -1,4 +1,4 @@
-"""fieldcast: from gridded observations to compared and tracked forecasts. Every verb is a stage, every noun a library.
+"""From gridded observations to compared, tracked and scheduled forecasts.
 
     source ─ingest→ observations ─prepare→ statistics, init times ─train@model→ checkpoint
                          │                                             │
@@ -6,7 +6,6 @@
                                               │
                                          verify@model ─→ compare ─→ table, pictures, report
 
-Stages read `params.yaml` through `config`, meet only through the files of `paths`, and import no other stage.
-`sources/` reads archives, `store` owns Zarr, `tracking` owns MLflow, `checkpoint` is a model as a folder, `samples`
-makes training batches, `fit` and `module` train on them, `scores/` verifies.
+A file `pipeline/<verb>.py` is the stage `<verb>` of `dvc.yaml`; everything else is a package named by its field. Stages
+import packages, never another stage: they meet through the files of `datasets.paths`. See `docs/architecture.md`.
 """

@@ -12,6 +12,7 @@ from rich.console import Console
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, SCORES
+from fieldcast.pipeline.errors import TrackerError
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare, eventful, extremes, minute
 from fieldcast.pipeline.forecasting import costs
@@ -21,9 +22,11 @@ from fieldcast.pipeline.report.maps import case_of, case_strip
 from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
 from fieldcast.pipeline.report.write import ShownCase
 from fieldcast.pipeline.tracking import runs as tracking
-from fieldcast.pipeline.tracking.comparison import log_comparison
-from fieldcast.pipeline.tracking.registry import Registry, TrackerError
-from fieldcast.pipeline.verification.aggregation import fields_of, read_sums
+from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
+from fieldcast.pipeline.tracking.identity import complete
+from fieldcast.pipeline.tracking.registry import Registry
+from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, scores_of
+from fieldcast.pipeline.verification.scores import by_key
 
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` listens
 
@@ -38,6 +41,10 @@ def main() -> None:
     comparison = compare(
         {name: _entry(name, each.kind, runs[name]) for name, each in params.models.items()}, params.compare
     )
+    for name, run in runs.items():
+        complete(run, params, name)
+        entry = comparison.entries[name]
+        log_scores(run, entry.kind, by_key(scores_of(entry.sums)), SCORES / f"{name}.nc")
     cases = _cases(comparison)
     presentation.write(comparison, COMPARISON, params.model_dump(mode="json"), cases)
     console = Console(width=WIDTH)
@@ -46,7 +53,7 @@ def main() -> None:
     for sentence in _promote(comparison, digests, params):
         console.print(sentence, highlight=False)
     spent = {name: entry.costs for name, entry in comparison.entries.items()}
-    log_comparison(runs, COMPARISON, _tiles(cases, comparison.fair), spent)
+    log_comparison(runs, COMPARISON, _tiles(cases, comparison.comparable), spent)
 
 
 def _entry(name: str, kind: str, run: tracking.Run) -> Entry:
@@ -58,7 +65,7 @@ def _cases(comparison: Comparison) -> list[ShownCase]:
     """Return the most eventful init times, with maps of all leads, then the best and the worst forecast."""
     field = fields_of(comparison.sums)[0]
     observed = store.open_observations(OBSERVATIONS)[field]
-    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.fair}
+    forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.comparable}
     maps_of = partial(case_of, observed, forecasts, coast=coastlines(observed))
     shown = []
     for k, init in enumerate(eventful(comparison.sums)):

@@ -16,9 +16,10 @@ import xarray as xr
 from einops import rearrange
 from tqdm import tqdm
 
-from fieldcast.models import LEARNED
+from fieldcast.models import LEARNED, scheduler_of
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
@@ -59,37 +60,36 @@ def forecast(
     The store appears only when it is complete. Values are in physical units on the observations' grid; a cell
     without any valid value in its history is NaN.
     """
-    description = checkpoint.describe(folder)
-    online = options.online if description.kind in LEARNED else None
+    checkpoint_config = checkpoint.read_config(folder)
+    online = options.online if checkpoint_config.kind in LEARNED else None
     with store.open_observations(observations) as observed:
-        grid = store.forecast_grid(observed, description.target_names)
+        grid = store.forecast_grid(observed, checkpoint_config.target_names)
     if online is not None:
-        options.check_online((grid.sizes[Y], grid.sizes[X]), description.crop_cells)
+        options.check_online((grid.sizes[Y], grid.sizes[X]), checkpoint_config.crop_cells)
     digest = store.directory_digest(folder)
     attributes = {
-        "model": description.model,
+        "model": checkpoint_config.model,
         "checkpoint_digest": digest,  # its MLflow run carries the same
-        "data_digest": description.data_digest,
-        **({"members": description.members_are} if description.members_are else {}),
+        "data_digest": checkpoint_config.data_digest,
+        **({"members": checkpoint_config.members_are} if checkpoint_config.members_are else {}),
         **({ONLINE: online.learning_rate} if online is not None else {}),
     }
-    leads = lead_times(description.horizon, np.timedelta64(description.step_minutes, "m"))
+    leads = lead_times(checkpoint_config.horizon, np.timedelta64(checkpoint_config.step_minutes, "m"))
     starts = range(0, len(init_times), options.batch_size)
-    with store.replacing(out) as partial:
+    with replacing(out) as partial:
         store.create_forecasts(
-            partial, grid, init_times, leads, options.batch_size, attributes, members=description.members
+            partial, grid, init_times, leads, options.batch_size, attributes, members=checkpoint_config.members
         )
         jobs = [
             (folder, digest, observations, init_times[start : start + options.batch_size], start, partial, options)
             for start in starts
         ]
-        alone = description.kind in LEARNED and scheduler is None  # torch uses all cores by itself
         seconds = (
             run_blocks(
                 forecast_block,
                 jobs,
-                scheduler="synchronous" if alone else scheduler,
-                description=f"forecast {description.model}",
+                scheduler=scheduler or scheduler_of(checkpoint_config.kind),
+                description=f"forecast {checkpoint_config.model}",
                 unit="block",
             )
             if online is None
@@ -98,7 +98,7 @@ def forecast(
     return costs.Costs(
         forecast_milliseconds=round(1000 * sum(seconds) / len(init_times), 2),
         peak_memory_mb=costs.peak_memory_mb(),
-        device=costs.device_name(learned=description.kind in LEARNED),
+        device=costs.device_name(learned=checkpoint_config.kind in LEARNED),
     )
 
 
@@ -113,14 +113,12 @@ def forecast_block(
 ) -> float:
     """Forecast some init times, write them from position `start` of the store `out`; return the model's seconds."""
     forecaster = load_cached(folder, digest)
-    names = [channel["name"] for channel in forecaster.description.channels]
-    reader = FrameReader(observations, names)
-    steps = forecaster.description.history
-    history = np.stack([reader.read(p + 1 - steps, p + 1) for p in reader.positions(init_times)])
+    reader = FrameReader(observations, forecaster.config.channel_names)
+    history = reader.samples(reader.positions(init_times), forecaster.config.history)
     started = time.perf_counter()
     fields = forecast_members(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
     seconds = time.perf_counter() - started
-    write_fields(out, start, fields, forecaster.description)
+    write_fields(out, start, fields, forecaster.config)
     return seconds
 
 
@@ -139,32 +137,32 @@ def forecast_online(
     """
     from fieldcast.pipeline.forecasting.online import Learning  # brings torch, which references do without
 
-    description = checkpoint.describe(folder)
-    forecaster = load(folder, best_device(description.kind))  # the cached one must not change
+    checkpoint_config = checkpoint.read_config(folder)
+    forecaster = load(folder, best_device(checkpoint_config.kind))  # the cached one must not change
     assert forecaster.network is not None
-    reader = FrameReader(observations, [channel["name"] for channel in description.channels])
+    reader = FrameReader(observations, checkpoint_config.channel_names)
     positions = reader.positions(init_times)
-    learning = Learning(forecaster.network, description, reader, online)
+    learning = Learning(forecaster.network, checkpoint_config, reader, online)
     seconds = []
     starts = range(0, len(init_times), options.batch_size)
-    for start in tqdm(starts, f"forecast {description.model}", unit="block", disable=not sys.stderr.isatty()):
+    for start in tqdm(starts, f"forecast {checkpoint_config.model}", unit="block", disable=not sys.stderr.isatty()):
         fields = []
         for i in range(start, min(start + options.batch_size, len(init_times))):
             started, alone = time.perf_counter(), init_times[i : i + 1]
             learning.before(init_times[i])
-            history = reader.read(positions[i] + 1 - description.history, positions[i] + 1)[None]
+            history = reader.sample(positions[i], checkpoint_config.history)[None]
             fields.append(forecast_members(forecaster, history, alone, options.tile_cells, options.overlap_cells))
             seconds.append(time.perf_counter() - started)
-        write_fields(out, start, np.concatenate(fields), description)
+        write_fields(out, start, np.concatenate(fields), checkpoint_config)
     return seconds
 
 
-def write_fields(out: Path, start: int, fields: np.ndarray, description: checkpoint.CheckpointConfig) -> None:
+def write_fields(out: Path, start: int, fields: np.ndarray, checkpoint_config: checkpoint.CheckpointConfig) -> None:
     """Write forecasts (b, m, horizon, c, y, x) from position `start` of the store `out`."""
     fields = rearrange(fields, "b m f c y x -> c b f m y x")
     dims = (INIT_TIME, LEAD_TIME, MEMBER, Y, X)
-    block = xr.Dataset({name: (dims, fields[i]) for i, name in enumerate(description.target_names)})
-    store.write_block(out, start, block.squeeze(MEMBER) if description.members is None else block)
+    block = xr.Dataset({name: (dims, fields[i]) for i, name in enumerate(checkpoint_config.target_names)})
+    store.write_block(out, start, block.squeeze(MEMBER) if checkpoint_config.members is None else block)
 
 
 if __name__ == "__main__":

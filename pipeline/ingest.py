@@ -12,20 +12,21 @@ import xarray as xr
 from fieldcast.pipeline import config
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources import Part, open_source, plan_source
+from fieldcast.pipeline.sources import Segment, open_source, time_axis_of
 from fieldcast.pipeline.sources.target import Target, read_frames, target_of
-from fieldcast.pipeline.sources.time_axis import Plan
+from fieldcast.pipeline.sources.time_axis import TimeAxis
 
 
 @dataclass(frozen=True)
-class Job:
-    """The frames of one part that lie in one shard, and their positions in it."""
+class SegmentFrames:
+    """Frames of one segment that belong to one shard, and their positions in it."""
 
-    part: Part
+    segment: Segment
     frames: np.ndarray
     slots: np.ndarray
 
@@ -40,29 +41,29 @@ def ingest(
     for whatever is wrong with the source.
     """
     source = open_source(source_options)
-    plan = plan_source(source, source_options, ingest_options)
+    time_axis = time_axis_of(source, source_options, ingest_options)
     target = target_of(source.grid(), source_options, f"the source ({source_options.kind})")
-    with store.replacing(out) as partial:
-        store.create_observations(partial, target.grid, plan.times, plan.present, ingest_options.shard_frames)
-        if not _fill(partial, target, plan, source.parts(), ingest_options.shard_frames, scheduler):
+    with replacing(out) as partial:
+        store.create_observations(partial, target.grid, time_axis.times, time_axis.present, ingest_options.shard_frames)
+        if not _fill(partial, target, time_axis, source.segments(), ingest_options.shard_frames, scheduler):
             raise InputError(
-                f"source ({source_options.kind}): every cell of all {plan.times.size} frames is missing: "
+                f"source ({source_options.kind}): every cell of all {time_axis.times.size} frames is missing: "
                 "choose another period, crop or archive"
             )
         store.open_observations(partial).close()
 
 
-def write_shard(path: Path, target: Target, start: int, times: np.ndarray, jobs: Sequence[Job]) -> int:
+def write_shard(path: Path, target: Target, start: int, times: np.ndarray, frames: Sequence[SegmentFrames]) -> int:
     """Read one shard's frames, bring them to the target grid, write them to `path`; return the number of valid cells.
 
     Where two frames share a time, the cells that the first lacks come from the next.
     """
     shape = (times.size, target.grid.sizes[Y], target.grid.sizes[X])
     shard = {name: np.full(shape, np.nan, np.float32) for name in field_names(target.grid)}
-    for job in jobs:
-        frames = read_frames(job.part, job.frames, target)
+    for some in frames:
+        fields = read_frames(some.segment, some.frames, target)
         for name, values in shard.items():
-            for slot, frame in zip(job.slots, frames[name], strict=True):
+            for slot, frame in zip(some.slots, fields[name], strict=True):
                 np.copyto(values[slot], frame, where=np.isnan(values[slot]))
     data = {name: ((TIME, Y, X), values) for name, values in shard.items()}
     store.write_block(path, start, xr.Dataset(data))
@@ -70,21 +71,22 @@ def write_shard(path: Path, target: Target, start: int, times: np.ndarray, jobs:
 
 
 def _fill(
-    path: Path, target: Target, plan: Plan, parts: Sequence[Part], shard_frames: int, scheduler: str | None
+    path: Path, target: Target, axis: TimeAxis, segments: Sequence[Segment], shard_frames: int, scheduler: str | None
 ) -> int:
     """Write every shard; return the number of valid cells."""
-    starts = range(0, plan.times.size, shard_frames)
-    work = [(path, target, *_work(plan, parts, slice(start, start + shard_frames))) for start in starts]
-    return sum(run_blocks(write_shard, work, scheduler=scheduler, description="ingest", unit="shard"))
+    starts = range(0, axis.times.size, shard_frames)
+    jobs = [(path, target, *_shard(axis, segments, slice(start, start + shard_frames))) for start in starts]
+    return sum(run_blocks(write_shard, jobs, scheduler=scheduler, description="ingest", unit="shard"))
 
 
-def _work(plan: Plan, parts: Sequence[Part], steps: slice) -> tuple[int, np.ndarray, list[Job]]:
-    """Return start, times and jobs of the shard that holds these steps of the axis."""
-    first, last = np.searchsorted(plan.slots, [steps.start, steps.stop])
-    part, frame, slot = plan.entries.part[first:last], plan.entries.frame[first:last], plan.slots[first:last]
-    runs = np.split(np.arange(part.size), np.flatnonzero(np.diff(part)) + 1) if part.size else []
-    jobs = [Job(parts[part[run[0]]], frame[run], slot[run] - steps.start) for run in runs]
-    return steps.start, plan.times[steps], jobs
+def _shard(axis: TimeAxis, segments: Sequence[Segment], steps: slice) -> tuple[int, np.ndarray, list[SegmentFrames]]:
+    """Return start, times and frames of the shard that holds these steps of the axis, segment by segment."""
+    first, last = np.searchsorted(axis.slots, [steps.start, steps.stop])
+    entries, slots = axis.entries[first:last], axis.slots[first:last] - steps.start
+    changes = np.flatnonzero(np.diff(entries.segment)) + 1
+    runs = np.split(np.arange(slots.size), changes) if slots.size else []
+    frames = [SegmentFrames(segments[entries.segment[run[0]]], entries.frame[run], slots[run]) for run in runs]
+    return steps.start, axis.times[steps], frames
 
 
 def main() -> None:

@@ -5,8 +5,6 @@ Everything that a model learns from comes from the training period alone: its in
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,12 +14,16 @@ import torch
 import xarray as xr
 
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets import quality, store
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.preparation import quality
+from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
-from fieldcast.pipeline.datasets.signature import contract_of
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times, span
-from fieldcast.pipeline.datasets.transforms import HOURS, transform
+from fieldcast.pipeline.datasets.signature import Channel, Statistics, signature_of
+from fieldcast.pipeline.datasets.transforms import transform
 from fieldcast.pipeline.errors import InputError
 
 
@@ -33,21 +35,22 @@ def main() -> None:
 
 
 def prepare(observations: xr.Dataset, options: config.Prepare, history: int, horizon: int, folder: Path) -> None:
-    """Write statistics.json, climatology.nc, init_times.csv, quality.json and quality.png into `folder`."""
+    """Write statistics.json, climatology.nc, init_times.csv, quality.json and quality.png as the folder `folder`."""
     step = pd.Timedelta(step_of(observations)).to_pytimedelta()
     config.check_gaps(options.splits, history, horizon, step)
     names = channel_order(field_names(observations), options)
-    folder.mkdir(parents=True, exist_ok=True)
     report = quality.assess(observations, names, options.wet_above)
-    quality.write(report, folder, list(options.splits.in_order()), observations[names[0]].attrs)
-    there = report.present & (report.valid_share >= options.min_valid_share)
-    init_times = select_init_times(report.times, there, options, history, horizon)
-    init_times.to_csv(folder / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
+    usable = report.present & (report.valid_share >= options.min_valid_share)
+    init_times = select_init_times(report.times, usable, options, history, horizon)
     training = training_frames(observations, options.splits.train, horizon * step)
     climatology = fit_climatology(training, names, options)
-    climatology.to_netcdf(folder / "climatology.nc", engine="h5netcdf")
-    statistics = describe(observations, training, climatology, names, options)
-    (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
+    statistics = statistics_of(observations, training, climatology, names, options)
+    with replacing(folder) as partial:
+        partial.mkdir()
+        quality.write(report, partial, options.splits.in_order(), observations[names[0]].attrs)
+        init_times.to_csv(partial / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
+        climatology.to_netcdf(partial / "climatology.nc", engine="h5netcdf")
+        statistics.write(partial)
 
 
 def training_frames(observations: xr.Dataset, train: config.Split, reach: timedelta) -> xr.Dataset:
@@ -61,48 +64,26 @@ def training_frames(observations: xr.Dataset, train: config.Split, reach: timede
     return frames
 
 
-def fit_climatology(training: xr.Dataset, names: list[str], options: config.Prepare) -> xr.Dataset:
-    """Return mean fields `(hour, y, x)` of the training frames: 24 of them by UTC hour of day, or one."""
-    hours = np.asarray(training[TIME].dt.hour)
-    by_hour = _by_hour(training, options)
-    groups = HOURS if by_hour else 1
-    fields = {}
-    for name in names:
-        sums = np.zeros((groups, *training[name].shape[1:]))
-        counts = np.zeros(sums.shape, dtype=np.int64)
-        for block, index in _blocks(training[name]):
-            for hour in np.unique(hours[index]) if by_hour else [0]:
-                chosen = block[hours[index] == hour] if by_hour else block
-                sums[hour] += np.nansum(chosen, axis=0, dtype=np.float64)
-                counts[hour] += np.isfinite(chosen).sum(axis=0)
-        mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-        fields[name] = (("hour", "y", "x"), mean.astype(np.float32), training[name].attrs)
-    return xr.Dataset(fields, coords={"hour": np.arange(groups), "y": training["y"], "x": training["x"]})
-
-
-def describe(
+def statistics_of(
     observations: xr.Dataset, training: xr.Dataset, climatology: xr.Dataset, names: list[str], options: config.Prepare
-) -> dict[str, object]:
-    """Return what a model must know of its data: channels, transforms, training statistics and the data's contract."""
-    channels = [_describe_channel(training[name], climatology[name], options) for name in names]
-    targets = options.targets or field_names(observations)
-    contract = contract_of(observations, names, step_of(observations), observations[TIME].values[0])
-    return {
-        "targets": targets,
-        "channels": channels,
-        "anomalies": options.anomalies,
-        "step_minutes": contract["step_minutes"],
-        "contract": contract,
-    }
+) -> Statistics:
+    """Return the channels `names`, targets first, with their statistics over `training`, and the data's signature."""
+    return Statistics(
+        channels=tuple(_channel(training[name], climatology[name], options) for name in names),
+        targets=len(options.targets or names),
+        anomalies=options.anomalies,
+        signature=signature_of(observations, names, step_of(observations), observations[TIME].values[0]),
+    )
 
 
-def _describe_channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Prepare) -> dict[str, object]:
+def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Prepare) -> Channel:
     chosen = options.transform.get(str(frames.name), config.Transform())
     hours = np.asarray(frames[TIME].dt.hour)
     baseline = transform(torch.as_tensor(climatology.values), chosen.kind, chosen.floor).numpy().astype(np.float64)
     count, total, squares = 0, 0.0, 0.0
     low, high = np.inf, -np.inf
-    for block, index in _blocks(frames):
+    for index in time_blocks(frames):
+        block = frames[index].values
         z = transform(torch.as_tensor(block), chosen.kind, chosen.floor).numpy().astype(np.float64)
         if options.anomalies:
             z -= baseline[hours[index] % baseline.shape[0]]
@@ -116,42 +97,23 @@ def _describe_channel(frames: xr.DataArray, climatology: xr.DataArray, options: 
         raise InputError(f"{OBSERVATIONS}: {frames.name} has no valid value in the training period; choose another one")
     mean = total / count
     spread = float(np.sqrt(max(squares / count - mean**2, 0.0)))
-    attributes = frames.attrs
-    return {
-        "name": str(frames.name),
-        "units": attributes["units"],
-        "transform": chosen.kind,
-        "floor": chosen.floor,
-        "valid_min": _number(attributes.get("valid_min")),
-        "valid_max": _number(attributes.get("valid_max")),
-        "mean": 0.0 if options.anomalies else mean,  # of the transformed values
-        "scale": spread if spread > 0 else 1.0,  # their standard deviation, or that of their anomalies
-        "min": low,
-        "max": high,
-        "valid_values": count,
-    }
+    return Channel(
+        name=str(frames.name),
+        units=frames.attrs["units"],
+        transform=chosen.kind,
+        floor=chosen.floor,
+        valid_min=_number(frames.attrs.get("valid_min")),
+        valid_max=_number(frames.attrs.get("valid_max")),
+        mean=0.0 if options.anomalies else mean,
+        scale=spread if spread > 0 else 1.0,
+        min=low,
+        max=high,
+        valid_values=count,
+    )
 
 
 def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
-
-
-def _by_hour(training: xr.Dataset, options: config.Prepare) -> bool:
-    if options.climatology != "auto":
-        return options.climatology == "hour_of_day"
-    present = training[TIME].values[training[FRAME_PRESENT].values]
-    days = pd.DatetimeIndex(present).floor("D")
-    hours = pd.DatetimeIndex(present).hour
-    return days.nunique() >= options.climatology_min_days and hours.nunique() == HOURS
-
-
-def _blocks(frames: xr.DataArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (values, index along time) of one dask block after the other, so that memory stays flat."""
-    start = 0
-    for size in frames.chunksizes.get(TIME, (frames.sizes[TIME],)):
-        index = np.arange(start, start + size)
-        yield frames.isel(time=index).values, index
-        start += size
 
 
 if __name__ == "__main__":

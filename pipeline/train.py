@@ -1,6 +1,6 @@
-"""Stage `train`: prepared samples + a model's options -> `data/checkpoints/<model>/`, tracked as one MLflow run.
+"""Stage `train`: prepared samples + a model's options -> `data/checkpoints/<model>/`, a learned one's as an MLflow run.
 
-References are fitted here too, so that every model is a checkpoint folder and has a run. A training that was
+References are fitted here too: every model is a checkpoint folder; `compare` adds their runs. A training that was
 interrupted goes on from its last epoch, in the same run, as long as nothing that it depends on has changed.
 """
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,19 @@ from fieldcast import models
 from fieldcast.models.layers.reference import Training
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
-from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.datasets.preparation.climatology import complete
+from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import calibration, costs
-from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, card_of, save_checkpoint
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, model_card, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecaster_of
 from fieldcast.pipeline.forecasting.tiling import forecast_members
 from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.tracking.identity import log_checkpoint, log_identity
 from fieldcast.pipeline.training import memory
 
 CODE = Path(__file__).parents[1]
@@ -64,53 +69,62 @@ def main() -> None:
 
 
 def train(params: config.Params, model: str) -> None:
-    """Write the checkpoint of `model` and its MLflow run."""
+    """Write the checkpoint of `model`."""
     if model not in params.models:
         raise InputError(f"params.yaml: models has no {model!r}, expected one of {', '.join(params.models)}")
     data_digest = store.directory_digest(PREPARED)
     description = describe(params, model, data_digest)
     if description.kind in models.LEARNED:
-        check_fits(params, description)
-    resume = RESUME / model
+        train_learned(params, description)
+    else:
+        finish(params, description, fit_reference(params, description))
+
+
+def train_learned(params: config.Params, description: CheckpointConfig) -> None:
+    """Write the checkpoint of a learned model, and its MLflow run while it trains."""
+    check_fits(params, description)
+    model, resume = description.model, RESUME / description.model
     if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
         fit_learned(params, description, resume, tracking.Run(None, None, params.track.experiment))
         return  # one of several training processes: the first keeps the records and the weights
-    fingerprint = prepare_resume(resume, params, model, data_digest)
+    fingerprint = prepare_resume(resume, params, model, description.data_digest)
     run = tracking.open_run(params.track.experiment, model, fingerprint, f"train@{model}", run_id=_run_id(resume))
-    (resume / "run_id").write_text(run.run_id or "")
+    replace_durable(resume / "run_id", (run.run_id or "").encode())
     try:
         started = bool(list(resume.glob("*.ckpt")))
         if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
-            log_identity(run, params, model, data_digest)
-        fit = fit_reference if description.kind in models.REFERENCES else fit_learned
-        fitted = fit(params, description, resume, run)
-        if description.members is not None:
-            fitted = with_calibration(params, description, fitted)
+            log_identity(run, params, model, description.data_digest)
+        finish(params, description, fit_learned(params, description, resume, run))
     except BaseException:
         run.end("KILLED")
         raise
-    save_checkpoint(CHECKPOINTS / model, description, fitted.arrays, card_of(description, fitted.facts))
-    costs.write(fitted.costs, COSTS / "training" / f"{model}.json")
-    run.tags({tracking.CHECKPOINT_TAG: store.directory_digest(CHECKPOINTS / model)})
-    run.register(CHECKPOINTS / model, description.kind, len(description.channels), description.history)
+    log_checkpoint(run, CHECKPOINTS / model)
     run.end()
     shutil.rmtree(resume)
 
 
+def finish(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> None:
+    """Calibrate a model with members; write its checkpoint and what its training cost."""
+    if description.members is not None:
+        fitted = with_calibration(params, description, fitted)
+    save_checkpoint(CHECKPOINTS / description.model, description, fitted.arrays, model_card(description, fitted.facts))
+    costs.write(fitted.costs, COSTS / "training" / f"{description.model}.json")
+
+
 def describe(params: config.Params, model: str, data_digest: str) -> CheckpointConfig:
     """Return what the checkpoint of `model` will be."""
-    statistics = json.loads((PREPARED / "statistics.json").read_text())
+    statistics = Statistics.read(PREPARED)
     return CheckpointConfig(
         model=model,
         kind=params.models[model].kind,
         options=params.models[model].options.model_dump(mode="json"),
         history=params.sample.history,
         horizon=params.sample.horizon,
-        step_minutes=statistics["step_minutes"],
-        channels=statistics["channels"],
-        targets=len(statistics["targets"]),
-        anomalies=statistics["anomalies"],
-        contract=statistics["contract"],
+        step_minutes=statistics.signature.step_minutes,
+        channels=statistics.channels,
+        targets=statistics.targets,
+        anomalies=statistics.anomalies,
+        signature=statistics.signature,
         crop_cells=params.sample.crop_cells,
         data_digest=data_digest,
         calendar=params.sample.calendar,
@@ -127,11 +141,16 @@ def check_fits(params: config.Params, description: CheckpointConfig) -> None:
         "horizon": description.horizon,
         "step_minutes": description.step_minutes,
     }
-    grid = (description.contract[Y]["cells"], description.contract[X]["cells"])
-    cells = memory.training_cells(grid, description.crop_cells)
+    cells = memory.training_cells(description.signature.grid_shape, description.crop_cells)
     options = params.models[description.model].options
     memory.check_memory(
-        description.model, description.kind, options, sizes, cells, params.train.batch_size, params.train.memory_gb
+        description.model,
+        description.kind,
+        options,
+        sizes,
+        cells,
+        params.train.batch_size,
+        params.train.memory_gb,
     )
 
 
@@ -150,7 +169,7 @@ def prepare_resume(folder: Path, params: config.Params, model: str, data_digest:
     if not record.exists() or record.read_text() != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        record.write_text(fingerprint)
+        replace_durable(record, fingerprint.encode())
     return fingerprint
 
 
@@ -164,43 +183,19 @@ def code_digest(kind: str) -> str:
     return digest.hexdigest()
 
 
-def log_identity(run: tracking.Run, params: config.Params, model: str, data_digest: str) -> None:
-    """Log the parameters that tell runs apart, the whole configuration and the data that the run learns from."""
-    options = {f"model.{key}": value for key, value in params.models[model].options.model_dump(mode="json").items()}
-    learned = params.models[model].kind in models.LEARNED
-    training = params.train.model_dump(mode="json", include={"epochs", "batch_size", "learning_rate", "loss", "seed"})
-    run.params(
-        {
-            "model.name": model,
-            "model.kind": params.models[model].kind,
-            **options,
-            "sample.history": params.sample.history,
-            "sample.horizon": params.sample.horizon,
-            **({f"train.{key}": value for key, value in training.items()} if learned else {}),
-        }
-    )
-    summary = {"quality": json.loads((PREPARED / "quality.json").read_text())}
-    summary["quality"].pop("days")
-    run.dataset(data_digest, str(PREPARED), summary)
-    for path in ("params.yaml", "dvc.lock"):
-        run.artifact(Path(path))
-    run.artifact(PREPARED / "quality.png", "data")
-
-
 def fit_learned(params: config.Params, description: CheckpointConfig, resume: Path, run: tracking.Run) -> Fitted:
     """Return the weights of a learned model."""
     from fieldcast.pipeline.training.fit import fit  # Lightning takes seconds to import, and references do without
 
-    with xr.open_dataset(PREPARED / "climatology.nc") as climatology:
+    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
         return fit(params, description, climatology.load(), resume, run)
 
 
-def fit_reference(params: config.Params, description: CheckpointConfig, resume: Path, run: tracking.Run) -> Fitted:
+def fit_reference(params: config.Params, description: CheckpointConfig) -> Fitted:
     """Return what a reference learns from the training period: nothing for most kinds."""
-    del resume, run  # fitted in seconds, and without curves
     if not models.KINDS[description.kind].fitted:
         return Fitted({}, {})
-    with xr.open_dataset(PREPARED / "climatology.nc") as dataset:
+    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as dataset:
         climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
     step = np.timedelta64(description.step_minutes, "m")
     blocks = _training_blocks(params, description)
@@ -221,23 +216,25 @@ def _validation_forecasts(
     params: config.Params, forecaster: Forecaster, init_times: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of each init time."""
-    description = forecaster.description
-    reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in description.channels], params.sample.cache)
-    history, horizon = description.history, description.horizon
-    positions = tqdm(reader.positions(init_times), desc="calibrate", disable=not sys.stderr.isatty())
-    for position, init_time in zip(positions, init_times, strict=True):
-        frames = reader.read(position + 1 - history, position + 1 + horizon)[None]
-        tiles = config.Forecast()  # as large as the training crop
-        members = forecast_members(
-            forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
-        )
-        yield members, frames[:, history:, : description.targets]
+    description = forecaster.config
+    reader = FrameReader(OBSERVATIONS, description.channel_names, params.sample.cache)
+    jobs = list(zip(repeat(forecaster), repeat(reader), reader.positions(init_times), init_times, strict=False))
+    scheduler = models.scheduler_of(description.kind) or "synchronous"
+    yield from iterate_blocks(validate_one, jobs, scheduler=scheduler, description="calibrate", unit="init time")
 
 
-def complete(climatology: np.ndarray) -> np.ndarray:
-    """Return the climatology (hours, c, y, x) with cells never seen in training filled by the mean of the field."""
-    mean = np.nanmean(climatology, axis=(2, 3), keepdims=True)
-    return np.where(np.isfinite(climatology), climatology, mean).astype(np.float32)
+def validate_one(
+    forecaster: Forecaster, reader: FrameReader, position: int, init_time: np.datetime64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of one init time."""
+    description = forecaster.config
+    history = description.history
+    frames = reader.sample(position, history, description.horizon)[None]
+    tiles = config.Forecast()  # as large as the training crop
+    members = forecast_members(
+        forecaster, frames[:, :history], np.array([init_time]), tiles.tile_cells, tiles.overlap_cells
+    )
+    return members, frames[:, history:, : description.targets]
 
 
 def _training_blocks(
@@ -249,7 +246,7 @@ def _training_blocks(
     history, horizon = description.history, description.horizon
     for start in tqdm(range(0, len(positions), FIT_BLOCK), desc="fit", unit="block", disable=not sys.stderr.isatty()):
         chosen = slice(start, start + FIT_BLOCK)
-        frames = np.stack([reader.read(p + 1 - history, p + 1 + horizon) for p in positions[chosen]])
+        frames = reader.samples(positions[chosen], history, horizon)
         yield frames[:, :history], frames[:, history:], init_times[chosen]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +11,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from fieldcast.pipeline import config
 from fieldcast.pipeline.config import Verify
+from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.grid import row_weights, spacing_km, window_cells
 from fieldcast.pipeline.datasets.parallel import run_blocks
-from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
+from fieldcast.pipeline.datasets.paths import FORECASTS, OBSERVATIONS, PREPARED, SCORES
 from fieldcast.pipeline.datasets.schema import (
     INIT_TIME,
     LEAD_TIME,
@@ -26,11 +28,11 @@ from fieldcast.pipeline.datasets.schema import (
     check_scores,
     field_names,
 )
+from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import spectral
-from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, scores_of, write_sums
-from fieldcast.pipeline.verification.continuous import row_weights
-from fieldcast.pipeline.verification.spatial import MINIMUM_VALID, spacing_km, window_cells
+from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, write_sums
+from fieldcast.pipeline.verification.spatial import MINIMUM_VALID
 from fieldcast.pipeline.verification.strata import REGION, region_cuts
 
 BLOCK_BYTES = 64 * 2**20  # of forecasts held at once; the observed frames and masks of a block are of the same size
@@ -204,34 +206,18 @@ def _check_complete(known: np.ndarray, at_init: np.ndarray, block: xr.DataArray)
 
 
 def main() -> None:
-    """Verify the model named on the command line and log its scores."""
-    from fieldcast.pipeline import config  # the tracker is slow to import and the functions above do without
-    from fieldcast.pipeline.datasets import store
-    from fieldcast.pipeline.tracking import runs as tracking
-
+    """Verify the model named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     model = parser.parse_args().model
     params = config.load()
     forecasts = store.open_forecasts(FORECASTS / f"{model}.zarr")
     observed = store.open_observations(OBSERVATIONS)
-    channels = json.loads((PREPARED / "statistics.json").read_text())["channels"]
-    data_range = {channel["name"]: channel["max"] - channel["min"] for channel in channels}
+    data_range = {channel.name: channel.max - channel.min for channel in Statistics.read(PREPARED).channels}
     with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
         sums = verify(forecasts, observed, params.verify, climatology, data_range, params.dask.scheduler)
-    path = SCORES / f"{model}.nc"
-    write_sums(sums, path)
-    tracking.log_scores(
-        experiment=params.track.experiment,
-        checkpoint=CHECKPOINTS / model,
-        model=model,
-        kind=params.models[model].kind,
-        scores=scores_of(sums),
-        sums=path,
-    )
+    write_sums(sums, SCORES / f"{model}.nc")
 
 
 if __name__ == "__main__":
-    from fieldcast.pipeline import config
-
     config.run_stage(main)

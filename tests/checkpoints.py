@@ -1,6 +1,5 @@
 """Checkpoints without a training, for tests of what is done with them."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 
 from fieldcast import models
-from fieldcast.pipeline.datasets.paths import PREPARED
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.forecaster import build_network
 from fieldcast.pipeline.train import describe
@@ -28,10 +26,8 @@ def untrained(project: Path, kind: str, spread: float = 0.0, crop: int | None = 
     chosen = models.OPTIONS[kind].model_validate({**KINDS[kind], **options}).model_dump(mode="json")
     described = describe(rewrite(project, {}), "convlstm", "0" * 32 + ".dir")
     described = replace(described, model="mine", kind=kind, options=chosen, crop_cells=crop)
-    channel = json.loads((PREPARED / "statistics.json").read_text())["channels"][0]
-    network = build_network(
-        described, np.full((1, 1, 1, 1), channel["mean"]), np.array([channel["scale"]], dtype=np.float32)
-    )
+    channel = described.channels[0]
+    network = build_network(described, np.full((1, 1, 1, 1), channel.mean), np.array([channel.scale], np.float32))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(spread * torch.randn_like(parameter))

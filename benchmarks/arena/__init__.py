@@ -1,1 +1,1 @@
-"""Attention patterns side by side: questions with known answers, what training on them reaches, what it costs."""
+"""Attention patterns side by side: questions with known answers, skill after training on them, and its cost."""

@@ -1,4 +1,4 @@
-"""The one network in which attention patterns are swapped: everything but the mixing is equal."""
+"""Network in which attention patterns are swapped: everything but the mixing is equal."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ LOUDNESS = 3.0  # amplitude of positions: with 1, networks are slower to begin t
 
 
 def positions(t: int, h: int, w: int, dim: int) -> Float[Tensor, "t h w dim"]:
-    """Sines and cosines of frame, row and column, about a third of the features each; what is left over is 0."""
+    """Return sines and cosines of frame, row and column, about a third of the features each; the rest is 0."""
     table = torch.zeros(t, h, w, dim)
     count = dim // 6
     rates = FASTEST * (SLOWEST / FASTEST) ** (torch.arange(count) / max(count - 1, 1))
@@ -35,7 +35,7 @@ class SubLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, grid: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        """Tokens mixed, then each transformed."""
+        """Return the tokens mixed, then each transformed."""
         grid = grid + self.mixer(self.mixer_norm(grid))
         transformed: Tensor = self.mlp(self.mlp_norm(grid))
         return grid + transformed
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         self.norm, self.readout = nn.LayerNorm(dim), nn.Linear(dim, 1)
 
     def forward(self, films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:
-        """Log odds of yes."""
+        """Return the log odds of yes."""
         _, t, h, w, _ = films.shape
         grid = self.trunk(self.embedding(films) + positions(t, h, w, self.dim).to(films.device))
         odds: Tensor = rearrange(self.readout(self.norm(grid)), "b t h w 1 -> b t h w")

@@ -1,4 +1,4 @@
-"""What each pattern costs at more and more tokens, and how much less factorised attention costs than joint."""
+"""Cost of each pattern at growing numbers of tokens, and of factorised attention relative to joint."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Build = Callable[[Pattern], tuple[nn.Module, int]]  # a network and the channels
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure."""
+    """Duration of a measurement."""
 
     turns: int = 3
     enough: float = 1.0  # seconds after which a network needs no third turn
@@ -32,17 +32,20 @@ FULL = Effort(turns=7, enough=20.0, slowest=60.0)
 
 
 def attention_alone(dim: int, heads: int) -> Build:
-    """Four sub-layers' mixers one after the other, without anything else."""
+    """Return the mixers of four sub-layers one after the other, without anything else."""
     return lambda pattern: (nn.Sequential(*pattern.mixers(dim, heads)), dim)
 
 
 def whole_stack(dim: int, heads: int) -> Build:
-    """The backbone of the tasks."""
+    """Return the backbone of the tasks."""
     return lambda pattern: (Backbone(1, dim, pattern.mixers(dim, heads)), 1)
 
 
 def table(build: Build, grids: Sequence[Grid], effort: Effort, device: str, dim: int, heads: int) -> Table:
-    """Costs of all patterns; those of one size are measured in turns. What does not fit or is slow is left out."""
+    """Return the costs of all patterns; those of one size are measured in turns.
+
+    A pattern that does not fit or is slow is left out.
+    """
     costs: Table = {name: {} for name in PATTERNS}
     left = dict(PATTERNS)
     for grid in tqdm(grids, "costs", unit="size"):
@@ -60,7 +63,7 @@ def table(build: Build, grids: Sequence[Grid], effort: Effort, device: str, dim:
 
 
 def growth(costs: Mapping[int, Cost]) -> tuple[float, float]:
-    """Exponents of time and memory from `FITTED_FROM` tokens on, or of all sizes where that leaves fewer than three."""
+    """Return the exponents of time and memory from `FITTED_FROM` tokens on, or of all sizes if those are too few."""
     sizes = [size for size in costs if size >= FITTED_FROM]
     sizes = sizes if len(sizes) >= 3 else list(costs)
     return (
@@ -71,7 +74,7 @@ def growth(costs: Mapping[int, Cost]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Factorised against joint attention written out, and how factorised attention grows: time and memory."""
+    """Time and memory of factorised against joint attention written out, and the growth of the factorised one."""
 
     times_faster: float
     times_smaller: float
@@ -84,7 +87,7 @@ class Ratio:
 
 
 def factorised_ratio(effort: Effort, device: str, dim: int = 256, heads: int = 8) -> Ratio:
-    """The ratio at 4096 tokens, and the growth from 2048 to 16384 where frames are added or frames become larger."""
+    """Return the ratio at 4096 tokens, and the growth from 2048 to 16384 with more or with larger frames."""
     grid = FRAME_GROWS[1]
     pairs = {}
     for name in (EXPLICIT, FACTORISED):

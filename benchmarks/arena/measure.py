@@ -1,4 +1,4 @@
-"""Seconds and memory of a training step, measured fairly: in turns, and the best of several."""
+"""Seconds and memory of a training step, measured in turns, the best of several."""
 
 import math
 import time
@@ -14,14 +14,14 @@ Step = Callable[[], None]  # one forward and backward pass
 
 @dataclass
 class Cost:
-    """What one training step of one network takes."""
+    """Cost of one training step of one network."""
 
     seconds: float  # the least of all turns
     megabytes: float  # kept for the backward pass on a CPU; the peak of all allocations on a GPU
 
 
 def cost_in_turns(networks: Mapping[str, tuple[nn.Module, Tensor]], *, turns: int, enough: float) -> dict[str, Cost]:
-    """The costs of networks on their inputs, each timed once a turn, twice at least, until it took `enough` seconds."""
+    """Return the costs of networks on their inputs, each timed once a turn, at least twice, for `enough` seconds."""
     costs = {name: Cost(math.inf, megabytes(*pair)) for name, pair in networks.items()}  # runs each once, too
     steps = {name: training_step(*pair) for name, pair in networks.items()}
     devices = {name: inputs.device.type for name, (_, inputs) in networks.items()}
@@ -36,7 +36,7 @@ def cost_in_turns(networks: Mapping[str, tuple[nn.Module, Tensor]], *, turns: in
 
 
 def training_step(network: nn.Module, inputs: Tensor) -> Step:
-    """A forward and backward pass, to the gradients of all weights and of the inputs."""
+    """Return a forward and backward pass, to the gradients of all weights and of the inputs."""
 
     def step() -> None:
         network.zero_grad(set_to_none=True)
@@ -46,7 +46,7 @@ def training_step(network: nn.Module, inputs: Tensor) -> Step:
 
 
 def megabytes(network: nn.Module, inputs: Tensor) -> float:
-    """Memory of a training step: kept for the backward pass on a CPU, the peak of all allocations on a GPU."""
+    """Return the memory of a training step: kept for the backward pass on a CPU, the peak of allocations on a GPU."""
     if inputs.device.type == "cpu":
         return held_bytes(lambda: network(inputs.detach().requires_grad_()), list(network.parameters())) / 1e6
     before = torch.cuda.memory_allocated()
@@ -56,7 +56,7 @@ def megabytes(network: nn.Module, inputs: Tensor) -> float:
 
 
 def held_bytes(forward: Callable[[], Tensor], parameters: Sequence[Tensor] = ()) -> int:
-    """Bytes that autograd keeps for the backward pass of what `forward` returns, `parameters` not counted."""
+    """Return the bytes that autograd keeps for the backward pass of `forward`, `parameters` not counted."""
     known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, tuple[int, Tensor]] = {}  # the tensors too, or their addresses would be used again
 
@@ -72,7 +72,7 @@ def held_bytes(forward: Callable[[], Tensor], parameters: Sequence[Tensor] = ())
 
 
 def seconds(step: Step, device: str) -> float:
-    """Time of one call, finished on its device."""
+    """Return the time of one call, finished on its device."""
     _wait(device)
     started = time.perf_counter()
     step()

@@ -1,4 +1,4 @@
-"""The attention patterns that are compared: all that the video transformer knows, and joint attention written out."""
+"""Attention patterns that are compared: all of the video transformer, and joint attention written out."""
 
 import math
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import cast
 
 from torch import nn
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS, AttentionOptions, build_mixer
-from fieldcast.models.video_transformer.attention.mixer import Mixer
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.interface import AttentionPattern
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS, AttentionOptions, build_pattern
 
 SUB_LAYERS = 4
 EXPLICIT, JOINT, FACTORISED = "joint explicit", "joint", "factorised"
@@ -18,17 +18,17 @@ Grid = tuple[int, int, int]  # tokens along time, height, width
 
 @dataclass(frozen=True)
 class Pattern:
-    """The mixers of a stack: as the video transformer makes them, or of joint attention with its weights in memory."""
+    """Mixers of a stack: as the video transformer makes them, or of joint attention with its weights in memory."""
 
     name: str
     explicit: bool = False
 
     def mixers(self, dim: int, heads: int, count: int = SUB_LAYERS) -> list[nn.Module]:
-        """One mixer for each sub-layer, with the options that the video transformer has unless told otherwise."""
+        """Return one mixer for each sub-layer, by default with the options of the video transformer."""
         if self.explicit:
             return [AlongAxes(dim, heads, "J", impl="eager") for _ in range(count)]
         options = AttentionOptions.model_validate({"attention": self.name})
-        return [build_mixer(options, dim, heads, index) for index in range(count)]
+        return [build_pattern(options, dim, heads, index) for index in range(count)]
 
 
 PATTERNS: Mapping[str, Pattern] = {
@@ -38,16 +38,16 @@ PATTERNS: Mapping[str, Pattern] = {
 
 
 def weights_mb(mixers: list[nn.Module], grid: Grid) -> float:
-    """Memory in MB of the attention weights of a sample in float32, with two more copies at the busiest moment."""
-    held = [cast(Mixer, mixer).held(*grid) for mixer in mixers]
+    """Return the MB of the attention weights of a sample in float32, with two more copies at the busiest moment."""
+    held = [cast(AttentionPattern, mixer).held(*grid) for mixer in mixers]
     return 4 * (sum(held) + 2 * max(held)) / 1e6
 
 
 def macs(mixers: list[nn.Module], grid: Grid) -> int:
-    """Multiply-adds of the mixers of a sample."""
-    return sum(cast(Mixer, mixer).macs(*grid) for mixer in mixers)
+    """Return the multiply-adds of the mixers of a sample."""
+    return sum(cast(AttentionPattern, mixer).macs(*grid) for mixer in mixers)
 
 
 def tokens(grid: Grid) -> int:
-    """How many there are."""
+    """Return the number of tokens."""
     return math.prod(grid)

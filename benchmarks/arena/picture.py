@@ -1,15 +1,16 @@
-"""The picture of the arena: what patterns learn, from the cheapest to the dearest, and how their cost grows."""
+"""Figure of the arena: skill of patterns, from the cheapest to the most expensive, and growth of their cost."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from textwrap import wrap
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from scipy.optimize import isotonic_regression
 
 from .costs import Table
 from .patterns import EXPLICIT, JOINT
@@ -17,7 +18,7 @@ from .quality import Lesson, Training
 from .tasks import TASKS
 
 INK, SOFT, FAINT = "#222222", "#555555", "#dddddd"
-FAMILIES = {  # Okabe & Ito (2008): told apart with every common colour blindness
+FAMILIES = {  # Okabe & Ito (2008): distinct with every common colour blindness
     "over all tokens, exactly": ("#000000", (EXPLICIT, JOINT)),
     "along axes": ("#d55e00", ("factorised", "divided", "axial")),
     "near or sampled tokens": ("#0072b2", ("window", "deformable")),
@@ -32,7 +33,7 @@ SHOWN_AT = 4096  # tokens
 def draw(
     costs: Table, quality: Mapping[str, Mapping[str, float]], training: Training, machine: str, path: Path
 ) -> None:
-    """Write the picture as a PNG: a panel for each task, and one for how costs grow."""
+    """Write the figure as a PNG: a panel for each task, and one for the growth of costs."""
     figure = Figure(figsize=(2.1 * len(quality) + 8.2, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
     *panels, growth = figure.subplots(1, len(quality) + 1, width_ratios=[*[1.0] * len(quality), 3.3])
@@ -54,12 +55,12 @@ def draw(
 
 
 def seconds_shown(costs: Table, name: str) -> float:
-    """Time of a training step of the size that patterns are sorted by; infinite where it was not measured."""
+    """Return the time of a step of the size that patterns are sorted by; infinite where it was not measured."""
     return costs[name][SHOWN_AT].seconds if SHOWN_AT in costs[name] else math.inf
 
 
 def draw_quality(axes: Axes, right: Mapping[str, float], task: str, lesson: Lesson) -> None:
-    """A bar from chance to the right answers of each pattern, the first at the bottom."""
+    """Draw a bar from chance to the right answers of each pattern, the first at the bottom."""
     asks = next(it.asks for it in TASKS if it.name == task)
     for row, (name, share) in enumerate(right.items()):
         axes.barh(row, 100 * share - 50, 0.62, 50, color=COLOURS[name])
@@ -77,7 +78,7 @@ def draw_quality(axes: Axes, right: Mapping[str, float], task: str, lesson: Less
 
 
 def draw_names(axes: Axes, order: Sequence[str], costs: Table) -> None:
-    """Names of the rows of the panels of quality, the cheapest pattern at the top, with what a step takes."""
+    """Return the names of the rows, the cheapest pattern at the top, with the time of a step."""
     taken = [seconds_shown(costs, name) for name in order]
     labels = [f"{name}  {time:.2g} s" if math.isfinite(time) else name for name, time in zip(order, taken, strict=True)]
     axes.set_yticks(range(len(order)), labels)
@@ -88,7 +89,7 @@ def draw_names(axes: Axes, order: Sequence[str], costs: Table) -> None:
 
 
 def draw_growth(axes: Axes, costs: Table) -> None:
-    """Time against tokens, each line named at its end."""
+    """Draw time against tokens, each line named at its end."""
     ends = {}
     for name, line in costs.items():
         dashed = "--" if name == EXPLICIT else "-"
@@ -114,17 +115,13 @@ def draw_growth(axes: Axes, costs: Table) -> None:
 
 
 def marker_of(name: str) -> str:
-    """One marker for each pattern of a family."""
+    """Draw one marker for each pattern of a family."""
     names = next(names for _, names in FAMILIES.values() if name in names)
     return MARKERS[names.index(name)]
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights in rising order, moved as little as possible (least squares) to be at least `gap` apart."""
-    groups: list[list[float]] = []  # of what is left of heights that are to be `gap` apart
-    for k, height in enumerate(heights):
-        groups.append([height - k * gap])
-        while len(groups) > 1 and mean(groups[-2]) > mean(groups[-1]):
-            groups[-2:] = [groups[-2] + groups[-1]]
-    level = [mean(group) for group in groups for _ in group]
-    return [height + k * gap for k, height in enumerate(level)]
+    """Return heights in rising order, moved as little as possible (least squares) to be at least `gap` apart."""
+    offsets = gap * np.arange(len(heights))
+    moved: list[float] = (isotonic_regression(np.asarray(heights) - offsets).x + offsets).tolist()
+    return moved

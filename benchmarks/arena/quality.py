@@ -1,4 +1,4 @@
-"""What a network learns of a task in a fixed number of steps."""
+"""Skill of a network in a task after a fixed number of steps."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -22,7 +22,7 @@ Job = tuple[str, str, int]  # pattern, task, seed
 
 @dataclass(frozen=True)
 class Lesson:
-    """How long a network is trained on a task, and on what: the same for every pattern."""
+    """Steps and samples of a training on a task: the same for every pattern."""
 
     grid: Grid
     steps: int
@@ -39,7 +39,7 @@ LONG = {task.name: Lesson(task.grid, steps=600, batch=8) for task in TASKS}
 
 @dataclass(frozen=True)
 class Training:
-    """The same for every pattern and task, and a lesson for each task."""
+    """Settings that are the same for every pattern and task, and a lesson for each task."""
 
     lessons: Mapping[str, Lesson] = field(default_factory=lambda: SHORT)
     learning_rate: float = 6e-3  # the highest of a one-cycle schedule of AdamW
@@ -53,7 +53,9 @@ FULL = Training(LONG)
 
 
 def table(training: Training, device: str) -> dict[str, dict[str, float]]:
-    """Accuracy of each pattern in each task, the mean of all seeds; one CPU thread each, as many at once as there are.
+    """Return the accuracy of each pattern in each task, the mean of all seeds.
+
+    On a CPU each training has one thread, and as many run at once as there are threads.
 
     Joint attention that is written out learns what the fused one does, and is left out.
     """
@@ -67,7 +69,7 @@ def table(training: Training, device: str) -> dict[str, dict[str, float]]:
 
 
 def _answered(jobs: list[Job], training: Training, device: str) -> Iterator[tuple[Job, float]]:
-    """Jobs with their accuracy, in the order in which they are done."""
+    """Yield jobs with their accuracy, in the order in which they are done."""
     if device != "cpu":
         for name, task, seed in jobs:
             yield (name, task, seed), accuracy(PATTERNS[name], task, training, seed, device)
@@ -82,7 +84,7 @@ def _answered(jobs: list[Job], training: Training, device: str) -> Iterator[tupl
 
 
 def accuracy(pattern: Pattern, task_name: str, training: Training, seed: int, device: str = "cpu") -> float:
-    """Share of right answers on held-out films after training; the same seed gives the same on a CPU.
+    """Return the share of right answers on held-out films after training; the same seed gives the same on a CPU.
 
     The global generator of random numbers is left as it was.
     """
@@ -95,7 +97,7 @@ def accuracy(pattern: Pattern, task_name: str, training: Training, seed: int, de
 
 
 def train(network: nn.Module, task: Task, training: Training, seed: int, device: str) -> None:
-    """Train in place on the cross-entropy of the answers that are asked for."""
+    """Train in place on the cross-entropy of the answers."""
     lesson, rate = training.lessons[task.name], training.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=lesson.steps, pct_start=0.2)
@@ -110,7 +112,7 @@ def train(network: nn.Module, task: Task, training: Training, seed: int, device:
 
 
 def share_right(network: nn.Module, task: Task, training: Training, device: str) -> float:
-    """Share of right answers on films that no training sees."""
+    """Return the share of right answers on films that no training sees."""
     network.eval()
     lesson = training.lessons[task.name]
     right, asked = 0, 0

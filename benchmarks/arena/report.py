@@ -1,4 +1,4 @@
-"""The arena's findings as text and as JSON."""
+"""Results of the arena as text and as JSON."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from .tasks import TASKS
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with few digits; a dash for one that was not measured."""
+    """Return a number with few digits; a dash for one that was not measured."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
 def cost_lines(title: str, costs: Table, at: int) -> list[str]:
-    """Seconds, then megabytes: a row for each pattern, by number of tokens, p of ~ N^p, ratios to joint at `at`."""
+    """Return seconds, then MB: a row for each pattern, by number of tokens, p of ~ N^p, ratios to joint at `at`."""
     sizes = sorted({size for line in costs.values() for size in line})
     others = [other for other in (JOINT, EXPLICIT) if at in costs[other]]
     lines = [title]
@@ -32,7 +32,7 @@ def cost_lines(title: str, costs: Table, at: int) -> list[str]:
 
 
 def versus(costs: Table, other: str, name: str, at: int, field: str) -> str:
-    """How many times what this pattern takes the other takes."""
+    """Return the cost of the other pattern as a multiple of this one's."""
     if at not in costs[other] or at not in costs[name]:
         return "-"
     return number(getattr(costs[other][at], field) / getattr(costs[name][at], field))
@@ -41,7 +41,7 @@ def versus(costs: Table, other: str, name: str, at: int, field: str) -> str:
 def quality_lines(
     quality: Mapping[str, Mapping[str, float]], training: Training, weights: Mapping[str, int]
 ) -> list[str]:
-    """A row for each pattern: its weights beside those of joint attention, and its right answers in each task."""
+    """Return a row for each pattern: its weights beside those of joint attention, its right answers in each task."""
     asks = {task.name: task.asks for task in TASKS}
     lines = [f"Right answers, mean of {training.seeds} seeds; half would be right by chance"]
     for name, lesson in training.lessons.items():
@@ -55,7 +55,7 @@ def quality_lines(
 
 
 def ratio_lines(ratio: Ratio) -> list[str]:
-    """The ratio of factorised to joint attention, and how factorised attention grows."""
+    """Return the ratio of factorised to joint attention, and the growth of factorised attention."""
     frames, size = (
         " and ".join(f"N^{power:.2f} in {what}" for power, what in zip(powers, ("time", "memory"), strict=True))
         for powers in (ratio.growth_by_frames, ratio.growth_by_frame_size)
@@ -71,5 +71,5 @@ def ratio_lines(ratio: Ratio) -> list[str]:
 
 
 def costs_as_json(costs: Table) -> dict[str, dict[str, dict[str, float]]]:
-    """Costs by pattern and number of tokens."""
+    """Return costs by pattern and number of tokens."""
     return {name: {str(size): vars(cost) for size, cost in line.items()} for name, line in costs.items()}

@@ -20,7 +20,7 @@ Field = Float[np.ndarray, "t h w"]
 
 
 class Questions(NamedTuple):
-    """Films and their answers: 1 yes, 0 no, NaN where nothing is asked."""
+    """Films and their answers: 1 yes, 0 no, NaN where there is no question."""
 
     films: Float[Tensor, "b t h w c"]
     answers: Float[Tensor, "b t h w"]
@@ -28,7 +28,7 @@ class Questions(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of question on a grid of tokens (t, h, w)."""
+    """Kind of question on a grid of tokens (t, h, w)."""
 
     name: str
     asks: str
@@ -45,7 +45,7 @@ APART = (4, 12)  # cells between two marked points
 
 
 def echoes(draws: np.random.Generator, shape: tuple[int, ...], smooth: float) -> Float[np.ndarray, "... h w"]:
-    """Fields of 1 (rain) in about half of the cells and -1 in the others, in patches of some `smooth` cells.
+    """Return fields of 1 (rain) in about half of the cells and -1 in the others, in patches of some `smooth` cells.
 
     Not in exactly half: what is near would tell of what is far.
     """
@@ -55,12 +55,12 @@ def echoes(draws: np.random.Generator, shape: tuple[int, ...], smooth: float) ->
 
 
 def questions(films: list[Float[np.ndarray, "t h w c"]], answers: list[Field]) -> Questions:
-    """Films and answers as tensors."""
+    """Return films and answers as tensors."""
     return Questions(*(torch.from_numpy(np.stack(arrays).astype(np.float32)) for arrays in (films, answers)))
 
 
 def delayed_recall(count: int, grid: tuple[int, int, int], seed: int) -> Questions:
-    """Frames that have nothing to do with each other, and the frame `LAG` steps ago as the answer."""
+    """Return independent frames, and the frame `LAG` steps ago as the answer."""
     if grid[0] <= LAG:
         raise ValueError(f"there must be more than {LAG} frames to recall, got {grid[0]}")
     films = echoes(np.random.default_rng(seed), (count, *grid), 1.0)
@@ -70,12 +70,12 @@ def delayed_recall(count: int, grid: tuple[int, int, int], seed: int) -> Questio
 
 
 def recalled(films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:
-    """The frame `LAG` steps ago, round and round."""
+    """Return the frame `LAG` steps ago, cyclically."""
     return (films[..., 0] > 0).float().roll(LAG, dims=1)
 
 
 def advected_pattern(count: int, grid: tuple[int, int, int], seed: int) -> Questions:
-    """One frame, then blank ones, and what a steady `WIND` has made of it at the last; inflow is not asked."""
+    """Return one frame, then blank ones, and the frame moved by a steady `WIND` at the last; no question at inflow."""
     t, h, w = grid
     down, right = (speed * (t - 1) for speed in WIND)
     if down >= h or right >= w:
@@ -87,7 +87,7 @@ def advected_pattern(count: int, grid: tuple[int, int, int], seed: int) -> Quest
 
 
 def advected(films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:
-    """Every frame after the first moved on by the wind, one step after another."""
+    """Return the first frame moved on by the wind, one step after another."""
     field = films[:, 0, ..., 0]
     frames = [field]
     for _ in range(films.shape[1] - 1):
@@ -97,7 +97,7 @@ def advected(films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:
 
 
 def which_first(count: int, grid: tuple[int, int, int], seed: int) -> Questions:
-    """Two frames of a field that moves with the `WIND`, in either order: is the first one the earlier?
+    """Return two frames of a field that moves with the `WIND`, in either order; the answer: the first is the earlier.
 
     Asked where it rains in the first frame. Every field comes twice there, followed by where the wind takes it or by
     where it came from: neither the field nor any one cell gives the answer away.
@@ -113,7 +113,7 @@ def which_first(count: int, grid: tuple[int, int, int], seed: int) -> Questions:
 
 
 def _moving(draws: np.random.Generator, shape: tuple[int, ...]) -> list[Float[np.ndarray, "h w"]]:
-    """A field one step earlier, now and one step later; drawn again where earlier and later are the same."""
+    """Return a field one step earlier, now and one step later; drawn again where earlier and later are the same."""
     while True:
         field = echoes(draws, shape, 1.0)
         before, after = (np.roll(field, (step * WIND[0], step * WIND[1]), axis=(0, 1)) for step in (-1, 1))
@@ -129,7 +129,7 @@ def came_first(films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:
 
 
 def connected_storms(count: int, grid: tuple[int, int, int], seed: int) -> Questions:
-    """Echoes and two marked points: are they in one echo (4 neighbours)? Asked at both points, in the first frame.
+    """Return echoes and two marked points; the answer, at both points in the first frame: one echo (4 neighbours).
 
     Every field comes twice, with one point the same and the other as far away but in the same echo or another one:
     neither field nor distance gives the answer away.
@@ -151,7 +151,7 @@ def connected_storms(count: int, grid: tuple[int, int, int], seed: int) -> Quest
 
 
 def _twin_points(labels: np.ndarray, draws: np.random.Generator) -> list[tuple[float, list[tuple[int, int]]]]:
-    """Points in one echo and points in two, with the first point and the distance in common; empty if none is found."""
+    """Return points in one echo and points in two, first point and distance in common; empty without any."""
     cells = np.argwhere(labels > 0)
     first = cells[draws.integers(len(cells))]
     distance = np.abs(cells - first).sum(axis=1)
@@ -188,7 +188,7 @@ def connected(films: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w"]:
 
 
 def nested_accumulation(count: int, grid: tuple[int, int, int], seed: int) -> Questions:
-    """Rain in every frame: is the wettest cell, over all frames, of the box around a cell also in the box within it?
+    """Return rain in every frame; the answer: the wettest cell of the box around a cell is also in the box within it.
 
     Asked in the last frame, where the outer box fits on the grid.
     """

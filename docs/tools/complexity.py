@@ -1,7 +1,7 @@
-"""How many operations of a learned model must wait for one another, and how many lie between its farthest ends.
+"""Sequential operations of a learned model, and the length of paths through it.
 
-Vaswani et al. 2017, "Attention Is All You Need", table 1, of whole forecasters. An operation mixes positions: a step of
-a recurrent cell, a sub-layer of attention, a convolution that is wider than a cell or goes over frames. What is done to
+After Vaswani et al. 2017, "Attention Is All You Need", table 1, for whole forecasters. An operation mixes positions: a
+step of a recurrent cell, a sub-layer of attention, a convolution that is wider than a cell or goes over frames. Work on
 each position by itself belongs to the operation before it, and statistics of norms do not count.
 """
 
@@ -18,9 +18,9 @@ from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.simvp.layers import APART, FAR
 from fieldcast.models.simvp.options import SimVPOptions
-from fieldcast.models.video_transformer.attention.axes import AXES
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
-from fieldcast.models.video_transformer.attention.window import fitted
+from fieldcast.models.video_transformer.attention.exact.axes import AXES
+from fieldcast.models.video_transformer.attention.exact.window import fitted
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 Cells = tuple[int, int]  # rows and columns of the field
@@ -28,10 +28,10 @@ Tokens = tuple[int, int, int]  # along time, height, width
 
 
 @dataclass(frozen=True)
-class Theory:
+class Complexity:
     """Operations in a row, and the path from any corner of the first frame to the opposite one at the last lead.
 
-    The path is the fewest operations that lead there, were there as many as it takes; None where none ever does. T are
+    The path is the fewest operations that lead there in a model of enough layers; None where none ever does. T are
     the steps of history and horizon, n the cells or tokens along the longest axis, r those that an operation reaches.
     """
 
@@ -41,8 +41,8 @@ class Theory:
     path_grows: str
 
 
-def theory_of(options: BaseModel, sizes: Sizes, cells: Cells) -> Theory:
-    """Return the theory of the learned model with these options; raise ValueError for options of another."""
+def complexity_of(options: BaseModel, sizes: Sizes, cells: Cells) -> Complexity:
+    """Return the complexity of the learned model with these options; raise ValueError for options of another model."""
     if isinstance(options, RecurrentOptions):
         return of_recurrent(options, sizes, cells)
     if isinstance(options, SimVPOptions):
@@ -52,8 +52,8 @@ def theory_of(options: BaseModel, sizes: Sizes, cells: Cells) -> Theory:
     raise ValueError(f"options must be of a learned model, got {type(options).__name__}")
 
 
-def of_recurrent(options: RecurrentOptions, sizes: Sizes, cells: Cells) -> Theory:
-    """Return T steps and one for each further level, up and down; a step carries the state on by r patches.
+def of_recurrent(options: RecurrentOptions, sizes: Sizes, cells: Cells) -> Complexity:
+    """Return T operations and one for each further level, up and down; a step carries the state on by r patches.
 
     Attention reads what up to `memory` (K) steps have left in one step; a flow brings the state from anywhere. Raises
     ValueError for strides, whose levels differ in r.
@@ -63,18 +63,18 @@ def of_recurrent(options: RecurrentOptions, sizes: Sizes, cells: Cells) -> Theor
     steps = sizes.history + sizes.horizon
     in_a_row = steps + 2 * (len(options.hidden) - 1)
     in_time, grows = steps, "T"
-    if options.temporal_mixer == "attention":
+    if options.cell == "attention":
         in_time, grows = math.ceil(steps / options.memory), "T/K"
-    if options.temporal_mixer == "trajgru":
-        return Theory(in_a_row, "O(T)", in_time, f"O({grows})")
+    if options.cell == "trajgru":
+        return Complexity(in_a_row, "O(T)", in_time, f"O({grows})")
     distance = math.ceil(max(cells) / options.patch) - 1 - options.kernel // 2  # but for what the first step reads
     in_space = 1 + _times(distance, options.state_side // 2)
     path = None if in_space == math.inf else int(max(in_time, in_space))
-    return Theory(in_a_row, "O(T)", path, f"O({grows} + n/r)")
+    return Complexity(in_a_row, "O(T)", path, f"O({grows} + n/r)")
 
 
-def of_simvp(options: SimVPOptions, cells: Cells) -> Theory:
-    """Return its convolutions; blocks that a path needs are those that encoder and decoder do not span.
+def of_simvp(options: SimVPOptions, cells: Cells) -> Complexity:
+    """Return the convolutions of SimVP; a path needs blocks for the distance that encoder and decoder do not span.
 
     Each of these two reaches a cell of the coarse grid. A block has two branches: one with two convolutions, and an MLP
     with one, of side 3.
@@ -82,24 +82,24 @@ def of_simvp(options: SimVPOptions, cells: Cells) -> Theory:
     ends = 1 + options.levels + 1 + options.levels + 1  # encoder, frames to one map, decoder
     distance = max(0, math.ceil((max(cells) - 1) / 2**options.levels) - 2)
     mixings, rest = divmod(distance, options.kernel // 2 + FAR // 2 * APART)
-    return Theory(ends + 3 * options.blocks, "O(1)", ends + 2 * mixings + min(rest, 2), "O(n/r)")
+    return Complexity(ends + 3 * options.blocks, "O(1)", ends + 2 * mixings + min(rest, 2), "O(n/r)")
 
 
-def of_video_transformer(options: VideoTransformerOptions, sizes: Sizes, cells: Cells) -> Theory:
-    """Return its sub-layers: of the trunk, of two attentions each with global tokens, and of the decoder.
+def of_video_transformer(options: VideoTransformerOptions, sizes: Sizes, cells: Cells) -> Complexity:
+    """Return the sub-layers of trunk and decoder; with global tokens a sub-layer of the trunk counts twice.
 
-    Of a decoder the path needs the cross-attention alone, since that sees the whole history.
+    A path needs only the cross-attention of a decoder, since that sees the whole history.
     """
     smooth = int(options.smooth)  # a convolution of 3 x 3 on the increments
     trunk = _sub_layers(options) * (2 if options.global_tokens else 1)
     if options.arch == "fill_in":
         path, grows = path_in_trunk(options, _tokens(options, sizes, cells))
-        return Theory(trunk + smooth, "O(1)", path, grows)
+        return Complexity(trunk + smooth, "O(1)", path, grows)
     if options.autoregressive:
         decoder = 2 * options.decoder_layers * sizes.horizon  # self-attention and cross-attention for each lead
-        return Theory(trunk + decoder + smooth * sizes.horizon, "O(T)", 1, "O(1)")
+        return Complexity(trunk + decoder + smooth * sizes.horizon, "O(T)", 1, "O(1)")
     a_layer = 3 if options.query_attention == "factorised" else 1  # time, space, cross-attention
-    return Theory(trunk + a_layer * options.decoder_layers + smooth, "O(1)", 1, "O(1)")
+    return Complexity(trunk + a_layer * options.decoder_layers + smooth, "O(1)", 1, "O(1)")
 
 
 def path_in_trunk(options: VideoTransformerOptions, tokens: Tokens) -> tuple[int | None, str]:
@@ -156,7 +156,7 @@ def _sub_layers(options: VideoTransformerOptions) -> int:
 
 
 def _times(distance: int, reach: int) -> float:
-    """How often `reach` fits into the distance, rounded up; never, if it is 0."""
+    """Return how often `reach` fits into the distance, rounded up; infinity where it is 0."""
     if distance <= 0:
         return 0
     return math.ceil(distance / reach) if reach else math.inf

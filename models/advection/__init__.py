@@ -1,1 +1,5 @@
-"""Advection: the latest field moves on as it did in the history."""
+"""Advection: the latest field, moved along with the motion of the history.
+
+In: histories in physical units. Out: one forecast each.
+May import: `models.layers`.
+"""

@@ -15,7 +15,7 @@ from fieldcast.models.layers.reference import Case
 def forecast(
     history: Array32, horizon: int, *, frames: int = 4, transform: Transform = "db", dry_below: float = 0.1
 ) -> Array32:
-    """The latest field moved along its flow: (b, t, c, h, w) to (b, horizon, c, h, w), units as the history.
+    """Return the latest field moved along its flow: (b, t, c, h, w) to (b, horizon, c, h, w), in the history's units.
 
     The flow is that of the latest `frames` frames, in dB above `dry_below` (transform db) or standardised (identity).
     A field without motion to be seen (dry, constant, one frame) is persistence. NaN where no frame of the history is
@@ -31,7 +31,7 @@ def forecast(
 
 
 def _field(recent: Array32, latest: Array32, horizon: int, transform: Transform, dry_below: float) -> Array32:
-    """One field, (h, w), for all leads; `recent` (frames, h, w) gives the flow."""
+    """Return one field, (h, w), for all leads; `recent` (frames, h, w) gives the flow."""
     stays = np.repeat(latest[None], horizon, axis=0)
     flow = motion(recent, transform, dry_below)
     if flow is None:
@@ -42,7 +42,7 @@ def _field(recent: Array32, latest: Array32, horizon: int, transform: Transform,
 
 
 def move(field: Array32, flow: Array64, horizon: int) -> Array64:
-    """The field (h, w) after 1 to `horizon` steps along `flow` (2, h, w); NaN where it comes from outside the grid."""
+    """Return the field (h, w) after 1 to `horizon` steps along `flow` (2, h, w), NaN beyond the grid."""
     extrapolate = load_pysteps()[1]
     return np.asarray(extrapolate(field.astype(np.float64), flow, list(range(1, horizon + 1))))
 

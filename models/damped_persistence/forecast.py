@@ -28,14 +28,14 @@ class DampingSums:
         return DampingSums(self.init_target + other.init_target, self.init_init + other.init_init)
 
     def damping(self) -> NDArray[np.float32]:
-        """The least-squares coefficient per lead and channel, (horizon, c); 0 (climatology) where nothing was seen."""
+        """Return the least-squares coefficient (horizon, c); 0 (climatology) without any valid pair."""
         seen = self.init_init > 0
         ratio = np.divide(self.init_target, self.init_init, out=np.zeros_like(self.init_target), where=seen)
         return ratio.astype(np.float32)
 
 
 def sums(anomaly_init: NDArray[np.float32], anomaly_target: NDArray[np.float32]) -> DampingSums:
-    """Sums of one block of cases: anomalies (n, c, h, w) at init and (n, horizon, c, h, w) at the valid times.
+    """Return sums of one block of cases: anomalies (n, c, h, w) at init, (n, horizon, c, h, w) at valid times.
 
     A cell counts for a lead where both of its anomalies are valid (not NaN).
     """
@@ -83,7 +83,7 @@ def forecast(
     climatology_at_valid: NDArray[np.float32],
     damping: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Climatology at the valid time plus the damped anomaly of the latest valid value, (b, horizon, c, h, w).
+    """Return climatology at the valid time plus the damped latest valid anomaly, (b, horizon, c, h, w).
 
     `history` (b, t, c, h, w), `climatology_at_init` (b, c, h, w), `climatology_at_valid` (b, horizon, c, h, w), all in
     the same units; `damping` (horizon, c). A cell without a valid value in the history gets climatology. Raises

@@ -1,5 +1,5 @@
 """Layers that several models share: patches, missing cells, members, sizes, motion.
 
-In and out: tensors or arrays; letters as in `models`.
+In: tensors or arrays, letters as in `models`. Out: the same.
 May import: nothing of this project.
 """

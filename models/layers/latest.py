@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 
 def latest_valid(history: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The latest value of every cell that is not NaN: (b, t, c, h, w) to (b, c, h, w); NaN where no frame is valid."""
+    """Return each cell's latest value that is not NaN, (b, t, c, h, w) to (b, c, h, w); NaN without a valid frame."""
     latest = history[:, 0]
     for step in range(1, history.shape[1]):
         frame = history[:, step]

@@ -17,13 +17,13 @@ SPREAD = 0.1  # standard deviation of the weights at first: members begin near o
 
 
 def noise_at(seconds: Int64[Tensor, " b"], members: int) -> Float[Tensor, "b m k"]:
-    """Standard normal noise that depends on each sample's init time in seconds alone."""
+    """Return standard normal noise that depends on each sample's init time in seconds alone."""
     draws = [torch.randn(members, NOISE, generator=torch.Generator().manual_seed(s)) for s in seconds.tolist()]
     return torch.stack(draws).to(seconds.device)
 
 
 def members_apart(fields: Float[Tensor, "b_m t m_c h w"], options: OutputOptions) -> Float[Tensor, "b *m t c h w"]:
-    """The readout's fields with a dimension of their own for members: quantiles are channels, an ensemble samples."""
+    """Return the readout's fields with a dimension for members: quantiles are channels, an ensemble samples."""
     if options.output == "quantiles":
         return rearrange(fields, "b t (m c) h w -> b m t c h w", m=options.members)
     if options.output == "ensemble":
@@ -45,8 +45,8 @@ class NoisyBlock(nn.Module):
 
     def forward(
         self, features: Float[Tensor, "b t n d"], noise: Float[Tensor, "b m k"] | None
-    ) -> Float[Tensor, "b*m t n d"]:
-        """The features of all members, those of a sample one after the other; noise None is drawn anew."""
+    ) -> Float[Tensor, "b_m t n d"]:
+        """Return the features of all members, those of a sample one after the other; None draws new noise."""
         if noise is None:
             noise = torch.randn(len(features), self.members, NOISE, device=features.device)
         scale, shift = self.modulation(noise)[:, :, None, None].chunk(2, dim=-1)

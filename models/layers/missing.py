@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def fill_and_mask(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c+1 h w"]:
-    """The history with 0 in its gaps and one more channel: 1 where all channels are valid, else 0.
+    """Return the history with 0 in its missing cells and one more channel: 1 where all channels are valid, else 0.
 
     No gradient flows back through a missing cell.
     """
@@ -17,7 +17,7 @@ def fill_and_mask(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c+1
 
 
 def carried_forward(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-    """The history with every gap filled by the latest earlier value of its cell, 0 where there is none."""
+    """Return the history with missing cells filled by the cell's latest earlier value, else 0."""
     frames = []
     latest = torch.zeros_like(history[:, 0])
     for frame in history.unbind(dim=1):
@@ -26,7 +26,7 @@ def carried_forward(history: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c
     return torch.stack(frames, dim=1)
 
 
-class HistoryBase(nn.Module):
+class LinearBaseline(nn.Module):
     """The base of a learned forecast: for each lead a learned mixture of the history's frames, the same in every cell.
 
     It starts with all weight on the last frame, so that an untrained model is persistence. In normalised values, where
@@ -36,7 +36,7 @@ class HistoryBase(nn.Module):
 
     start: Tensor
 
-    PACE = 10.0  # these weights move so many times faster than others: a training has few steps to halve one
+    LR_MULTIPLIER = 10.0  # these weights move so many times faster than others: a training has few steps to halve one
 
     def __init__(self, history: int, horizon: int, channels_out: int) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class HistoryBase(nn.Module):
     def forward(
         self, increment: Float[Tensor, "b *m f c_out h w"], history: Float[Tensor, "b t c_in h w"]
     ) -> Float[Tensor, "b *m f c_out h w"]:
-        """Increments added to the mixture of the first c_out channels, in the history's precision.
+        """Return increments added to the mixture of the first c_out channels, in the history's precision.
 
         All members of a sample, where there are any, share its mixture.
         """
         frames = carried_forward(history[:, :, : increment.shape[-3]])
-        weights = (self.start + self.PACE * self.change).to(frames.dtype)
+        weights = (self.start + self.LR_MULTIPLIER * self.change).to(frames.dtype)
         with torch.autocast(frames.device.type, enabled=False):  # the base keeps its precision
             mixture = torch.einsum("ftc,btchw->bfchw", weights, frames)
             return (mixture if increment.ndim == 5 else mixture[:, None]) + increment.to(frames.dtype)

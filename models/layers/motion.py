@@ -24,7 +24,7 @@ MISSING = (
 
 @cache
 def load_pysteps() -> tuple[Callable[..., Array64], Callable[..., Array64]]:
-    """pysteps' dense Lucas-Kanade and semi-Lagrangian extrapolation; ValueError that names the fix if not installed.
+    """Return pysteps' dense Lucas-Kanade and semi-Lagrangian extrapolation; raise ValueError if not installed.
 
     Loaded at first use, in some seconds; what it prints while loading is dropped.
     """
@@ -41,7 +41,7 @@ def load_pysteps() -> tuple[Callable[..., Array64], Callable[..., Array64]]:
 
 
 def motion(recent: Array32, transform: Transform, dry_below: float) -> Array64 | None:
-    """The flow (2: x and y, h, w) in cells per step of frames (t, h, w) with gaps; None where nothing moves."""
+    """Return the flow (2: x and y, h, w), in cells a step, of frames (t, h, w) with NaN; None without motion."""
     scaled = scale(filled(recent), transform, dry_below)
     if len(scaled) < 2 or np.ptp(scaled[-1]) == 0 or np.ptp(scaled, axis=0).max() == 0:
         return None
@@ -53,7 +53,7 @@ def motion(recent: Array32, transform: Transform, dry_below: float) -> Array64 |
 
 
 def filled(frames: Array32) -> Array64:
-    """Frames whose gaps take the latest earlier valid value, else 0."""
+    """Return frames whose missing cells take the latest earlier valid value, else 0."""
     filled = np.zeros(frames.shape)
     before = np.zeros(frames.shape[1:])
     for step, frame in enumerate(frames):
@@ -62,7 +62,7 @@ def filled(frames: Array32) -> Array64:
 
 
 def scale(frames: Array64, transform: Transform, dry_below: float) -> Array64:
-    """Frames in dB above the dry threshold, or standardised; all equal if there is nothing to see."""
+    """Return frames in dB above the dry threshold, or standardised (0 for constant frames)."""
     if transform == "db":
         return 10 * np.log10(np.maximum(frames, dry_below) / dry_below)
     spread = frames.std()

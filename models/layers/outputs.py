@@ -37,5 +37,5 @@ class OutputOptions(BaseModel):
 
     @property
     def values(self) -> int:
-        """How many values the readout gives a cell and channel: the quantiles, or 1 for each member's own decoding."""
+        """Return the number of values the readout gives a cell and channel: quantiles, or 1 for each member."""
         return self.members or 1 if self.output == "quantiles" else 1

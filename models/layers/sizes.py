@@ -26,6 +26,6 @@ class Sizes:
             raise ValueError(f"step_minutes must be above 0, got {self.step_minutes}")
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError unless `shape` is (b, history, channels_in, h, w)."""
+        """Raise ValueError unless `shape` is (b, history, channels_in, h, w)."""
         if len(shape) != 5 or shape[1:3] != (self.history, self.channels_in):
             raise ValueError(f"history must be (b, {self.history}, {self.channels_in}, h, w), got {tuple(shape)}")

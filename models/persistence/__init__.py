@@ -1,1 +1,5 @@
-"""Persistence: nothing changes."""
+"""Persistence: the latest field at every lead time.
+
+In: histories in physical units. Out: one forecast each.
+May import: `models.layers`.
+"""

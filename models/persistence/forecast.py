@@ -9,7 +9,7 @@ from fieldcast.models.layers.reference import Case
 
 
 def forecast(history: NDArray[np.float32], horizon: int) -> NDArray[np.float32]:
-    """The latest valid value of each cell for all leads: (b, t, c, h, w) to (b, horizon, c, h, w).
+    """Return the latest valid value of each cell for all leads: (b, t, c, h, w) to (b, horizon, c, h, w).
 
     Units as the history. NaN where no frame of the history is valid.
     """

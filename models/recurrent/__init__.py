@@ -1,1 +1,5 @@
-"""Recurrent encoder-forecasters: one skeleton, with ConvLSTM, ConvGRU, TrajGRU or attention as its memory in time."""
+"""Recurrent encoder-forecasters: one skeleton for ConvLSTM, ConvGRU, TrajGRU, or attention in time.
+
+In: normalised histories. Out: normalised forecasts, or members of them.
+May import: `models.layers`.
+"""

@@ -20,15 +20,15 @@ Maps = Float[Tensor, "b heads d h w"]
 Kept = Float[Tensor, "n b heads d h w"]  # the oldest first
 
 
-def remembered(kept: Kept | None, newest: Maps, memory: int) -> Kept:
-    """The last `memory` maps with the newest at the end: a ring buffer."""
+def remembered(kept: Kept | None, newest: Maps, memory: int) -> Float[Tensor, "n_kept b heads d h w"]:
+    """Return the last `memory` maps with the newest at the end: a ring buffer."""
     if kept is None:
         return newest[None]
     return torch.cat([kept[1:] if len(kept) == memory else kept, newest[None]])
 
 
 def attend_in_time(query: Maps, keys: Kept, values: Kept, bias: Float[Tensor, "heads n"]) -> Maps:
-    """For every cell and head the mix of its values by softmax(query key / sqrt(d) + bias).
+    """Return for every cell and head the mix of its values by softmax(query key / sqrt(d) + bias).
 
     The same as `attend` of the video transformer, each cell a sample. As one query looks at few keys, sums over whole
     maps as they lie in memory take a quarter of the time.
@@ -56,11 +56,11 @@ class AttentionCell(nn.Module):
         self.norm = make_norm(options.norm, 4 * hidden)
 
     def drive(self, inputs: Float[Tensor, "t b c h w"]) -> list[Driven]:
-        """The inputs' share of queries, keys, values and gates, and the bias, of each step."""
+        """Return the inputs' share of queries, keys, values and gates, and the bias, of each step."""
         return [(share,) for share in convolved_steps(inputs, self.input_to_state.weight, self.bias)]
 
     def step(self, driven: Driven | None, state: State | None, convolve: Repeated) -> State:
-        """The next (hidden, keys, values)."""
+        """Return the next (hidden, keys, values)."""
         hidden, keys, values = (None, None, None) if state is None else state
         pre = self._convolved(driven, hidden, convolve)
         pre = pre if self.norm is None else self.norm(pre)
@@ -69,7 +69,7 @@ class AttentionCell(nn.Module):
         mixed = attend_in_time(query, keys, values, self.lag[:, -len(keys) :])
         return rearrange(torch.sigmoid(gate) * torch.tanh(mixed), "b heads d h w -> b (heads d) h w"), keys, values
 
-    def _convolved(self, driven: Driven | None, hidden: Tensor | None, convolve: Repeated) -> Float[Tensor, "b 4d h w"]:
+    def _convolved(self, driven: Driven | None, hidden: Tensor | None, convolve: Repeated) -> Float[Tensor, "b d4 h w"]:
         if hidden is None:
             assert driven is not None
             return driven[0]  # a zero state needs no convolution

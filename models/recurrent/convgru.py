@@ -18,7 +18,7 @@ SLOPE = 0.2  # of the leaky ReLU below zero
 
 
 def activated(candidate: Tensor, activation: str) -> Tensor:
-    """The candidate state by the activation's name: tanh or leaky."""
+    """Return the candidate state by the activation's name: tanh or leaky."""
     return torch.tanh(candidate) if activation == "tanh" else functional.leaky_relu(candidate, SLOPE)
 
 
@@ -35,11 +35,11 @@ class GatedUpdate(nn.Module):
 
     def forward(
         self,
-        of_input: Float[Tensor, "b 3d h w"] | None,
-        of_state: Float[Tensor, "b 3d h w"] | None,
+        of_input: Float[Tensor, "b 3*{self.hidden} h w"] | None,
+        of_state: Float[Tensor, "b 3*{self.hidden} h w"] | None,
         state: Float[Tensor, "b d h w"] | None,
     ) -> Float[Tensor, "b d h w"]:
-        """(1 - update) * candidate + update * state; the input's share has the bias; either may be absent."""
+        """Return (1 - update) * candidate + update * state; the input's share has the bias; either may be absent."""
         of_input = self.bias[:, None, None] if of_input is None else of_input
         gates_end = (2 * self.hidden,)
         gates, candidate = torch.tensor_split(of_input, gates_end, dim=-3)
@@ -66,11 +66,11 @@ class ConvGRUCell(nn.Module):
         self.update = GatedUpdate(hidden, options)
 
     def drive(self, inputs: Float[Tensor, "t b c h w"]) -> list[Driven]:
-        """The inputs' share of gates and candidate, and the bias, of each step."""
+        """Return the inputs' share of gates and candidate, and the bias, of each step."""
         return [(share,) for share in convolved_steps(inputs, self.input_to_state.weight, self.update.bias)]
 
     def step(self, driven: Driven | None, state: State | None, convolve: Repeated) -> State:
-        """The next (hidden,)."""
+        """Return the next (hidden,)."""
         of_input = None if driven is None else driven[0]
         if state is None:  # a zero state needs no convolution
             return (self.update(of_input, None, None),)

@@ -1,23 +1,48 @@
-"""A convolutional LSTM cell with peepholes of one weight per channel.
+"""Convolutional LSTM with peepholes of one weight per channel.
 
-Shi et al. 2015, "Convolutional LSTM Network", equation 3: the input and forget gates look at the old cell state, the
-output gate at the new one. Zero padding, zero initial state.
+Shi et al. 2015, "Convolutional LSTM Network", equation 3. Zero padding, zero initial state.
 """
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fieldcast.models.recurrent import level
-from fieldcast.models.recurrent.gates import cell_update
+from fieldcast.models.recurrent.fast import level
 from fieldcast.models.recurrent.norms import make_norm
 from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.recurrent.repeated import Repeated
 from fieldcast.models.recurrent.unroll import Driven, State, convolved_steps
 
+Maps = Float[Tensor, "b d h w"]
+
+
+def lstm_step(
+    gates: Float[Tensor, "4 b d h w"], cell: Maps | None, peephole: Float[Tensor, "3 d 1 1"] | None
+) -> tuple[Maps, Maps]:
+    """Return the next hidden and cell state; None stands for zeros.
+
+    `gates` are W_x * X_t + W_h * H_(t-1) + b for i, f, c and o. The hidden state has their precision; the cell state,
+    which sums over many steps, has at least float32.
+    """
+    x_i, x_f, x_c, x_o = gates.to(torch.promote_types(gates.dtype, torch.float32))  # (b, d, h, w) each
+    w_i, w_f, w_o = (0.0, 0.0, 0.0) if peephole is None else peephole  # (d, 1, 1)
+    cell = torch.zeros_like(x_c) if cell is None else cell
+
+    i = torch.sigmoid(x_i + w_i * cell)
+    f = torch.sigmoid(x_f + w_f * cell)
+    cell = f * cell + i * torch.tanh(x_c)
+    o = torch.sigmoid(x_o + w_o * cell)
+    hidden = o * torch.tanh(cell)
+
+    return hidden.to(gates.dtype), cell
+
 
 class ConvLSTMCell(nn.Module):
-    """A convolution of the input (none for `channels_in` 0) and one of the state; its state is (hidden, cell)."""
+    """A convolution of the input (none for `channels_in` 0), one of the state, and `lstm_step`.
+
+    Its state is (hidden, cell).
+    """
 
     peephole: Tensor | None
 
@@ -34,27 +59,27 @@ class ConvLSTMCell(nn.Module):
         nn.init.constant_(of_forget, options.forget_bias)
 
     def drive(self, inputs: Float[Tensor, "t b c h w"]) -> list[Driven]:
-        """The inputs' share of the gates, and the bias, of each step."""
+        """Return W_x * X_t + b of each step."""
         return [(gates,) for gates in convolved_steps(inputs, self.input_to_state.weight, self.bias)]
+
+    def step(self, driven: Driven | None, state: State | None, convolve: Repeated) -> State:
+        """Return the next (hidden, cell)."""
+        gates = self._gates(driven, state, convolve)
+        gates = gates if self.norm is None else self.norm(gates)
+        gates = rearrange(gates, "b (four d) h w -> four b d h w", four=4)
+        return lstm_step(gates, None if state is None else state[1], self.peephole)
 
     def at_once(
         self, inputs: Float[Tensor, "t b c h w"] | None, state: State | None, steps: int
     ) -> tuple[Float[Tensor, "t b d h w"], State] | None:
-        """All steps by one function, where there is one for these."""
-        hidden, cell = (None, None) if state is None else state
-        of_input = self.input_to_state.weight if inputs is not None else None
-        weights = level.Weights(of_input, self.state_to_state.weight, self.bias, self.peephole)
-        if self.norm is not None or not level.suits(weights, inputs, hidden):
+        """Return the same as `step` after `step` by the fast path, the one place that chooses it; None outside it."""
+        if self.norm is not None:
             return None
-        return level.run(weights, inputs, hidden, cell, steps)
+        of_input = None if inputs is None else self.input_to_state.weight
+        weights = level.Weights(of_input, self.state_to_state.weight, self.bias, self.peephole)
+        return level.run(weights, inputs, state, steps)
 
-    def step(self, driven: Driven | None, state: State | None, convolve: Repeated) -> State:
-        """The next (hidden, cell)."""
-        gates = self._gates(driven, state, convolve)
-        gates = gates if self.norm is None else self.norm(gates)
-        return cell_update(gates, None if state is None else state[1], self.peephole)
-
-    def _gates(self, driven: Driven | None, state: State | None, convolve: Repeated) -> Float[Tensor, "b 4d h w"]:
+    def _gates(self, driven: Driven | None, state: State | None, convolve: Repeated) -> Float[Tensor, "b d4 h w"]:
         if state is None:
             assert driven is not None
             return driven[0]  # a zero state needs no convolution

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fieldcast.models.layers.members import NoisyBlock, members_apart
-from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.missing import LinearBaseline, fill_and_mask
 from fieldcast.models.layers.patches import crop, pad_to_multiple, patchify, unpatchify
 from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.recurrent.attention import AttentionCell
@@ -37,7 +37,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.options, self.sizes = options, sizes
         area, hidden = options.patch**2, options.hidden
-        make = CELLS[options.temporal_mixer]
+        make = CELLS[options.cell]
         frame = (sizes.channels_in + 1) * area  # + 1: the valid mask
         inputs = (frame, *hidden[:-1]) if options.strides is None else (options.stem, *hidden[:-1])
         self.encoder = nn.ModuleList(make(below, here, options) for below, here in zip(inputs, hidden, strict=True))
@@ -45,7 +45,7 @@ class Recurrent(nn.Module):
         self.forecaster = nn.ModuleList(
             make(above, here, options) for above, here in zip((0, *down[:-1]), down, strict=True)
         )
-        self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
+        self.base = LinearBaseline(sizes.history, sizes.horizon, sizes.channels_out)
         read = sum(hidden) if options.strides is None else options.stem
         self.readout = nn.Conv2d(read, options.values * sizes.channels_out * area, 1)
         nn.init.zeros_(self.readout.weight)
@@ -56,7 +56,7 @@ class Recurrent(nn.Module):
     def forward(
         self, history: Float[Tensor, "b t c_in h w"], noise: Float[Tensor, "b m k"] | None = None
     ) -> Float[Tensor, "b *m f c_out h w"]:
-        """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
+        """Return forecasts of the first c_out channels for all leads, in normalised values; NaN is a missing cell.
 
         There are members unless its output is point; an ensemble's `noise` is drawn where none is given. Raises
         ValueError when steps or channels are not those it was built for.
@@ -100,7 +100,7 @@ class Recurrent(nn.Module):
         return rearrange(cells, "t b h w c -> t b c h w")
 
     def _drop(self, steps: Float[Tensor, "t b d h w"]) -> Float[Tensor, "t b d h w"]:
-        """Whole channels dropped, the same ones at every step of a sample."""
+        """Return the steps with whole channels dropped, the same ones at every step of a sample."""
         if not self.training or self.options.dropout == 0:
             return steps
         keep: Tensor = functional.dropout(torch.ones_like(steps[:1, :, :, :1, :1]), self.options.dropout)
@@ -108,7 +108,7 @@ class Recurrent(nn.Module):
 
 
 def _scales(options: RecurrentOptions, frame: int) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """What stands before each level of the encoder and behind each of the forecaster, the deepest first."""
+    """Return the layers before each level of the encoder and after each of the forecaster, the deepest first."""
     hidden, strides = options.hidden, options.strides
     if strides is None:
         return nn.ModuleList(nn.Identity() for _ in hidden), nn.ModuleList(nn.Identity() for _ in hidden)

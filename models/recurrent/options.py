@@ -1,12 +1,12 @@
 """Options of the recurrent models."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from fieldcast.models.layers.outputs import OutputOptions
 
-APPLIES_TO = {  # options that only some mixers have
+APPLIES_TO = {  # options that only some cells have
     "peephole": ("convlstm",),
     "forget_bias": ("convlstm",),
     "activation": ("convgru", "trajgru"),
@@ -17,9 +17,9 @@ APPLIES_TO = {  # options that only some mixers have
 
 
 class RecurrentOptions(OutputOptions):
-    """Size of the encoder-forecaster and what carries its memory through time."""
+    """Size of the encoder-forecaster, and the cell that carries its memory through time."""
 
-    temporal_mixer: Literal["convlstm", "convgru", "trajgru", "attention"] = Field(
+    cell: Literal["convlstm", "convgru", "trajgru", "attention"] = Field(
         default="convlstm",
         description="convlstm, convgru: gated states; trajgru: states moved along flows; attention: to the last maps",
     )
@@ -57,13 +57,19 @@ class RecurrentOptions(OutputOptions):
             raise ValueError(f"kernel must be odd, got {kernel}")
         return kernel
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_new_key(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "temporal_mixer" in values:
+            raise ValueError("temporal_mixer is an unknown key: it is called cell now")
+        return values
+
     @model_validator(mode="after")
-    def _options_of_this_mixer(self) -> Self:
-        for name, mixers in APPLIES_TO.items():
+    def _options_of_this_cell(self) -> Self:
+        for name, cells in APPLIES_TO.items():
             value = getattr(self, name)
-            if value != RecurrentOptions.model_fields[name].default and self.temporal_mixer not in mixers:
-                allowed = " or ".join(mixers)
-                raise ValueError(f"{name} applies to temporal_mixer: {allowed}, got {value} with {self.temporal_mixer}")
+            if value != RecurrentOptions.model_fields[name].default and self.cell not in cells:
+                raise ValueError(f"{name} applies to cell: {' or '.join(cells)}, got {value} with {self.cell}")
         return self
 
     @model_validator(mode="after")
@@ -72,7 +78,7 @@ class RecurrentOptions(OutputOptions):
             raise ValueError(f"strides must be one for each level of hidden {self.hidden}, got {self.strides}")
         if self.strides is None and self.stem != RecurrentOptions.model_fields["stem"].default:
             raise ValueError(f"stem applies to models with strides, got {self.stem} without")
-        if self.temporal_mixer == "attention" and any(channels % self.heads for channels in self.hidden):
+        if self.cell == "attention" and any(channels % self.heads for channels in self.hidden):
             raise ValueError(f"hidden must be multiples of heads ({self.heads}), got {self.hidden}")
         if self.norm == "layer" and min(self.hidden) < 2:
             raise ValueError(f"hidden must be at least 2 with norm: layer, got {self.hidden}")
@@ -80,5 +86,5 @@ class RecurrentOptions(OutputOptions):
 
     @property
     def state_side(self) -> int:
-        """Side of the convolutions of states."""
+        """Return the side of the convolutions of states."""
         return self.kernel if self.state_kernel is None else self.state_kernel

@@ -27,7 +27,7 @@ class Repeated:
     def __call__(
         self, state: Float[Tensor, "b d h w"], bias: Float[Tensor, " d_out"] | None = None
     ) -> Float[Tensor, "b d_out h w"]:
-        """The convolved state, plus the bias."""
+        """Return the convolved state, plus the bias."""
         if not self.packs:
             return functional.conv2d(state, self.weight, bias, padding="same")
         precision = _precision(self.weight)

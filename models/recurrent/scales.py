@@ -20,7 +20,7 @@ class Down(nn.Conv2d):
         super().__init__(channels_in, channels_out, stride + 1 + stride % 2, stride=stride, padding=1)
 
     def forward(self, steps: Float[Tensor, "t b c h w"]) -> Float[Tensor, "t b d h_out w_out"]:
-        """All steps at once."""
+        """Return all steps' maps, by one convolution."""
         coarse = functional.leaky_relu(super().forward(all_steps(steps)), SLOPE)
         return rearrange(coarse, "(t b) d h w -> t b d h w", t=len(steps))
 
@@ -34,6 +34,6 @@ class Up(nn.ConvTranspose2d):
     def forward(  # type: ignore[override]
         self, steps: Float[Tensor, "t b c h w"]
     ) -> Float[Tensor, "t b d h_out w_out"]:
-        """All steps at once."""
+        """Return all steps' maps, by one convolution."""
         fine = functional.leaky_relu(super().forward(all_steps(steps)), SLOPE)
         return rearrange(fine, "(t b) d h w -> t b d h w", t=len(steps))

@@ -19,7 +19,7 @@ FEATURES = 32  # between the two convolutions that give the flows
 
 
 def moved(state: Float[Tensor, "b d h w"], flows: Float[Tensor, "b flows_2 h w"]) -> Float[Tensor, "b flows_d h w"]:
-    """The state moved along each flow: the value of cell (x, y) is the one at (x - u, y - v), bilinear, 0 outside."""
+    """Return the state moved along each flow: cell (x, y) gets the value at (x - u, y - v), bilinear, 0 outside."""
     height, width = state.shape[-2:]
     rows = torch.arange(height, device=flows.device, dtype=flows.dtype)[:, None]
     columns = torch.arange(width, device=flows.device, dtype=flows.dtype)
@@ -49,12 +49,12 @@ class TrajGRUCell(nn.Module):
         self.update = GatedUpdate(hidden, options)
 
     def drive(self, inputs: Float[Tensor, "t b c h w"]) -> list[Driven]:
-        """The inputs' share of gates and candidate with the bias, and of the flows, of each step."""
+        """Return the inputs' share of gates and candidate with the bias, and of the flows, of each step."""
         gates = convolved_steps(inputs, self.input_to_state.weight, self.update.bias)
         return list(zip(gates, convolved_steps(inputs, self.input_to_flow.weight, None), strict=True))
 
     def step(self, driven: Driven | None, state: State | None, convolve: Repeated) -> State:
-        """The next (hidden,)."""
+        """Return the next (hidden,)."""
         of_input, of_flow = (None, None) if driven is None else driven
         if state is None:  # zeros are zeros wherever they move
             return (self.update(of_input, None, None),)

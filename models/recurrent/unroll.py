@@ -18,16 +18,17 @@ State = tuple[Tensor, ...]
 Driven = tuple[Tensor, ...]  # what one step's input adds, before the state is known
 
 
+@runtime_checkable
 class Cell(Protocol):
-    """A recurrent cell: an `nn.Module` that is built from (channels_in, hidden, options)."""
+    """Recurrent cell: an `nn.Module` built from (channels_in, hidden, options)."""
 
     state_to_state: nn.Conv2d
 
     def drive(self, inputs: Float[Tensor, "t b c h w"]) -> Sequence[Driven]:
-        """For each step the input's share, for all steps by one convolution."""
+        """Return each step's share of the input, by one convolution for all steps."""
 
     def step(self, driven: Driven | None, state: State | None, convolve: Repeated) -> State:
-        """The next state; either of input and state, but not both, may be absent (zero).
+        """Return the next state; either of input and state, but not both, may be absent (zero).
 
         `convolve` is the convolution by `state_to_state`.
         """
@@ -40,13 +41,13 @@ class AtOnce(Protocol):
     def at_once(
         self, inputs: Float[Tensor, "t b c h w"] | None, state: State | None, steps: int
     ) -> tuple[Float[Tensor, "t b d h w"], State] | None:
-        """What `unroll` returns, or None where the cell goes step by step."""
+        """Return the result of `unroll`, or None if the cell goes step by step."""
 
 
 def unroll(
     cell: Cell, inputs: Float[Tensor, "t b c h w"] | None, state: State | None, steps: int
 ) -> tuple[Float[Tensor, "t b d h w"], State]:
-    """Hidden states of all steps, and the last state; either of inputs and state may be absent (zero)."""
+    """Return hidden states of all steps, and the last state; either of inputs and state may be absent (zero)."""
     at_once = cell.at_once(inputs, state, steps) if isinstance(cell, AtOnce) else None
     if at_once is not None:
         return at_once
@@ -61,12 +62,12 @@ def unroll(
 
 
 def all_steps(steps: Float[Tensor, "t b c h w"]) -> Float[Tensor, "t*b c h w"]:
-    """All steps as one batch, channels last in memory, which convolutions on CPU and GPU prefer."""
+    """Return all steps as one batch, channels last in memory, which convolutions on CPU and GPU prefer."""
     return rearrange(steps, "t b c h w -> (t b) c h w").contiguous(memory_format=torch.channels_last)
 
 
 def convolved_steps(
     steps: Float[Tensor, "t b c h w"], weight: Float[Tensor, "d c k k"], bias: Float[Tensor, " d"] | None
 ) -> tuple[Float[Tensor, "b d h w"], ...]:
-    """Each step convolved, zeros beyond the edge: one convolution for all."""
+    """Return each step convolved, zeros beyond the edge: one convolution for all."""
     return functional.conv2d(all_steps(steps), weight, bias, padding="same").chunk(len(steps))

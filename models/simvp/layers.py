@@ -21,7 +21,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm of the channels of each cell by itself."""
 
     def forward(self, maps: Maps) -> Maps:
-        """Maps of which every cell has mean 0 and variance 1 over channels, then scale and shift of each channel."""
+        """Return maps with mean 0 and variance 1 over the channels of each cell, then scaled and shifted."""
         return rearrange(super().forward(rearrange(maps, "b c h w -> b h w c")), "b h w c -> b c h w")
 
 
@@ -38,8 +38,8 @@ class Encoder(nn.Module):
             )
         )
 
-    def forward(self, frames: Maps) -> tuple[Maps, Maps]:
-        """Fine maps, and coarse ones whose sides are those of the frames by 2 ** levels."""
+    def forward(self, frames: Maps) -> tuple[Float[Tensor, "b d h w"], Float[Tensor, "b d h_coarse w_coarse"]]:
+        """Return fine maps, and coarse ones whose sides are those of the frames by 2 ** levels."""
         fine = self.first(frames)
         return fine, self.down(fine)
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
     def forward(
         self, coarse: Float[Tensor, "b f d h_coarse w_coarse"], fine: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b f d h w"]:
-        """Maps at the resolution of `fine`; every level is a convolution whose channels become squares of cells."""
+        """Return maps at the resolution of `fine`; each level turns channels into squares."""
         maps = rearrange(coarse, "b f d h w -> (b f) d h w")
         for up, norm in zip(self.up, self.norms, strict=True):
             maps = functional.silu(norm(unpatchify(up(maps), 2)))
@@ -84,7 +84,7 @@ class GatedMixing(nn.Module):
         self.leave = nn.Conv2d(channels, channels, 1)
 
     def forward(self, maps: Maps) -> Maps:
-        """The gated values of every cell."""
+        """Return the gated values of every cell."""
         values, gate = self.split(self.far(self.near(functional.gelu(self.enter(maps))))).chunk(2, dim=1)
         out: Tensor = self.leave(values * torch.sigmoid(gate))
         return out
@@ -107,6 +107,6 @@ class GatedBlock(nn.Module):
         )
 
     def forward(self, maps: Maps) -> Maps:
-        """Maps of the same shape; whole channels of a branch are dropped in training."""
+        """Return maps of the same shape; whole channels of a branch are dropped in training."""
         maps = maps + functional.dropout2d(self.mixing(self.mixing_norm(maps)), self.dropout, self.training)
         return maps + functional.dropout2d(self.mlp(self.mlp_norm(maps)), self.dropout, self.training)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fieldcast.models.layers.members import NoisyBlock, members_apart
-from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.missing import LinearBaseline, fill_and_mask
 from fieldcast.models.layers.patches import crop, pad_to_multiple
 from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.simvp.layers import Decoder, Encoder, GatedBlock
@@ -31,7 +31,7 @@ class SimVP(nn.Module):
             nn.Conv2d(hidden, sizes.horizon * channels, 1),
         )
         self.decoder = Decoder(channels, options.levels)
-        self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
+        self.base = LinearBaseline(sizes.history, sizes.horizon, sizes.channels_out)
         self.readout = nn.Conv2d(channels, options.values * sizes.channels_out, 1)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ class SimVP(nn.Module):
     def forward(
         self, history: Float[Tensor, "b t c_in h w"], noise: Float[Tensor, "b m k"] | None = None
     ) -> Float[Tensor, "b *m f c_out h w"]:
-        """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
+        """Return forecasts of the first c_out channels for all leads, in normalised values; NaN is a missing cell.
 
         There are members unless its output is point; an ensemble's `noise` is drawn where none is given. Raises
         ValueError when steps or channels are not those it was built for.

@@ -32,7 +32,7 @@ ONE_AT_A_TIME = Lock()  # pysteps seeds numpy's global generator, and its prints
 
 @cache
 def load_steps() -> Callable[..., Array64]:
-    """pysteps' STEPS; ValueError that names the fix if it is not installed. What it prints while loading is dropped."""
+    """Return pysteps' STEPS, without what it prints while loading; raise ValueError if it is not installed."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -51,7 +51,7 @@ def forecast(
     step_minutes: float,
     options: StepsOptions,
 ) -> Array32:
-    """An ensemble (b, m, horizon, c, h, w) of a history (b, t, c, h, w), in its units; the same for the same `seconds`.
+    """Return an ensemble (b, m, horizon, c, h, w) of a history (b, t, c, h, w), in its units.
 
     `seconds` (b,) since 1970 of the init times seed the noise. A field that is dry, fewer than 8 cells wide or without
     motion to be seen is persistence in all members. A cell that the motion brings nothing to keeps its latest value;
@@ -70,7 +70,7 @@ def forecast(
 def _field(
     history: Array32, horizon: int, seconds: int, spacing_km: float, step_minutes: float, options: StepsOptions
 ) -> Array64:
-    """The members of one field, (m, horizon, h, w); NaN where there is nothing but persistence."""
+    """Return the members of one field, (m, horizon, h, w); NaN asks for persistence."""
     nothing = np.full((options.members, horizon, *history.shape[1:]), np.nan)
     frames = filled(history)[-ORDER - 1 :]
     levels = min(options.cascade_levels, int(np.log2(min(history.shape[1:]))))
@@ -99,19 +99,19 @@ def _field(
 
 
 def decibels(amount: Array64, dry_below: float) -> Array64:
-    """10 log10 of amounts; what is dry lies `BELOW_DRY_DB` under the threshold."""
+    """Return 10 log10 of amounts; dry values are `BELOW_DRY_DB` below the threshold."""
     wet = 10 * np.log10(np.maximum(amount, dry_below))
     return np.where(amount >= dry_below, wet, 10 * np.log10(dry_below) - BELOW_DRY_DB)
 
 
 def amounts(values: Array64, dry_below: float) -> Array64:
-    """The inverse of `decibels`: 0 where dry, NaN where NaN."""
+    """Return the inverse of `decibels`: 0 where dry, NaN where NaN."""
     return np.where(values < 10 * np.log10(dry_below), 0.0, 10 ** (values / 10))
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Drops prints and warnings of pysteps, and puts numpy's global generator back."""
+    """Drop prints and warnings of pysteps, and restore numpy's global generator."""
     state = np.random.get_state()  # noqa: NPY002
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
-from fieldcast.models.video_transformer.attention.choices import build_mixer
 from fieldcast.models.video_transformer.attention.core import Rotate
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.interface import Grid
+from fieldcast.models.video_transformer.attention.patterns import build_pattern
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 Turns = dict[str, Rotate]  # by letter of the axes along which attention runs
 
 
 def drop_path(branch: Float[Tensor, "b *any"], share: float, *, training: bool) -> Float[Tensor, "b *any"]:
-    """The branch with whole samples set to 0, the others scaled up (Huang et al. 2016); unchanged outside training."""
+    """Return the branch with whole samples set to 0, others scaled up (Huang et al. 2016); unchanged in evaluation."""
     if not training or share == 0:
         return branch
     one_each = branch.new_ones(len(branch), *(1,) * (branch.ndim - 1))
@@ -35,7 +35,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, tokens: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-        """Each token's own transformation."""
+        """Return each token transformed."""
         out: Tensor = self.down(functional.silu(self.gate(tokens)) * self.up(tokens))
         return out
 
@@ -48,14 +48,14 @@ class Branch(nn.Module):
         self.dropout, self.drop_path = dropout, drop_path
 
     def forward(self, branch: Grid) -> Grid:
-        """The branch, thinned in training, unchanged otherwise."""
+        """Return the branch, thinned in training, unchanged otherwise."""
         return drop_path(
             functional.dropout(branch, self.dropout, self.training), self.drop_path, training=self.training
         )
 
 
 def mixed(mixer: nn.Module, grid: Grid, turns: Turns | None) -> Grid:
-    """The grid, mixed; where there are `turns`, along axes and with queries and keys turned."""
+    """Return the grid, mixed; where there are `turns`, along axes and with queries and keys turned."""
     if turns is None:
         plain: Grid = mixer(grid)
         return plain
@@ -70,12 +70,12 @@ class SubLayer(nn.Module):
     def __init__(self, options: VideoTransformerOptions, index: int, drop_path: float) -> None:
         super().__init__()
         dim = options.dim
-        self.mixer_norm, self.mixer = nn.LayerNorm(dim), build_mixer(options, dim, options.heads, index)
+        self.mixer_norm, self.mixer = nn.LayerNorm(dim), build_pattern(options, dim, options.heads, index)
         self.mlp_norm, self.mlp = nn.LayerNorm(dim), SwiGLU(dim, round(options.mlp_ratio * dim))
         self.thin = Branch(options.dropout, drop_path)
 
     def forward(self, grid: Grid, turns: Turns | None = None) -> Grid:
-        """Tokens mixed, then each transformed."""
+        """Return tokens mixed, then each transformed."""
         grid = grid + self.thin(mixed(self.mixer, self.mixer_norm(grid), turns))
         mlp: Grid = self.thin(self.mlp(self.mlp_norm(grid)))
         return grid + mlp
@@ -90,9 +90,9 @@ class DividedBlock(nn.Module):
     def __init__(self, options: VideoTransformerOptions, index: int, drop_path: float) -> None:
         super().__init__()
         dim, heads = options.dim, options.heads
-        self.time_norm, self.time_mixer = nn.LayerNorm(dim), build_mixer(options, dim, heads, 2 * index)
+        self.time_norm, self.time_mixer = nn.LayerNorm(dim), build_pattern(options, dim, heads, 2 * index)
         self.time_out = nn.Linear(dim, dim)
-        self.space_norm, self.space_mixer = nn.LayerNorm(dim), build_mixer(options, dim, heads, 2 * index + 1)
+        self.space_norm, self.space_mixer = nn.LayerNorm(dim), build_pattern(options, dim, heads, 2 * index + 1)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp: nn.Module = SwiGLU(dim, round(options.mlp_ratio * dim))
         self.thin = Branch(options.dropout, drop_path)
@@ -100,7 +100,7 @@ class DividedBlock(nn.Module):
         nn.init.zeros_(self.time_out.bias)
 
     def forward(self, grid: Grid, turns: Turns | None = None) -> Grid:
-        """Tokens mixed along time, then space, then each transformed."""
+        """Return tokens mixed along time, then space, then each transformed."""
         grid = grid + self.thin(self.time_out(mixed(self.time_mixer, self.time_norm(grid), turns)))
         grid = grid + self.thin(mixed(self.space_mixer, self.space_norm(grid), turns))
         mlp: Grid = self.thin(self.mlp(self.mlp_norm(grid)))
@@ -108,7 +108,7 @@ class DividedBlock(nn.Module):
 
 
 def rising(share: float, number: int) -> list[float]:
-    """Drop-path shares from 0 for the first to `share` for the last of so many sub-layers."""
+    """Return drop-path shares from 0 for the first to `share` for the last of so many sub-layers."""
     return [share * index / max(number - 1, 1) for index in range(number)]
 
 
@@ -122,7 +122,7 @@ class Trunk(nn.Sequential):
         self.sparing = options.checkpoint_activations
 
     def forward(self, grid: Grid, turns: Turns | None = None) -> Grid:
-        """The grid after all layers."""
+        """Return the grid after all layers."""
         for layer in self:
             if self.sparing and torch.is_grad_enabled():
                 grid = checkpoint(layer, grid, turns, use_reentrant=False)

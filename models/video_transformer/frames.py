@@ -8,16 +8,15 @@ from torch import Tensor, nn
 from fieldcast.models.layers.missing import fill_and_mask
 from fieldcast.models.layers.patches import pad_to_multiple, patchify
 from fieldcast.models.video_transformer.attention.decoder import Cache, Decoder
-from fieldcast.models.video_transformer.attention.flat import flatten
+from fieldcast.models.video_transformer.attention.interface import Grid, flatten
 from fieldcast.models.video_transformer.attention.masks import not_later
-from fieldcast.models.video_transformer.attention.mixer import Grid
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.models.video_transformer.queries import Positions, flat_positions
 from fieldcast.models.video_transformer.tokens import Embedding
 
 
 def any_valid(masked: Float[Tensor, "b f c h w"], patch: int) -> Bool[Tensor, "b n"]:
-    """Which patches of frames have a valid cell; the last channel is the mask."""
+    """Return the mask of patches with a valid cell; the last channel is the mask of cells."""
     mask = patchify(pad_to_multiple(masked[:, :, -1:], patch), patch)
     return reduce(mask > 0.5, "b f c h w -> b (f h w)", "any")
 
@@ -35,13 +34,16 @@ class FrameDecoder(nn.Module):
         self.decoder = Decoder(options.dim, options.heads, hidden, options.decoder_layers, dropout=options.dropout)
 
     def start(self, memory: Grid, memory_positions: Positions | None) -> Cache:
-        """What is known before the first step."""
+        """Return the cache before the first step."""
         return self.decoder.start(flatten(memory), flat_positions(memory_positions))
 
     def forward(
-        self, frames: Float[Tensor, "b f c h w"], cache: Cache, positions: Positions | None
+        self,
+        frames: Float[Tensor, "b f c h w"],
+        cache: Cache,
+        positions: Float[Tensor, "f h_patch w_patch d"] | None,
     ) -> Float[Tensor, "b f h_patch w_patch d"]:
-        """Decoded tokens of the next f steps from the frames at their starts, where NaN is a gap.
+        """Return decoded tokens of the next f steps from the frames at their starts; NaN is a missing cell.
 
         The cache remembers the steps before: all steps at once, or one at a time, give the same.
         """

@@ -11,7 +11,7 @@ BY_LEAD = {  # weights that have a place for each lead, the last ones of a dimen
 
 
 def for_horizon(state: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
-    """The weights with those of the last lead repeated for all leads after it.
+    """Return the weights with those of the last lead repeated for all leads after it.
 
     Raises ValueError for a horizon that is shorter than the trained one.
     """
@@ -22,6 +22,6 @@ def for_horizon(state: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
 
 
 def repeated(weights: Tensor, dim: int, times: int) -> Tensor:
-    """The weights with the last along a dimension so many times more."""
+    """Return the weights with the last one along a dimension repeated `times` more."""
     last = weights.narrow(dim, weights.shape[dim] - 1, 1)
     return torch.cat([weights, *[last] * times], dim=dim)

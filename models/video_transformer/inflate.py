@@ -32,7 +32,7 @@ BLOCK = {  # ours: theirs
 
 
 def for_channels(kernel: Float[Tensor, "d c *any"], channels: int) -> Float[Tensor, "d {channels} *any"]:
-    """The kernel for another number of channels: its mean over channels, times old by new, in each of the new ones.
+    """Return the kernel for another number of channels: in each its mean over channels, times old by new.
 
     Equal values in all channels, old or new, then give equal features.
     """
@@ -44,7 +44,7 @@ def for_channels(kernel: Float[Tensor, "d c *any"], channels: int) -> Float[Tens
 
 
 def for_frames(kernel: Float[Tensor, "d c h w"], frames: int, how: Inflation) -> Float[Tensor, "d c {frames} h w"]:
-    """The kernel for a stack of frames: all of it at the middle frame (`central`), or a share at each (`mean`).
+    """Return the kernel for a stack of frames: all at the middle frame (`central`), or a share at each (`mean`).
 
     A stack of equal frames gives what one frame gives.
     """
@@ -63,7 +63,7 @@ def encoder_of(
     frames: int = 1,
     how: Inflation = "central",
 ) -> VisionEncoder:
-    """An encoder with the weights of a pretrained ViT (or ViViT, whose `frames` are its own), in eval mode.
+    """Return an encoder with the weights of a pretrained ViT (or ViViT, whose `frames` are its own), in eval mode.
 
     `config` is the content of its `config.json`. Raises ValueError for an activation other than a GELU.
     """

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fieldcast.models.layers.members import NoisyBlock, members_apart
-from fieldcast.models.layers.missing import HistoryBase, fill_and_mask
+from fieldcast.models.layers.missing import LinearBaseline, fill_and_mask
 from fieldcast.models.layers.sizes import Sizes
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.interface import Grid
 from fieldcast.models.video_transformer.block import Trunk, Turns
 from fieldcast.models.video_transformer.frames import FrameDecoder
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
@@ -25,12 +25,14 @@ from fieldcast.models.video_transformer.queries import Positions, QueryDecoder
 from fieldcast.models.video_transformer.tokens import Embedding, Queries, Readout
 
 Frames = Float[Tensor, "b f c_out h w"]
+Leads = Float[Tensor, "b f h w d"]  # tokens of the future
 
 
 class VideoTransformer(nn.Module):
     """Forecasts by attention over patches of history and future; untrained it is persistence.
 
-    Where `takes_truth`, targets may be given in training: frames that are fed to the next lead instead of forecasts.
+    With `supports_teacher_forcing`, targets may be given in training: the next lead is fed these frames instead of the
+    forecast.
     """
 
     minutes: Tensor
@@ -41,7 +43,7 @@ class VideoTransformer(nn.Module):
             raise ValueError(
                 f"future: direct needs as many history steps as leads ({sizes.horizon}), got {sizes.history}"
             )
-        self.options, self.sizes, self.takes_truth = options, sizes, options.autoregressive
+        self.options, self.sizes, self.supports_teacher_forcing = options, sizes, options.autoregressive
         self.embedding = Embedding(sizes.channels_in + 1, options.patch, options.dim, tubelet=options.tubelet)  # + mask
         asks = options.future == "queries" and not options.autoregressive
         self.queries = Queries(options.dim) if asks else None
@@ -53,7 +55,7 @@ class VideoTransformer(nn.Module):
         self.positions = None if made is None else made(options, minutes, sizes.step_minutes)
         self.trunk = Trunk(options)
         self.decoder = build_decoder(options, sizes.channels_out)
-        self.base = HistoryBase(sizes.history, sizes.horizon, sizes.channels_out)
+        self.base = LinearBaseline(sizes.history, sizes.horizon, sizes.channels_out)
         self.readout = Readout(options.values * sizes.channels_out, options.patch, options.dim, smooth=options.smooth)
         self.noisy = NoisyBlock(options.dim, options.members or 1) if options.output == "ensemble" else None
 
@@ -65,7 +67,7 @@ class VideoTransformer(nn.Module):
         target: Frames | None = None,
         truth: Bool[Tensor, "b f"] | None = None,
     ) -> Float[Tensor, "layers_b *m f c_out h w"]:
-        """Forecasts of the first c_out channels for all leads, in normalised values; NaN in the history is a gap.
+        """Return forecasts of the first c_out channels for all leads, in normalised values; NaN is a missing cell.
 
         There are members unless its output is point; an ensemble's `noise` is drawn where none is given. In training,
         the next lead is fed the `target` where `truth` says so (everywhere by default) instead of the own forecast; and
@@ -73,7 +75,7 @@ class VideoTransformer(nn.Module):
         Raises ValueError when steps or channels are not those it was built for, or for a target that nothing is fed.
         """
         self.sizes.check(history.shape)
-        if target is not None and not self.takes_truth:
+        if target is not None and not self.supports_teacher_forcing:
             raise ValueError("a target is fed to decode: autoregressive only")
         tokens = self.embedding(fill_and_mask(history))
         if isinstance(self.decoder, FrameDecoder):
@@ -90,19 +92,19 @@ class VideoTransformer(nn.Module):
         forecast: Tensor = self.base(members_apart(increment, self.options), history)
         return forecast
 
-    def filled_in(self, tokens: Grid) -> Grid:
-        """Tokens of all leads, from one grid of history and future."""
+    def filled_in(self, tokens: Grid) -> Leads:
+        """Return tokens of all leads, from one grid of history and future."""
         if self.queries is not None:
             tokens = torch.cat([tokens, self.queries(tokens, self.sizes.horizon)], dim=1)
         filled = self._encoded(tokens, self.minutes)
         return filled if self.queries is None else filled[:, self.slots :]
 
-    def at_leads(self, tokens: Grid, minutes: Minutes) -> Grid:
-        """Tokens of leads at any `minutes` from init_time, in any order, which read the encoded history."""
+    def at_leads(self, tokens: Grid, minutes: Float[Tensor, " f"]) -> Leads:
+        """Return tokens of leads at any `minutes` from init_time, in any order, which read the encoded history."""
         return self._decoded(tokens, minutes)[-1]
 
-    def _decoded(self, tokens: Grid, minutes: Minutes) -> list[Grid]:
-        """Tokens of leads after each decoder layer.
+    def _decoded(self, tokens: Grid, minutes: Float[Tensor, " f"]) -> list[Leads]:
+        """Return tokens of leads after each decoder layer.
 
         A query starts from what is known of its own patch at init_time: cross-attention alone finds it hundreds of
         training steps later.
@@ -114,13 +116,15 @@ class VideoTransformer(nn.Module):
         decoded: list[Grid] = self.decoder(placed(queries, after), memory, after, before)
         return decoded
 
-    def _read(self, future: Grid, noise: Float[Tensor, "b m k"] | None, history: Tensor) -> Frames:
-        increment: Frames = self.readout(self._with_noise(future, noise), *history.shape[-2:])
+    def _read(
+        self, future: Leads, noise: Float[Tensor, "b m k"] | None, history: Float[Tensor, "b t c_in height width"]
+    ) -> Float[Tensor, "b_m f m_c height width"]:
+        increment: Tensor = self.readout(self._with_noise(future, noise), *history.shape[-2:])
         return increment
 
     def _increments_in_turn(
         self,
-        tokens: Grid,
+        tokens: Float[Tensor, "b s rows columns d"],
         history: Float[Tensor, "b t c_in h w"],
         target: Frames | None,
         truth: Bool[Tensor, "b f"] | None,
@@ -143,7 +147,9 @@ class VideoTransformer(nn.Module):
                 frame = torch.where(truth[:, here, None, None, None], target[:, here], frame)
         return torch.cat(increments, dim=1)
 
-    def _remembered(self, tokens: Grid, minutes: Minutes) -> tuple[Grid, tuple[Positions | None, Positions | None]]:
+    def _remembered(
+        self, tokens: Grid, minutes: Float[Tensor, " f"]
+    ) -> tuple[Grid, tuple[Positions | None, Float[Tensor, "f h w d"] | None]]:
         past = self.minutes[: self.slots]
         memory = self._encoded(tokens, past)
         return memory, (self._positions(past, memory), self._positions(minutes, memory))
@@ -156,13 +162,13 @@ class VideoTransformer(nn.Module):
         encoded: Grid = self.trunk(placed(tokens, self._positions(minutes, tokens)), turned)
         return encoded
 
-    def _positions(self, minutes: Minutes, like: Grid) -> Positions | None:
+    def _positions(self, minutes: Minutes, like: Float[Tensor, "b s h w d"]) -> Positions | None:
         if self.positions is None:
             return None
         positions: Positions = self.positions(minutes, *like.shape[2:4])
         return positions.to(like.dtype)
 
-    def _with_noise(self, future: Grid, noise: Float[Tensor, "b m k"] | None) -> Grid:
+    def _with_noise(self, future: Leads, noise: Float[Tensor, "b m k"] | None) -> Float[Tensor, "b_m f h w d"]:
         if self.noisy is None:
             return future
         h = future.shape[2]
@@ -172,12 +178,12 @@ class VideoTransformer(nn.Module):
 
 
 def placed(tokens: Grid, positions: Positions | None) -> Grid:
-    """Tokens with their positions added, where there are any."""
+    """Return tokens with their positions added, if any."""
     return tokens if positions is None else tokens + positions
 
 
 def build_decoder(options: VideoTransformerOptions, channels: int) -> QueryDecoder | FrameDecoder | None:
-    """The decoder of an encoder-decoder for frames of so many channels."""
+    """Return the decoder of an encoder-decoder for frames of so many channels."""
     if options.arch == "fill_in":
         return None
     return FrameDecoder(options, channels) if options.autoregressive else QueryDecoder(options)

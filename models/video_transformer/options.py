@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fieldcast.models.video_transformer.attention.choices import TURNS, AttentionOptions
+from fieldcast.models.video_transformer.attention.patterns import TURNS, AttentionOptions
 
 ONLY: dict[str, tuple[str, tuple[str, ...]]] = {  # option: the other option it needs, and that one's values
     "future": ("arch", ("fill_in",)),
@@ -108,5 +108,5 @@ class VideoTransformerOptions(AttentionOptions):
 
     @property
     def autoregressive(self) -> bool:
-        """Whether each lead's forecast is an input of the next."""
+        """Return True if each lead's forecast is an input of the next."""
         return self.decode == "autoregressive"

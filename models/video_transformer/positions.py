@@ -10,8 +10,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fieldcast.models.video_transformer.attention.axes import AXES
 from fieldcast.models.video_transformer.attention.core import Rotate
+from fieldcast.models.video_transformer.attention.exact.axes import AXES
 from fieldcast.models.video_transformer.attention.positions import (
     angles_3d,
     nearest,
@@ -31,7 +31,7 @@ GridPositions = Float[Tensor, "t h w d"]
 
 
 def minutes_from_init(history: int, horizon: int, step_minutes: float, tubelet: int = 1) -> Minutes:
-    """Minutes from init_time of every slot: 0 for the last of the history, positive for leads.
+    """Return minutes from init_time of every slot: 0 for the last of the history, positive for leads.
 
     A slot of several history frames (`tubelet`) is at its last frame's time.
     """
@@ -41,7 +41,7 @@ def minutes_from_init(history: int, horizon: int, step_minutes: float, tubelet: 
 
 
 def cells(count: int, device: torch.device) -> Float[Tensor, " {count}"]:
-    """Coordinates of rows or columns."""
+    """Return coordinates of rows or columns."""
     return torch.arange(count, dtype=torch.float32, device=device)
 
 
@@ -54,7 +54,7 @@ class SinePositions(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, self.dim), nn.SiLU(), nn.Linear(self.dim, self.dim))
 
     def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
-        """Positions of a grid of tokens at `minutes` from init_time."""
+        """Return positions of a grid of tokens at `minutes` from init_time."""
         space = sines_2d(cells(rows, minutes.device), cells(columns, minutes.device), self.dim)
         times: Float[Tensor, "t d"] = self.mlp(sines(minutes, TIME_FEATURES))
         return torch.add(times[:, None, None], space[None])
@@ -68,7 +68,7 @@ class FixedPositions(nn.Module):
         self.dim, self.step_minutes = options.dim, step_minutes
 
     def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
-        """Positions of a grid of tokens at `minutes` from init_time."""
+        """Return positions of a grid of tokens at `minutes` from init_time."""
         steps = minutes / self.step_minutes
         return sines_3d(steps, cells(rows, minutes.device), cells(columns, minutes.device), self.dim)
 
@@ -85,7 +85,7 @@ class LearnedPositions(nn.Module):
         self.places = nn.Parameter(0.02 * torch.randn(*options.positions_grid, options.dim))
 
     def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
-        """Positions of a grid of tokens at `minutes` from init_time; before and after the table's they stay."""
+        """Return positions of a grid of tokens at `minutes` from init_time, held before and after the table's."""
         times = read(self.times, self.minutes, minutes)
         return times[:, None, None] + resize(self.places, rows, columns)[None]
 
@@ -102,7 +102,7 @@ class OneHotPositions(nn.Module):
         self.linear = nn.Linear(sum(self.grid) + len(minutes), options.dim, bias=False)  # times are last
 
     def forward(self, minutes: Minutes, rows: int, columns: int) -> GridPositions:
-        """Positions of a grid of tokens at `minutes` from init_time: those of the nearest row, column and time."""
+        """Return positions of a grid of tokens at `minutes` from init_time: of the nearest row, column, time."""
         by_row = nearest(self.grid[0], rows, minutes.device)[None, :, None].expand(len(minutes), -1, columns, -1)
         by_column = nearest(self.grid[1], columns, minutes.device)[None, None].expand(len(minutes), rows, -1, -1)
         by_time = nearest_time(self.minutes, minutes)[:, None, None].expand(-1, rows, columns, -1)
@@ -119,7 +119,7 @@ POSITIONS: dict[str, Callable[[VideoTransformerOptions, Minutes, float], nn.Modu
 
 
 def turns(steps: Float[Tensor, " t"], rows: int, columns: int, head_dim: int) -> dict[str, Rotate]:
-    """How queries and keys are turned in attention along each letter of `AXES`, by step, row and column."""
+    """Return rotations of queries and keys by step, row and column, for attention along each letter of `AXES`."""
     across = (cells(rows, steps.device), cells(columns, steps.device))
     places = torch.stack(torch.meshgrid(steps, *across, indexing="ij"), dim=-1)
     first_lines = {along: rearrange(places[None], pattern)[0] for along, (_, pattern) in AXES.items()}

@@ -6,10 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
 from fieldcast.models.video_transformer.attention.decoder import DecoderLayer
-from fieldcast.models.video_transformer.attention.flat import flatten
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.interface import Grid, flatten
 from fieldcast.models.video_transformer.block import Branch
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
@@ -17,7 +16,7 @@ Positions = Float[Tensor, "t h w d"]
 
 
 def flat_positions(positions: Positions | None) -> Float[Tensor, "1 n d"] | None:
-    """Positions of the tokens of a grid, in the order of `flatten`."""
+    """Return positions of the tokens of a grid, in the order of `flatten`."""
     return None if positions is None else flatten(positions[None])
 
 
@@ -41,7 +40,7 @@ class QueryLayer(nn.Module):
         positions: Float[Tensor, "1 n d"] | None,
         memory_positions: Float[Tensor, "1 m d"] | None,
     ) -> Grid:
-        """Queries that know more of the memory."""
+        """Return the queries after one layer."""
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
             queries = queries + self.thin(mixer(norm(queries)))
         remembered = self.reader.remember(memory, memory_positions)
@@ -60,9 +59,13 @@ class QueryDecoder(nn.Module):
         self.sparing = options.checkpoint_activations
 
     def forward(
-        self, queries: Grid, memory: Grid, positions: Positions | None, memory_positions: Positions | None
+        self,
+        queries: Grid,
+        memory: Float[Tensor, "b s h w d"],
+        positions: Positions | None,
+        memory_positions: Float[Tensor, "s h w d"] | None,
     ) -> list[Grid]:
-        """The queries' frames, decoded from the encoded history, after each layer."""
+        """Return the queries' frames, decoded from the encoded history, after each layer."""
         known = flatten(memory), flat_positions(positions), flat_positions(memory_positions)
         decoded = []
         for layer in self.layers:

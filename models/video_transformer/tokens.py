@@ -6,11 +6,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fieldcast.models.layers.patches import crop, pad_to_multiple, patchify, unpatchify
-from fieldcast.models.video_transformer.attention.mixer import Grid
+from fieldcast.models.video_transformer.attention.interface import Grid
 
 
 def whole_tubelets(frames: Float[Tensor, "b t c h w"], tubelet: int) -> Float[Tensor, "b t_end c h w"]:
-    """The frames with the first repeated in front of them, until their number is a multiple."""
+    """Return the frames with the first repeated in front of them, until their number is a multiple."""
     return torch.cat([frames[:, :1].expand(-1, -frames.shape[1] % tubelet, -1, -1, -1), frames], dim=1)
 
 
@@ -22,8 +22,8 @@ class Embedding(nn.Module):
         self.patch, self.tubelet = patch, tubelet
         self.linear = nn.Linear(tubelet * channels * patch**2, dim)
 
-    def forward(self, frames: Float[Tensor, "b t c h w"]) -> Grid:
-        """Tokens of frames without NaN."""
+    def forward(self, frames: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b s h_patch w_patch d"]:
+        """Return tokens of frames without NaN."""
         frames = whole_tubelets(frames, self.tubelet)
         patches = patchify(pad_to_multiple(frames, self.patch), self.patch)
         tokens: Grid = self.linear(rearrange(patches, "b (t pt) c h w -> b t h w (pt c)", pt=self.tubelet))
@@ -37,8 +37,8 @@ class Queries(nn.Module):
         super().__init__()
         self.vector = nn.Parameter(0.02 * torch.randn(dim))
 
-    def forward(self, history: Grid, frames: int) -> Grid:
-        """Queries of so many frames, in the size and precision of the history's tokens."""
+    def forward(self, history: Grid, frames: int) -> Float[Tensor, "b {frames} h w d"]:
+        """Return queries of so many frames, in the size and precision of the history's tokens."""
         b, _, h, w, _ = history.shape
         return repeat(self.vector, "d -> b f h w d", b=b, f=frames, h=h, w=w).to(history.dtype)
 
@@ -58,7 +58,7 @@ class Readout(nn.Module):
             nn.init.dirac_(self.smooth.weight)  # changes nothing at first
 
     def forward(self, tokens: Grid, height: int, width: int) -> Float[Tensor, "b t c {height} {width}"]:
-        """Increments on the grid of the frames."""
+        """Return increments on the grid of the frames."""
         patches = rearrange(self.linear(self.norm(tokens)), "b t h w c -> b t c h w")
         field = unpatchify(patches, self.patch)
         if self.smooth is not None:

@@ -1,5 +1,6 @@
 """The `fieldcast` command.
 
-In: arguments. Out: calls of the other packages, text, exit codes.
-May import: everything; nothing imports it.
+In: arguments of the command line. Out: calls of the other packages, text, exit codes.
+May import: `errors`, `config`, `datasets`, `sources`, `forecasting`, `verification`, `tracking`, `evaluation`,
+`training`, `report`, `explain`, `live`, `models`.
 """

@@ -1,4 +1,4 @@
-"""What `fieldcast check` does: validate a parameters file whole, look at its source, and say what a run would cost."""
+"""Checks of a whole parameters file and its source before a run, and the size of that run."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ import pandas as pd
 
 from fieldcast import models
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels
 from fieldcast.pipeline.live import schedule
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.cycle_schedule import Axis
-from fieldcast.pipeline.sources import Summary, look
+from fieldcast.pipeline.sources import SourceInfo, inspect_source
 from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
 
 
-def inspect(path: Path) -> dict[str, Any]:
-    """Return facts about the source and the run; raise `InputError` for whatever would stop the run later."""
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return facts about the source and the run; raise `InputError` for all that would stop the run later."""
     params = config.read(path)
-    found = look(params.source, params.ingest)
-    channels = check_names(params, list(found.variables))
-    params.train.check_units([found.variables[name] for name in params.prepare.targets or channels])
-    check_sizes(params, found)
+    source = inspect_source(params.source, params.ingest)
+    channels = check_names(params, list(source.variables))
+    params.train.check_units([source.variables[name] for name in params.prepare.targets or channels])
+    check_sizes(params, source)
     check_packages(params)
-    step = pd.Timedelta(found.step).to_pytimedelta()
+    step = pd.Timedelta(source.step).to_pytimedelta()
     check_live(params, int(step.total_seconds() // 60))
     check_leads(params, int(step.total_seconds() // 60))
-    check_regions(params, found)
+    check_regions(params, source)
     config.check_gaps(params.prepare.splits, params.sample.history, params.sample.horizon, step)
-    times, present = found.plan.times, found.plan.present
+    times, present = source.time_axis.times, source.time_axis.present
     init_times = select_init_times(times, present, params.prepare, params.sample.history, params.sample.horizon)
     counts = init_times["split"].value_counts()
+    rows, columns = source.grid_shape
     return {
         "source": params.source.kind,
-        "variables": ", ".join(f"{name} [{units}]" for name, units in found.variables.items()),
-        "grid": f"{found.grid_shape[0]} x {found.grid_shape[1]} cells of {found.spacing[0]:g} {found.spacing_units}",
+        "variables": ", ".join(f"{name} [{units}]" for name, units in source.variables.items()),
+        "grid": f"{rows} x {columns} cells of {source.spacing[0]:g} {source.spacing_units}",
         "time": f"{times[0].astype('datetime64[m]')} to {times[-1].astype('datetime64[m]')}, every {step}",
         "frames": f"{int(present.sum())} of {times.size} ({times.size - int(present.sum())} missing)",
         "init times": ", ".join(f"{split} {counts[split]}" for split, _ in params.prepare.splits.in_order()),
         "training": training_cost(params, int(counts["train"])),
-        **{name: training_need(params, name, channels, step, found.grid_shape) for name in _learned(params)},
-        "observations": _megabytes(4 * len(channels) * times.size * math.prod(found.grid_shape)),
+        **{name: training_need(params, name, channels, step, source.grid_shape) for name in _learned(params)},
+        "observations": _megabytes(4 * len(channels) * times.size * rows * columns),
         "forecasts of the largest model": _megabytes(
             4
             * most_members(params)
             * len(params.prepare.targets or channels)
             * counts["test"]
             * params.sample.horizon
-            * math.prod(found.grid_shape)
+            * rows
+            * columns
         ),
     }
 
@@ -76,7 +78,7 @@ def check_packages(params: config.Params) -> None:
     if missing and users:
         raise InputError(
             f"params.yaml: models.{users[0]} needs {' and '.join(missing)}: pip install 'fieldcast[advection]'"
-            f" (pysteps is built from source and needs a C compiler), or take {users[0]} out of models and kinds"
+            f" (pysteps is built from source and needs a C compiler), or take {users[0]} out of models"
         )
 
 
@@ -87,21 +89,21 @@ def check_live(params: config.Params, step_minutes: int) -> None:
     check_kinds(params.live.copies)
 
 
-def check_sizes(params: config.Params, found: Summary) -> None:
+def check_sizes(params: config.Params, source: SourceInfo) -> None:
     """Raise `InputError` where crops or tiles are larger than the grid, or online learning needs tiles."""
     for key, size in (
         ("sample.crop_cells", params.sample.crop_cells),
         ("forecast.tile_cells", params.forecast.tile_cells),
     ):
-        if size is not None and size > max(found.grid_shape):
+        if size is not None and size > max(source.grid_shape):
             raise InputError(
-                f"params.yaml: {key} is {size}, larger than the grid of {found.grid_shape[0]} x {found.grid_shape[1]}"
+                f"params.yaml: {key} is {size}, larger than the grid of {source.grid_shape[0]} x {source.grid_shape[1]}"
             )
-    params.forecast.check_online(found.grid_shape, params.sample.crop_cells)
+    params.forecast.check_online(source.grid_shape, params.sample.crop_cells)
 
 
 def check_leads(params: config.Params, step_minutes: int) -> None:
-    """Raise `InputError` where the rule of promotion looks at a lead that no forecast has."""
+    """Raise `InputError` where the rule of promotion names a lead that no forecast has."""
     leads = [step_minutes * (i + 1) for i in range(params.sample.horizon)]
     for lead in params.promotion.leads_minutes or []:
         if lead not in leads:
@@ -111,10 +113,10 @@ def check_leads(params: config.Params, step_minutes: int) -> None:
             )
 
 
-def check_regions(params: config.Params, found: Summary) -> None:
+def check_regions(params: config.Params, source: SourceInfo) -> None:
     """Raise `InputError` where a region of `verify` holds no cell of the grid."""
     try:
-        region_cuts(found.grid, params.verify.regions)
+        region_cuts(source.grid, params.verify.regions)
     except InputError as error:
         raise InputError(f"params.yaml: {error}") from None
 
@@ -125,14 +127,14 @@ def most_members(params: config.Params) -> int:
 
 
 def training_cost(params: config.Params, samples: int) -> str:
-    """Return how long a learned model trains: samples, steps, and the limit in minutes if there is one."""
+    """Return the length of a training: samples, epochs, steps, and the limit in minutes if there is one."""
     steps = params.train.epochs * math.ceil(samples / params.train.batch_size)
     limit = f", at most {params.train.max_minutes:g} minutes" if params.train.max_minutes else ""
     return f"{samples} samples, {params.train.epochs} epochs, {steps} steps of {params.train.batch_size}{limit}"
 
 
 def training_need(params: config.Params, name: str, channels: list[str], step: Any, grid: tuple[int, int]) -> str:
-    """Return the weights of a learned model and the memory of its training; raise `InputError` where that is too much.
+    """Return weights and memory of the training of a learned model; raise `InputError` where memory is too small.
 
     The model is built as the run would build it.
     """

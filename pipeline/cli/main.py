@@ -16,7 +16,7 @@ from fieldcast.pipeline.cli.live import ParamsFile, live, time_of
 
 app = typer.Typer(
     help="From gridded observations to compared, tracked and scheduled forecasts. `dvc repro` runs the pipeline; this "
-    "looks at it and issues forecasts.",
+    "command checks its parameters, compares and explains its models, and issues forecasts.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.callback()
 def _commands() -> None:
-    """Make every function below a command, even if there is but one."""
+    """Make every function below a command, even if there is only one."""
 
 
 @app.command(epilog="Example: `fieldcast check --params examples/knmi-radar.yaml`")
@@ -34,10 +34,10 @@ def check(
     params: ParamsFile = Path("params.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Validate a parameters file, look at its source, and print what a run would work on. Exit code 2: wrong input."""
-    from fieldcast.pipeline.cli.check import inspect
+    """Validate a parameters file and its source; print data, samples and memory of a run. Exit code 2: wrong input."""
+    from fieldcast.pipeline.cli.check import facts_of
 
-    facts = inspect(params)
+    facts = facts_of(params)
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")
         return
@@ -57,11 +57,11 @@ def ui(
 ) -> None:
     """Open MLflow on the comparison of all models; stop it with Ctrl-C."""
     from fieldcast.pipeline import config
-    from fieldcast.pipeline.tracking import runs as tracking
+    from fieldcast.pipeline.tracking import runs
 
-    experiment, uri = config.read(params).track.experiment, tracking.tracking_uri(Path())
+    experiment, uri = config.read(params).track.experiment, runs.tracking_uri(Path())
     remote = uri.startswith("http")
-    address = tracking.experiment_url(uri.rstrip("/") if remote else f"http://{host}:{port}", experiment)
+    address = runs.experiment_url(uri.rstrip("/") if remote else f"http://{host}:{port}", experiment)
     Console().print(f"Comparison of all models: [link={address}]{address}[/link]", soft_wrap=True)
     if remote:  # MLFLOW_TRACKING_URI names a server that runs already
         return
@@ -77,20 +77,20 @@ def compare(
     out: Annotated[Path, typer.Option(help="A folder for report, pictures and metrics.json.")] = Path("data/compared"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
 ) -> None:
-    """Compare any verified runs of the experiment that learned from the same data, with a report of their own.
+    """Compare verified runs of the experiment that learned from the same data, with a report of their own.
 
     Exit codes: 2 wrong input, 75 MLflow does not answer.
     """
     from fieldcast.pipeline import config
-    from fieldcast.pipeline.evaluation import past_runs as chosen_runs
-    from fieldcast.pipeline.report import write as presentation
+    from fieldcast.pipeline.evaluation import past_runs
+    from fieldcast.pipeline.report import write as report
     from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
     from fieldcast.pipeline.tracking.registry import Registry
 
     settings = config.read(params)
-    presentation.check_folder(out)
-    comparison = chosen_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
-    presentation.write(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
+    report.check_folder(out)
+    comparison = past_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
+    report.write(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
     if as_json:
         sys.stdout.write((out / "metrics.json").read_text())
         return
@@ -109,15 +109,17 @@ def explain(
     how: Annotated[Literal["gradient", "rollout"], typer.Option(help="rollout: video transformers.")] = "gradient",
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("data/explained.png"),
 ) -> None:
-    """Show where in its history the forecast of a place comes from: table and picture. Exit code 2: wrong input."""
-    from fieldcast.pipeline.explain import attribution as explaining
-    from fieldcast.pipeline.explain import figure as explain_figure
+    """Show which parts of the history the forecast of a place depends on, as a table and a picture.
 
-    explain_figure.check_picture(out)
-    question = explaining.question_of(time_of("--at", at), lead, cell, how)
-    explained = explaining.explain(checkpoint, question)
-    explain_figure.write_picture(explained, out)
-    sys.stdout.write(f"{explained.text()}Picture: {out}\n")
+    Exit code 2: wrong input.
+    """
+    from fieldcast.pipeline.explain import attribution, figure
+
+    figure.check_picture(out)
+    question = attribution.question_of(time_of("--at", at), lead, cell, how)
+    explanation = attribution.explain(checkpoint, question)
+    figure.write_picture(explanation, out)
+    sys.stdout.write(f"{explanation.text()}Picture: {out}\n")
 
 
 @app.command(epilog="Example: `fieldcast cluster data/checkpoints/joint --rounds 8 --ratio 2`")
@@ -127,14 +129,14 @@ def cluster(
     ratio: Annotated[float, typer.Option(help="Width of a bin by the median distance of queries; more: larger.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="The new checkpoint; by default CHECKPOINT_clustered.")] = None,
 ) -> None:
-    """Let a trained transformer answer once for all queries that are alike, and show what that saves and changes.
+    """Let queries that are alike share a result in a trained transformer; show the change of cost and error.
 
     Needs the data of `dvc repro`. Exit code 2: wrong input.
     """
-    from fieldcast.pipeline.training import cluster_queries as clusters
+    from fieldcast.pipeline.training import cluster_queries
 
     out = out or checkpoint.with_name(f"{checkpoint.name}_clustered")
-    sys.stdout.write(f"{clusters.cluster(checkpoint, rounds, ratio, out).text()}Checkpoint: {out}\n")
+    sys.stdout.write(f"{cluster_queries.cluster(checkpoint, rounds, ratio, out).text()}Checkpoint: {out}\n")
 
 
 @app.command(epilog="Example: `fieldcast promote convlstm --dry-run`")
@@ -144,7 +146,7 @@ def promote(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the evidence and change nothing.")] = False,
 ) -> None:
-    """Make a registered model the champion by hand, after a look at its comparison with the one in office.
+    """Make a registered model the champion by hand, after its comparison with the present one.
 
     Exit codes: 1 not confirmed, 2 wrong input, 75 MLflow does not answer.
     """
@@ -173,14 +175,7 @@ app.add_typer(live)
 
 
 def main() -> None:
-    """Run the command; wrong input ends in one line and exit code 2, other troubles in codes of their own."""
+    """Run the command; an error that a user can correct ends in one line and its own exit code."""
     from fieldcast.pipeline import config
-    from fieldcast.pipeline.live.outcomes import code_of
 
-    try:
-        config.run_stage(app)
-    except Exception as error:
-        if (code := code_of(error)) == 1:
-            raise
-        sys.stderr.write(f"fieldcast: {error}\n")
-        sys.exit(code)
+    config.run_stage(app)

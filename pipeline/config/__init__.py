@@ -1,7 +1,7 @@
 """Parameters of a project.
 
-In: `params.yaml`. Out: frozen, checked sections, one class each; or one line that names key, value and fix.
-May import: `errors`, and of `models` the options of each kind.
+In: `params.yaml`. Out: frozen, checked sections, one class each; for wrong input one line with key, value and fix.
+May import: `errors`, `models`; of a kind of model its options alone.
 """
 
 from fieldcast.pipeline.config.data import Prepare, Sample, Split, Splits, Transform
@@ -28,7 +28,7 @@ from fieldcast.pipeline.config.sources import (
     SourceOptions,
     StormsOptions,
 )
-from fieldcast.pipeline.config.training import Rollout, Teacher, Train
+from fieldcast.pipeline.config.training import Rollout, ScheduledSampling, Train
 
 __all__ = [
     "PARAMS",
@@ -54,12 +54,12 @@ __all__ = [
     "Rollout",
     "Sample",
     "Schedule",
+    "ScheduledSampling",
     "SharedOptions",
     "SourceOptions",
     "Split",
     "Splits",
     "StormsOptions",
-    "Teacher",
     "Track",
     "Train",
     "Transform",

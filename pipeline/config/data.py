@@ -29,7 +29,7 @@ class Split(Section):
     @model_validator(mode="after")
     def _ascending(self) -> Split:
         if self.end < self.start:
-            raise ValueError(f"the period is empty: end {self.end} lies before start {self.start}")
+            raise ValueError(f"the period is empty: end {self.end} is before start {self.start}")
         return self
 
 
@@ -46,7 +46,7 @@ class Splits(Section):
 
 
 class Transform(Section):
-    """How a variable is made fit for a network: log(1 + x / floor), or 10 log10(max(x, floor) / floor) for `db`."""
+    """Transform of a variable for networks: log(1 + x / floor), or 10 log10(max(x, floor) / floor) for `db`."""
 
     kind: Literal["identity", "log", "db"] = "identity"
     floor: PositiveFloat = 1.0  # in the variable's own units
@@ -59,7 +59,7 @@ class Transform(Section):
 
 
 class Prepare(Section):
-    """What `prepare` makes of the observations."""
+    """Preparation of the observations: splits, transforms, climatology and quality."""
 
     splits: Splits
     targets: list[str] | None = None  # forecast variables; default: all that the source has
@@ -74,7 +74,7 @@ class Prepare(Section):
 
 
 class Sample(Section):
-    """What a model sees and forecasts."""
+    """Samples of models: histories, horizons and further inputs."""
 
     history: PositiveInt
     horizon: PositiveInt

@@ -12,14 +12,14 @@ from fieldcast.pipeline.errors import InputError
 
 
 class Online(Section):
-    """How networks learn on while the test period is forecast, as in Shi et al. (2017, arXiv:1706.03458), 3.4."""
+    """Online learning of networks over the test period, as in Shi et al. (2017, arXiv:1706.03458), 3.4."""
 
     learning_rate: PositiveFloat = 1e-4  # of AdaGrad
     threshold: NonNegativeFloat = 0.0  # samples with a loss up to here are passed over; in normalised units
 
 
 class Forecast(Section):
-    """How the test period is forecast."""
+    """Forecasts of the test period."""
 
     batch_size: PositiveInt = 16  # init times read, forecast and written together; no value depends on it
     tile_cells: PositiveInt | None = None  # default: the training crop; whole fields where that is null too
@@ -45,7 +45,7 @@ class Region(Section):
 
 
 class Verify(Section):
-    """What is counted; thresholds are in the variable's own units, by variable."""
+    """Scores of the test period; thresholds are in the variable's units, by variable."""
 
     thresholds: dict[str, list[float]] = {}
     neighbourhoods_km: list[PositiveFloat] = []
@@ -68,7 +68,7 @@ class Verify(Section):
 
 
 class Compare(Section):
-    """How sure a difference between two models has to be."""
+    """Confidence in a difference between two models."""
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of intervals, and of the word "better"
     resamples: Annotated[int, Field(ge=100)] = 1000  # of the init times, by blocks
@@ -76,7 +76,7 @@ class Compare(Section):
 
 
 class Guards(Section):
-    """What no champion may fall short of at the named leads; null: not looked at."""
+    """Limits that every champion keeps at the named leads; null: not checked."""
 
     max_mean_error: PositiveFloat | None = None  # absolute, in the first variable's units
     min_spectrum_ratio: Share | None = None  # of the fine scales: less is a blurred forecast
@@ -85,7 +85,7 @@ class Guards(Section):
 
 
 class Promotion(Section):
-    """When a model becomes the champion: better in a paired test, and within the guards."""
+    """Rule by which a model becomes the champion: better in a paired test, and within the guards."""
 
     score: Literal["rmse", "mae", "crps"] = "rmse"
     leads_minutes: list[PositiveInt] | None = None  # pooled; default: all leads
@@ -93,12 +93,12 @@ class Promotion(Section):
 
 
 class Track(Section):
-    """Where MLflow keeps the runs; `MLFLOW_TRACKING_URI` chooses the server."""
+    """MLflow's experiment; `MLFLOW_TRACKING_URI` chooses the server."""
 
     experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 
 
 class Dask(Section):
-    """Where blocks of work run: threads of this process, or the cluster behind `scheduler`."""
+    """Workers of blocks: threads of this process, or the cluster behind `scheduler`."""
 
     scheduler: str | None = None  # address of a dask.distributed scheduler, tcp://host:8786

@@ -11,7 +11,7 @@ from fieldcast.pipeline.config.sources import SourceOptions
 
 
 class LateData(Section):
-    """What a cycle does when frames of its history are missing: wait, then fill, fall back or skip."""
+    """Steps of a cycle whose history lacks frames: wait, then fill, fall back or skip."""
 
     deadline_minutes: NonNegativeFloat = 10.0  # after the init time; until then a cycle waits for its whole history
     max_missing_frames: NonNegativeInt = 1  # that the model itself may fill; the newest frame is never filled
@@ -19,7 +19,7 @@ class LateData(Section):
 
 
 class Schedule(Section):
-    """When `fieldcast serve` looks for work; what is due is decided by the ledger, not by the moment of waking."""
+    """Wake-up times of `fieldcast serve`; the ledger decides which cycles are due, not the moment of waking."""
 
     cron: str = "* * * * *"  # minute hour day month weekday
     time_zone: str = "UTC"
@@ -28,7 +28,7 @@ class Schedule(Section):
 
 
 class Drift(Section):
-    """When the forecasts of the last days count as worse than they should be."""
+    """Limits beyond which the forecasts of the last days raise an alarm."""
 
     days: PositiveFloat = 2.0
     min_cycles: PositiveInt = 12  # fewer verified cycles raise no alarm
@@ -38,7 +38,7 @@ class Drift(Section):
 
 
 class Retention(Section):
-    """What is kept; the newest published cycle always is."""
+    """Retention of cycles and frames; the newest published cycle is always kept."""
 
     days: PositiveFloat | None = 30.0  # of published cycles; null: any age
     cycles: PositiveInt | None = None  # at most so many; null: any number
@@ -54,7 +54,7 @@ class Live(Section):
     late_data: LateData = LateData()
     schedule: Schedule = Schedule()
     backfill_hours: NonNegativeFloat = 6.0  # how far a restart catches up; older due cycles are skipped
-    verify_after_hours: NonNegativeFloat = 6.0  # a cycle whose truth has gaps is scored without them so long after
+    verify_after_hours: NonNegativeFloat = 6.0  # with gaps in its observations a cycle is scored without them
     max_attempts: PositiveInt = 3
     lock_wait_seconds: NonNegativeFloat = 30.0
     reserve_megabytes: NonNegativeFloat = 64.0  # of the disk that a cycle leaves free

@@ -24,16 +24,14 @@ from fieldcast import models
 from fieldcast.pipeline.config.data import Prepare, Sample, Splits
 from fieldcast.pipeline.config.evaluation import Compare, Dask, Forecast, Promotion, Track, Verify
 from fieldcast.pipeline.config.live import Live
+from fieldcast.pipeline.config.renamed import outdated
 from fieldcast.pipeline.config.section import Section
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.config.training import Train
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BUG, InputError, exit_code
 
 PARAMS = Path("params.yaml")
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-KINDS_GONE = (
-    "the section kinds is gone; state each model's kind with its options, such as models: {{{name}: {{kind: {kind}}}}}"
-)
 
 
 class ModelEntry(Section):
@@ -110,9 +108,8 @@ def read(path: Path = PARAMS) -> Params:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected sections such as source: and train:, found {type(content).__name__}")
-    if isinstance(content.get("kinds"), dict) and content["kinds"]:
-        name, kind = next(iter(content["kinds"].items()))
-        raise InputError(f"{path}: {KINDS_GONE.format(name=name, kind=kind)}")
+    if changes := outdated(content):
+        raise InputError(f"{path}: {'; '.join(changes)}")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -142,18 +139,20 @@ def check_gaps(splits: Splits, history: int, horizon: int, step: timedelta) -> N
 
 
 def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage; wrong input ends in one line on standard error and exit code 2."""
+    """Run a stage; an error that a user can correct ends in one line on standard error and its own exit code."""
     try:
         stage()
-    except InputError as error:
+    except Exception as error:
+        if (code := exit_code(error)) == BUG:
+            raise
         sys.stderr.write(f"fieldcast: {error}\n")
-        sys.exit(2)
+        sys.exit(code)
 
 
 def _one_line(path: Path, error: ValidationError) -> str:
     first = error.errors()[0]
     parts = [str(part) for i, part in enumerate(first["loc"]) if i == 0 or first["loc"][i - 1] != "source"]
-    where = ".".join(parts)  # behind 'source' stands the kind, which is no key of the file
+    where = ".".join(parts)  # after 'source' comes the kind, which is no key of the file
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     value = "" if isinstance(first["input"], dict) else f" is {_shown(first['input'])}"
     return f"{path}: {where or 'the file'}{value}: {_reason(first)}{more}"

@@ -1,4 +1,4 @@
-"""What a user may state about a source, one model a kind, and about ingest. No heavy import: validated before any work.
+"""Sections on the source, one class a kind, and on ingest. No heavy import: validated before any work.
 
 Units are in the names. Times are UTC. Cells count on the source's own grid, from its first row and column.
 """
@@ -39,7 +39,7 @@ class Crop(Section):
 
 
 class SharedOptions(Section):
-    """What every source takes."""
+    """Options of every source."""
 
     period: tuple[Moment, Moment] | None = None  # first and last time to keep, both inclusive
     crop: Crop | None = None
@@ -148,7 +148,7 @@ SourceOptions = Annotated[
 
 
 class IngestOptions(Section):
-    """How frames of any source become one regular store."""
+    """Rules by which frames of any source become one regular store."""
 
     duplicates: Literal["refuse", "first", "last", "merge"] = "refuse"  # merge: cells missing in one come from the next
     out_of_order: Literal["refuse", "sort"] = "refuse"

@@ -1,4 +1,4 @@
-"""What a user may state about the training of learned models. No heavy import: validated before any work."""
+"""Section on the training of learned models. No heavy import: validated before any work."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ OF_SCHEDULE = {"none": set(), "linear": {"start", "decrease"}, "exponential": {"
 OF_LOSS = {"huber_delta": "huber", "spectral_weight": "spectral"}
 
 
-class Teacher(Section):
-    """How probable it is, at step i, that a model which feeds on its own forecasts is fed the truth instead.
+class ScheduledSampling(Section):
+    """Probability, at step i, that an autoregressive model is fed the observed value in place of its forecast.
 
     Bengio et al. (2015), section 2.4: `linear` max(0, start - decrease i), `exponential` k^i, `inverse_sigmoid`
-    k / (k + exp(i / k)). Models that forecast all leads at once are not concerned.
+    k / (k + exp(i / k)). It has no effect on models that forecast all leads at once.
     """
 
-    schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"  # none: never the truth
+    schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"  # none: never the observed value
     start: Share = 1.0
     decrease: NonNegativeFloat = 2e-5  # a step; 0: always as at the start
     k: PositiveFloat | None = None  # exponential: below 1; inverse_sigmoid: at least 1
 
     @model_validator(mode="after")
-    def _options_of_the_schedule(self) -> Teacher:
+    def _options_of_the_schedule(self) -> ScheduledSampling:
         if odd := sorted(self.model_fields_set - {"schedule"} - OF_SCHEDULE[self.schedule]):
             raise ValueError(f"{odd[0]} has no effect with schedule {self.schedule}; remove it")
         if self.schedule == "exponential" and not (self.k is not None and self.k < 1):
@@ -39,14 +39,14 @@ class Teacher(Section):
 
 
 class Rollout(Section):
-    """The leads that count in the loss: the first ones at first, then linearly more until all do."""
+    """Leads that count in the loss: `start_leads` at first, then linearly more until all do."""
 
     start_leads: PositiveInt
-    until: Annotated[float, Field(gt=0, le=1)]  # share of the schedule after which all leads count
+    ramp_fraction: Annotated[float, Field(gt=0, le=1)]  # share of the schedule after which all leads count
 
 
 class Train(Section):
-    """How all learned models are trained: one loss, one optimiser, one budget."""
+    """Training of all learned models: one loss, one optimiser, one budget."""
 
     seed: NonNegativeInt = 1
     loss: Literal["mse", "mae", "huber", "balanced", "spectral"] = "mse"  # members have the CRPS, by their kind
@@ -54,7 +54,7 @@ class Train(Section):
     spectral_weight: PositiveFloat = 1.0  # spectral: of the mismatch of amplitudes beside the squared error
     lead_weights: Literal["same", "linear", "exponential"] = "same"  # over the leads, from 1 to last_lead_weight
     last_lead_weight: PositiveFloat = 5.0  # linear, exponential: relative to the first; their mean is 1
-    teacher: Teacher = Teacher()
+    scheduled_sampling: ScheduledSampling = ScheduledSampling()
     rollout: Rollout | None = None  # null: all leads count from the start
     epochs: PositiveInt
     max_minutes: PositiveFloat | None = None  # the schedule finishes inside it; null: no limit, and repeatable

@@ -1,5 +1,5 @@
-"""Artefacts of data: their names and contracts, and the Zarr stores that hold them.
+"""Data artefacts: paths, schemas and the Zarr stores that hold them.
 
-In: arrays, times, parameters. Out: checked observations, forecasts, frames, init times.
-May import: `errors`, `config`.
+In: arrays, times, parameters. Out: checked observations, forecasts, frames and init times.
+May import: `errors`, `config`, `models`.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,19 @@ def read_init_times(path: Path, split: str) -> np.ndarray:
     """Return the init times (datetime64[ns], ascending) of `split` from the table that `prepare` wrote."""
     table = pd.read_csv(path, parse_dates=["init_time"])
     return table.loc[table["split"] == split, "init_time"].to_numpy(dtype="datetime64[ns]")
+
+
+def time_blocks(field: xr.DataArray) -> Iterator[slice]:
+    """Yield the steps of one dask block after the other, so that memory does not grow with the archive."""
+    start = 0
+    for size in field.chunksizes.get(TIME, (field.sizes[TIME],)):
+        yield slice(start, start + size)
+        start += size
+
+
+def sample_steps(position: int | np.ndarray, history: int, horizon: int = 0) -> slice:
+    """Return the steps of a sample: `history` of them up to the init time at `position`, `horizon` after it."""
+    return slice(position + 1 - history, position + 1 + horizon)
 
 
 class FrameReader:
@@ -53,6 +66,15 @@ class FrameReader:
                 self._frames = self._decode(0, self.observations.sizes[TIME])
             return self._frames[start:stop]
         return self._decode(start, stop)
+
+    def sample(self, position: int, history: int, horizon: int = 0) -> np.ndarray:
+        """Return the frames of the sample whose init time is at `position`, (history + horizon, c, h, w)."""
+        steps = sample_steps(position, history, horizon)
+        return self.read(steps.start, steps.stop)
+
+    def samples(self, positions: np.ndarray, history: int, horizon: int = 0) -> np.ndarray:
+        """Return the samples at several positions, (b, history + horizon, c, h, w)."""
+        return np.stack([self.sample(int(position), history, horizon) for position in positions])
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None, "_frames": None}  # workers open their own

@@ -8,7 +8,7 @@ from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 
 
 def lead_unit(leads: Sequence[int]) -> tuple[int, str]:
-    """Return how leads in minutes are spoken of: minutes per unit, and the unit's name."""
+    """Return the unit in which people give leads of so many minutes: minutes per unit, and its name."""
     return (60, "hours") if max(leads) >= 180 and all(lead % 60 == 0 for lead in leads) else (1, "minutes")
 
 
@@ -22,7 +22,7 @@ def readable_units(units: str) -> str:
     return {RAIN_RATE_UNITS: "mm/h", "1": "value", "": "value"}.get(units, units)
 
 
-# Okabe & Ito (2008): told apart with every common colour blindness
+# Okabe & Ito (2008): distinct with every common colour blindness
 COLOURS = {
     "persistence": "#7f7f7f",
     "climatology": "#b59f00",

@@ -1,4 +1,4 @@
-"""Where the stages meet: the artefacts under `data/`, relative to the project's folder."""
+"""Artefacts under `data/` by which stages meet, relative to the project's folder."""
 
 from pathlib import Path
 

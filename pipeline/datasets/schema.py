@@ -23,14 +23,14 @@ ONLINE = "online_learning_rate"  # attribute of forecasts, and of their sums, by
 
 
 def field_names(dataset: xr.Dataset) -> list[str]:
-    """Return the names of the physical fields: the data variables that lie on the (y, x) grid, in stored order."""
+    """Return the names of the physical fields: the data variables on the (y, x) grid, in stored order."""
     return [str(name) for name, array in dataset.data_vars.items() if {Y, X} <= set(array.dims)]
 
 
 def check_observations(observations: xr.Dataset) -> xr.Dataset:
-    """Return `observations` unchanged when they keep the contract, else raise `SchemaError`.
+    """Return `observations` unchanged when they follow the schema, else raise `SchemaError`.
 
-    The contract: at least one float32 variable `(time, y, x)` with `units`; `time` strictly ascending, regular,
+    The schema: at least one float32 variable `(time, y, x)` with `units`; `time` strictly ascending, regular,
     datetime64; a boolean `frame_present (time)`; 1-D `y` and `x`.
     """
     _require_dims(observations, (TIME, Y, X), "observations")
@@ -42,9 +42,9 @@ def check_observations(observations: xr.Dataset) -> xr.Dataset:
 
 
 def check_forecasts(forecasts: xr.Dataset) -> xr.Dataset:
-    """Return `forecasts` unchanged when they keep the contract, else raise `SchemaError`.
+    """Return `forecasts` unchanged when they follow the schema, else raise `SchemaError`.
 
-    The contract: float32 variables `(init_time, lead_time, y, x)` with `units`, or all of them `(init_time, lead_time,
+    The schema: float32 variables `(init_time, lead_time, y, x)` with `units`, or all of them `(init_time, lead_time,
     member, y, x)` with members 1 … m; `lead_time` a positive timedelta; `valid_time (init_time, lead_time)` equal to
     `init_time + lead_time`.
     """
@@ -100,16 +100,6 @@ def lead_times(horizon: int, step: np.timedelta64) -> np.ndarray:
 def slug(units: str) -> str:
     """Return `units` as part of a name: 'mm h-1' -> 'mm_h', 'K' -> 'k'."""
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"-?\d", "", units.lower())).strip("_")
-
-
-def score_key(score: str, threshold: float | None = None, units: str = "", scale_km: float | None = None) -> str:
-    """Return the one spelling of a score's name: 'rmse', 'csi_0.5_mm_h', 'fss_1_mm_h_20_km'."""
-    parts = [score]
-    if threshold is not None:
-        parts += [f"{threshold:g}", slug(units)]
-    if scale_km is not None:
-        parts += [f"{scale_km:g}", "km"]
-    return "_".join(part for part in parts if part)
 
 
 def _require_dims(dataset: xr.Dataset, dims: tuple[str, ...], what: str) -> None:

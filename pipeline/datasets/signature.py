@@ -1,13 +1,15 @@
-"""What a model's data look like besides their values: units, grid and time axis, to compare other data with.
+"""Data as models know them: channels with their statistics, units, grid and time axis.
 
-A forecast of data with other units, another grid or another step is wrong without any error, hence the comparison.
+A forecast of data with other units, another grid or another step is wrong without any error, hence the comparison of
+signatures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,91 +18,171 @@ import pyproj
 import xarray as xr
 from pyproj.exceptions import CRSError
 
-from fieldcast.pipeline.datasets.schema import GRID_MAPPING, TIME, X, Y, step_of
+from fieldcast.pipeline.datasets.grid import KM_PER_UNIT, crs_wkt, unit_of
+from fieldcast.pipeline.datasets.schema import TIME, X, Y, step_of
+from fieldcast.pipeline.datasets.times import to_seconds
 from fieldcast.pipeline.errors import InputError
 
 DIGITS = 6  # of coordinates
-KM_PER_DEGREE, KM_PER_UNIT = 111.195, {"m": 1e-3, "km": 1.0}
 JITTER = 1e-3  # of a cell: coordinates closer than that are the same
+STATISTICS = "statistics.json"
 
 
-def contract_of(grid: xr.Dataset, names: Sequence[str], step: np.timedelta64, first: np.datetime64) -> dict[str, Any]:
-    """Return units, axes, CRS, step and phase of observations or of a grid without frames, as JSON can hold them.
+@dataclass(frozen=True)
+class Channel:
+    """One variable: its transform for a network and its statistics over the training period."""
+
+    name: str
+    units: str
+    transform: str = "identity"
+    floor: float = 1.0  # of the transform, in the variable's units
+    valid_min: float | None = None
+    valid_max: float | None = None
+    mean: float = 0.0  # of the transformed values; 0 where anomalies are forecast
+    scale: float = 1.0  # their standard deviation, or that of their anomalies
+    min: float = 0.0  # lowest and highest value, in the variable's units
+    max: float = 0.0
+    valid_values: int = 0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A coordinate axis of a regular grid: its cells, the first and the last centre."""
+
+    cells: int
+    first: float
+    last: float
+    units: str
+
+    @property
+    def spacing(self) -> float:
+        """Return the distance of neighbouring centres, positive, in the axis' units; 0 of a single one."""
+        return abs(self.last - self.first) / max(self.cells - 1, 1)
+
+
+@dataclass(frozen=True)
+class DataSignature:
+    """Units, grid and time axis of observations, or of a grid without frames."""
+
+    units: dict[str, str]  # by variable
+    y: Axis
+    x: Axis
+    crs: str | None  # WKT
+    step_minutes: int
+    phase_seconds: int  # of frames after whole steps since 1970
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Return the number of rows and columns."""
+        return self.y.cells, self.x.cells
+
+    @property
+    def cell_km(self) -> float:
+        """Return the height of a cell in km; 1 where the grid's units are no lengths and no degrees."""
+        return KM_PER_UNIT.get(unit_of(self.y.units), 0.0) * self.y.spacing or 1.0
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 as 64 hex digits; coordinates that differ in rounding have another."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the signature as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> DataSignature:
+        """Return the signature that `as_dict` gave; raise `TypeError` where a key is unknown or missing."""
+        axes = {name: Axis(**content[name]) for name in (Y, X) if name in content}
+        return cls(**{**content, **axes})
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that a model must know of the prepared data; channels that are forecast come first."""
+
+    channels: tuple[Channel, ...]
+    targets: int  # how many of the channels are forecast
+    anomalies: bool  # forecasts are departures from the climatology
+    signature: DataSignature
+
+    def write(self, folder: Path) -> None:
+        """Write `statistics.json` into `folder`."""
+        (folder / STATISTICS).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Statistics:
+        """Return the content of `statistics.json` in `folder`; raise `InputError` where another version wrote it."""
+        content = json.loads((folder / STATISTICS).read_text())
+        try:
+            channels = tuple(Channel(**channel) for channel in content["channels"])
+            signature = DataSignature.from_dict(content["signature"])
+            return cls(channels, int(content["targets"]), bool(content["anomalies"]), signature)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder / STATISTICS}: {error}; run the prepare stage again") from None
+
+
+def signature_of(grid: xr.Dataset, names: Sequence[str], step: np.timedelta64, first: np.datetime64) -> DataSignature:
+    """Return the signature of observations or of a grid without frames.
 
     `first` is any time of the axis, `step` the axis' own. Of `names` those that `grid` lacks are left out, which
-    `compare_contracts` then reports.
+    `compare_signatures` then reports.
     """
-    mapping = grid[GRID_MAPPING].attrs if GRID_MAPPING in grid.coords else {}
-    second = np.timedelta64(1, "s")
-    return {
-        "units": {name: grid[name].attrs["units"] for name in names if name in grid},
-        Y: _axis(grid[Y]),
-        X: _axis(grid[X]),
-        "crs": mapping.get("crs_wkt"),
-        "step_minutes": int(step / np.timedelta64(1, "m")),
-        "phase_seconds": int(first.astype("datetime64[s]").astype(np.int64) % int(step / second)),
-    }
+    return DataSignature(
+        units={name: grid[name].attrs["units"] for name in names if name in grid},
+        y=_axis(grid[Y]),
+        x=_axis(grid[X]),
+        crs=crs_wkt(grid),
+        step_minutes=int(step / np.timedelta64(1, "m")),
+        phase_seconds=int(to_seconds(first) % int(step / np.timedelta64(1, "s"))),
+    )
 
 
-def cell_km(contract: dict[str, Any]) -> float:
-    """Return the height of a cell in km; 1 where the grid's units are no lengths and no degrees."""
-    axis = contract[Y]
-    units = str(axis["units"])
-    km = KM_PER_DEGREE if units.startswith("degree") else KM_PER_UNIT.get(units, 0.0)
-    return km * abs(axis["last"] - axis["first"]) / max(axis["cells"] - 1, 1) or 1.0
-
-
-def contract_digest(contract: dict[str, Any]) -> str:
-    """Return the SHA-256 of a contract as 64 hex digits; coordinates that differ in rounding have another."""
-    return hashlib.sha256(json.dumps(contract, sort_keys=True).encode()).hexdigest()
-
-
-def compare_contracts(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
+def compare_signatures(expected: DataSignature, found: DataSignature) -> str | None:
     """Return the first difference in words, None where `found` has all that is `expected`.
 
     Variables that only `found` has do not count; neither do coordinates that are off by less than 1e-3 of a cell, nor
     different texts of the same CRS.
     """
-    for name, units in expected["units"].items():
-        if name not in found["units"]:
-            return f"there is no {name} among {', '.join(found['units']) or 'the variables'}, expected it in {units!r}"
-        if found["units"][name] != units:
-            return f"units of {name} are {found['units'][name]!r}, expected {units!r}"
-    for axis in (Y, X):
-        if difference := _compare_axes(axis, expected[axis], found[axis]):
+    for name, units in expected.units.items():
+        if name not in found.units:
+            return f"there is no {name} among {', '.join(found.units) or 'the variables'}, expected it in {units!r}"
+        if found.units[name] != units:
+            return f"units of {name} are {found.units[name]!r}, expected {units!r}"
+    for name, wanted, axis in ((Y, expected.y, found.y), (X, expected.x, found.x)):
+        if difference := _compare_axes(name, wanted, axis):
             return difference
-    if difference := _compare_crs(expected["crs"], found["crs"]):
+    if difference := _compare_crs(expected.crs, found.crs):
         return difference
-    if found["step_minutes"] != expected["step_minutes"]:
-        return f"the step is {found['step_minutes']} minutes, expected {expected['step_minutes']}"
-    if found["phase_seconds"] != expected["phase_seconds"]:
-        here, there = found["phase_seconds"], expected["phase_seconds"]
-        return f"frames are {here} s after whole steps of {expected['step_minutes']} minutes, expected {there} s"
+    if found.step_minutes != expected.step_minutes:
+        return f"the step is {found.step_minutes} minutes, expected {expected.step_minutes}"
+    if found.phase_seconds != expected.phase_seconds:
+        here, there = found.phase_seconds, expected.phase_seconds
+        return f"frames are {here} s after whole steps of {expected.step_minutes} minutes, expected {there} s"
     return None
 
 
-def check_observations(path: Path, observed: xr.Dataset, expected: dict[str, Any], model: str) -> None:
-    """Raise `InputError` where the observations at `path` lack anything of the contract that `model` learned from."""
-    found = contract_of(observed, list(expected["units"]), step_of(observed), observed[TIME].values[0])
-    if difference := compare_contracts(expected, found):
+def check_signature(path: Path, observed: xr.Dataset, expected: DataSignature, model: str) -> None:
+    """Raise `InputError` where the observations at `path` lack anything of the signature that `model` learned from."""
+    found = signature_of(observed, list(expected.units), step_of(observed), observed[TIME].values[0])
+    if difference := compare_signatures(expected, found):
         raise InputError(f"{path}: {difference}, as {model} was trained; take another checkpoint")
 
 
-def _axis(centres: xr.DataArray) -> dict[str, Any]:
+def _axis(centres: xr.DataArray) -> Axis:
     first, last = (round(float(centres.values[end]), DIGITS) + 0.0 for end in (0, -1))  # + 0.0: no negative zero
-    return {"cells": centres.size, "first": first, "last": last, "units": centres.attrs.get("units", "1")}
+    return Axis(centres.size, first, last, str(centres.attrs.get("units", "1")))
 
 
-def _compare_axes(axis: str, expected: dict[str, Any], found: dict[str, Any]) -> str | None:
-    if found["units"] != expected["units"]:
-        return f"units of {axis} are {found['units']!r}, expected {expected['units']!r}"
-    if found["cells"] != expected["cells"]:
-        return f"{axis} has {found['cells']} cells, expected {expected['cells']}"
-    cell = abs(expected["last"] - expected["first"]) / max(expected["cells"] - 1, 1)
-    tolerance = JITTER * cell + 2 * 10**-DIGITS  # both sides are rounded
-    for end, verb in (("first", "starts"), ("last", "ends")):
-        if abs(found[end] - expected[end]) > tolerance:
-            return f"{axis} {verb} at {found[end]:.10g}, expected {expected[end]:.10g} {expected['units']}"
+def _compare_axes(name: str, expected: Axis, found: Axis) -> str | None:
+    if found.units != expected.units:
+        return f"units of {name} are {found.units!r}, expected {expected.units!r}"
+    if found.cells != expected.cells:
+        return f"{name} has {found.cells} cells, expected {expected.cells}"
+    tolerance = JITTER * expected.spacing + 2 * 10**-DIGITS  # both sides are rounded
+    for verb, wanted, end in (("starts", expected.first, found.first), ("ends", expected.last, found.last)):
+        if abs(end - wanted) > tolerance:
+            return f"{name} {verb} at {end:.10g}, expected {wanted:.10g} {expected.units}"
     return None
 
 

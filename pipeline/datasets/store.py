@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import dask.array
 import numpy as np
 import xarray as xr
 import zarr
@@ -50,36 +47,6 @@ TIME_ATTRS: dict[str, dict[str, str]] = {
     MEMBER: {"standard_name": "realization"},
     VALID_TIME: {"standard_name": "time"},
 }
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a sibling of `path` to write to; at the end it takes the place of `path`, in an error it is removed.
-
-    A process that is killed leaves `path` as it was; what it began is swept by the next call.
-    """
-    sweep_partial(path)
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    old = path.with_name(f".{path.name}.partial-old")
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def sweep_partial(path: Path) -> None:
-    """Remove what a killed writer of `path` left behind; a store that it was about to replace is put back."""
-    old = path.with_name(f".{path.name}.partial-old")
-    if old.exists() and not path.exists():
-        old.rename(path)
-    for left in (old, path.with_name(f".{path.name}.partial")):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def create_observations(
@@ -145,7 +112,7 @@ def write_block(path: Path, start: int, block: xr.Dataset) -> None:
         first, shard, length = _shards(stored)
         stop = start + block.sizes[first]
         if start % shard or (stop % shard and stop != length) or stop > length:
-            raise ValueError(f"block [{start}, {stop}) does not lie on borders of shards of {shard} in {length} steps")
+            raise ValueError(f"block [{start}, {stop}) is not on borders of shards of {shard} in {length} steps")
         if sorted(names) != sorted(field_names(stored)):
             raise ValueError(f"block has variables {names}, expected {field_names(stored)}")
         for name in names:
@@ -167,7 +134,7 @@ def consolidate(path: Path) -> None:
 def open_observations(path: Path, chunks: Literal["shards"] | None = None) -> xr.Dataset:
     """Return the observations, lazily; with `chunks="shards"` as dask arrays whose blocks are whole shards.
 
-    Raise `InputError` when there is no store, `SchemaError` when it breaks the contract.
+    Raise `InputError` when there is no store, `SchemaError` when it breaks the schema.
     """
     return check_observations(_open(path, chunks))
 
@@ -180,7 +147,7 @@ def open_forecasts(path: Path, chunks: Literal["shards"] | None = None) -> xr.Da
 def directory_digest(path: Path) -> str:
     """Return the MD5 that DVC gives a folder, '<32 hex>.dir': that of the sorted list of its files and their MD5s."""
     entries = [
-        {"md5": _file_md5(file), "relpath": file.relative_to(path).as_posix()}
+        {"md5": file_digest(file), "relpath": file.relative_to(path).as_posix()}
         for file in path.rglob("*")
         if file.is_file()
     ]
@@ -188,7 +155,8 @@ def directory_digest(path: Path) -> str:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def _file_md5(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Return the MD5 of a file, 32 hex digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -248,6 +216,8 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
 
 def _missing(grid: xr.Dataset, sizes: Mapping[str, int], shard: int) -> dict[str, xr.Variable]:
     """Return the grid's variables with these sizes, all NaN, as dask arrays that nothing computes."""
+    import dask.array  # takes a second to import, and readers do without
+
     shape = tuple(sizes.values())
     empty = dask.array.full(shape, np.nan, dtype=np.float32, chunks=(shard, *shape[1:]))  # type: ignore[no-untyped-call]
     return {name: xr.Variable(tuple(sizes), empty, grid[name].attrs) for name in field_names(grid)}

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-HOURS = 24
-
 
 def transform(values: Tensor, kind: str, floor: float) -> Tensor:
     """Return transformed `values` (any shape, physical units; NaN stays NaN).
@@ -23,7 +21,7 @@ def transform(values: Tensor, kind: str, floor: float) -> Tensor:
 
 
 def inverse_transform(values: Tensor, kind: str, floor: float) -> Tensor:
-    """Return `values` back in physical units; what lies at or below the lower end of `log` and `db` becomes 0."""
+    """Return `values` back in physical units; all at or below the lower end of `log` and `db` is 0."""
     if kind == "log":
         return torch.expm1(values.clamp(min=0)) * floor
     if kind == "db":

@@ -1,5 +1,5 @@
-"""Comparison of models: differences with their certainty, verdict, promotion.
+"""Comparison of models: differences and their significance, verdict, promotion.
 
-In: sums of scores of all models. Out: tables, sentences, a champion.
-May import: `errors`, `config`, `datasets`, `verification`, `tracking`, `forecasting`.
+In: verification sums of all models. Out: tables, sentences, a champion.
+May import: `errors`, `config`, `datasets`, `forecasting`, `verification`, `tracking`, `models`.
 """

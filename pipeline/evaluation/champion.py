@@ -1,4 +1,4 @@
-"""Who is champion: moves the aliases of the registered model by the rule in `promotion`, with the reason."""
+"""The champion: aliases of the registered model, moved by the rule in `promotion`, with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.datasets.labels import readable
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.evaluation import comparability as fairness
+from fieldcast.pipeline.evaluation.comparability import incomparable
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare
 from fieldcast.pipeline.evaluation.promotion import Decision, decide
 from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry, Version
@@ -17,9 +17,9 @@ from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry,
 def promote_by_rule(
     comparison: Comparison, checkpoints: Mapping[str, str], params: Params, registry: Registry
 ) -> list[str]:
-    """Return what was decided, as sentences, after the aliases have moved.
+    """Return the decision as sentences, after moving the aliases.
 
-    `checkpoints` are the digests of the models' folders. Where the champion in office is none of them, its scores are
+    `checkpoints` are the digests of the models' folders. Where the current champion is none of them, its scores are
     those of its run. Raises `InputError` for leads that no forecast has, `TrackerError` when MLflow does not answer.
     """
     current = registry.version_with(CHAMPION)
@@ -35,8 +35,8 @@ def promote_by_rule(
                 return [f"champion: version {current.number} stays, it cannot be compared: {error}."]
             champion = f"{earlier.model} of version {current.number}"
             sums[champion] = earlier.sums
-            fair = {**comparison.fair, champion: earlier.sums}
-            excluded |= {name: why for name, why in fairness.unfair(fair, {}).items() if name == champion}
+            reasons = incomparable({**comparison.comparable, champion: earlier.sums}, {})
+            excluded |= {name: why for name, why in reasons.items() if name == champion}
     decision = decide(sums, params.promotion, params.compare, comparison.references, champion, excluded)
     return list(_carry_out(decision, checkpoints, current, registry))
 
@@ -44,46 +44,46 @@ def promote_by_rule(
 def _carry_out(
     decision: Decision, checkpoints: Mapping[str, str], current: Version | None, registry: Registry
 ) -> list[str]:
-    said = []
+    sentences = []
     if decision.promote or current is None:
         reason = decision.reason if decision.promote else f"the best reference; {decision.reason}"
-        said.append(_appoint(decision.champion, CHAMPION, reason, checkpoints, registry))
+        sentences.append(_appoint(decision.champion, CHAMPION, reason, checkpoints, registry))
     else:
-        said.append(f"champion: {readable(decision.incumbent)} stays, version {current.number}.")
+        sentences.append(f"champion: {readable(decision.incumbent)} stays, version {current.number}.")
     if decision.candidate is not None and not decision.promote:
-        said.append(_appoint(decision.candidate, CHALLENGER, decision.reason, checkpoints, registry))
+        sentences.append(_appoint(decision.candidate, CHALLENGER, decision.reason, checkpoints, registry))
     elif decision.candidate is None and current is not None:
-        said.append(f"{decision.reason}.")
-    return said
+        sentences.append(f"{decision.reason}.")
+    return sentences
 
 
 def _appoint(name: str, alias: str, reason: str, checkpoints: Mapping[str, str], registry: Registry) -> str:
     version = registry.version_of_checkpoint(checkpoints[name])
     if version is None:
-        return f"{alias}: {readable(name)} is no version of the registered model, train it again; {reason}."
+        return f"{alias}: {readable(name)} has no version of the registered model, train it again; {reason}."
     registry.appoint(version, alias, reason)
     return f"{alias}: {readable(name)}, version {version.number}: {reason}."
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A version that somebody wants as champion, beside the one in office."""
+    """A version proposed as champion, beside the current one."""
 
     version: Version
     current: Version | None
     comparison: Comparison
-    decision: Decision | None  # what the rule says; None where nobody is in office
+    decision: Decision | None  # by the rule; None without a current champion
 
     @property
     def reason(self) -> str:
-        """Return what the rule says, as the reason that is kept."""
-        return self.decision.reason if self.decision is not None else "nobody was champion"
+        """Return the reason that is recorded with the promotion."""
+        return self.decision.reason if self.decision is not None else "there was no champion"
 
 
 def propose(wanted: str, params: Params, registry: Registry) -> Proposal:
     """Return the proposal to make the run, version or alias `wanted` the champion.
 
-    Raises `InputError` where it does not exist or is in office already, `TrackerError` when MLflow does not answer.
+    Raises `InputError` where it does not exist or is the champion already, `TrackerError` when MLflow does not answer.
     """
     run = registry.scored(wanted)
     version, current = registry.version_of(run.run_id), registry.version_with(CHAMPION)

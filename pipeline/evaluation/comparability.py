@@ -1,4 +1,4 @@
-"""Which models were not compared on equal terms: other init times, leads, thresholds or cells, or more training."""
+"""Comparability of models: equal init times, leads, thresholds and cells, and equal training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, VALID_
 
 Budget = Mapping[str, object]
 CELLS = ("n", VALID_CRC)  # equal numbers and masks of valid cells: scored on the same cells
-SPOKEN = {INIT_TIME: "init times", LEAD_TIME: "lead times", THRESHOLD: "thresholds", SCALE: "neighbourhoods"}
+LABELS = {INIT_TIME: "init times", LEAD_TIME: "lead times", THRESHOLD: "thresholds", SCALE: "neighbourhoods"}
 
 
-def unfair(sums: Mapping[str, xr.Dataset], budgets: Mapping[str, Budget | None]) -> dict[str, list[str]]:
-    """Return why models cannot be compared with the others, by model; models without a reason are left out.
+def incomparable(sums: Mapping[str, xr.Dataset], budgets: Mapping[str, Budget | None]) -> dict[str, list[str]]:
+    """Return the reasons why models cannot be compared with the others; models without a reason are left out.
 
     The largest group of models with equal fields, init times, leads, thresholds, neighbourhoods and valid cells is the
     standard; so is, among the learned models, the largest group with one training budget (`budgets`; None for models
@@ -28,16 +28,16 @@ def unfair(sums: Mapping[str, xr.Dataset], budgets: Mapping[str, Budget | None])
     usual = _standard([[model for model in learned if learned[model] == budget] for budget in learned.values()])
     reasons = {}
     for model, own in sums.items():
-        found = _other_terms(own, sums[standard], standard)
+        differences = _other_terms(own, sums[standard], standard)
         if model in learned and usual:
-            found += _other_budget(learned[model], learned[usual], usual)
-        if found:
-            reasons[model] = found
+            differences += _other_budget(learned[model], learned[usual], usual)
+        if differences:
+            reasons[model] = differences
     return reasons
 
 
 def learnt_on(sums: Mapping[str, xr.Dataset]) -> dict[str, list[str]]:
-    """Return why models cannot be promoted that learnt on while the test period was forecast, by model."""
+    """Return the reason why models cannot be promoted that learnt on while the test period was forecast."""
     why = "it learnt on through the test period (forecast.online), which a schedule does not do"
     return {model: [why] for model, own in sums.items() if ONLINE in own.attrs}
 
@@ -55,18 +55,19 @@ def _other_terms(own: xr.Dataset, standard: xr.Dataset, name: str) -> list[str]:
     if fields_of(own) != fields_of(standard):
         return [f"scored for {', '.join(fields_of(own))} instead of {', '.join(fields_of(standard))} ({name})"]
     shared = [*(f"{field}.{THRESHOLD}" for field in fields_of(standard)), SCALE]
-    found = []
+    differences = []
     for coordinate in (INIT_TIME, LEAD_TIME, *shared):
         here, there = (_labels(sums, coordinate) for sums in (own, standard))
-        if not np.array_equal(here, there):
-            spoken = SPOKEN[coordinate.rsplit(".", 1)[-1]]
-            count = f"{here.size} {spoken} instead of {there.size}" if here.size != there.size else f"other {spoken}"
-            found.append(f"{count} ({name})" if here.size != there.size else f"{count} than {name}")
-    if not found:
-        kept = [f"{field}.{cells}" for field in fields_of(standard) for cells in CELLS]
-        if any(not np.array_equal(own[variable], standard[variable]) for variable in kept):
-            found.append(f"scored on other cells than {name}")
-    return found
+        label = LABELS[coordinate.rsplit(".", 1)[-1]]
+        if here.size != there.size:
+            differences.append(f"{here.size} {label} instead of {there.size} ({name})")
+        elif not np.array_equal(here, there):
+            differences.append(f"other {label} than {name}")
+    if not differences:
+        variables = [f"{field}.{cells}" for field in fields_of(standard) for cells in CELLS]
+        if any(not np.array_equal(own[variable], standard[variable]) for variable in variables):
+            differences.append(f"scored on other cells than {name}")
+    return differences
 
 
 def _labels(sums: xr.Dataset, coordinate: str) -> np.ndarray:
@@ -76,11 +77,11 @@ def _labels(sums: xr.Dataset, coordinate: str) -> np.ndarray:
 def _other_budget(own: Budget, usual: Budget, name: str) -> list[str]:
     keys = dict.fromkeys(chain(usual, own))
     return [
-        f"trained with {key.replace('_', ' ')} {_said(own.get(key))} instead of {_said(usual.get(key))} ({name})"
+        f"trained with {key.replace('_', ' ')} {_amount(own.get(key))} instead of {_amount(usual.get(key))} ({name})"
         for key in keys
         if own.get(key) != usual.get(key)
     ]
 
 
-def _said(value: object) -> str:
+def _amount(value: object) -> str:
     return "without limit" if value is None else f"{value}"

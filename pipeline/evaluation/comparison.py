@@ -1,4 +1,4 @@
-"""A comparison of models: their scores, how sure the differences are, who is left out, and what that comes to."""
+"""A comparison of models: scores, certainty of differences, models left out, verdict."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ import xarray as xr
 from fieldcast import models
 from fieldcast.pipeline.config import Compare
 from fieldcast.pipeline.datasets.labels import lead_unit, readable, readable_units
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, RAIN_RATE_UNITS, lead_minutes, score_key
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, RAIN_RATE_UNITS, lead_minutes
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.evaluation import comparability as fairness
 from fieldcast.pipeline.evaluation import verdict
+from fieldcast.pipeline.evaluation.comparability import incomparable, learnt_on
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.verification.aggregation import (
     SCALE,
     THRESHOLD,
-    Scores,
+    field_scores,
     field_sums,
     fields_of,
     scores_of,
     units_of,
 )
 from fieldcast.pipeline.verification.continuous import mse_skill
+from fieldcast.pipeline.verification.scores import TABLE, Score, Scores, by_key
 from fieldcast.pipeline.verification.significance import Evidence, evidence
 
 DIGITS = 6  # significant digits in metrics.json; ties are ties at this precision
@@ -39,7 +40,7 @@ Metrics = dict[str, Scores]
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of a comparison: its sums, of which kind it is, what it cost, and where its run is to be seen."""
+    """One model of a comparison: its sums, its kind, its costs, and the address of its run."""
 
     sums: xr.Dataset
     kind: str
@@ -49,12 +50,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of all models; differences of those that were compared on equal terms."""
+    """Scores of all models; differences of those that are comparable."""
 
     entries: Mapping[str, Entry]
-    left_out: Mapping[str, Sequence[str]]  # model -> why it cannot be compared with the others
+    left_out: Mapping[str, Sequence[str]]  # model -> reasons why it is not comparable with the others
     metrics: Metrics
-    titles: Mapping[str, str]  # of the scores that lead every summary
+    leading: Sequence[Score]  # that every summary begins with
     evidence: Evidence
     verdict: Sequence[str]
 
@@ -64,85 +65,87 @@ class Comparison:
         return [name for name, entry in self.entries.items() if entry.kind in models.REFERENCES]
 
     @property
-    def fair(self) -> dict[str, xr.Dataset]:
-        """Return the sums of the models that were compared on equal terms."""
+    def comparable(self) -> dict[str, xr.Dataset]:
+        """Return the sums of the models that are comparable with one another."""
         return {name: entry.sums for name, entry in self.entries.items() if name not in self.left_out}
 
     @property
     def sums(self) -> xr.Dataset:
         """Return the sums of one of these models, for what all of them share."""
-        return next(iter(self.fair.values()))
+        return next(iter(self.comparable.values()))
 
 
 def compare(entries: Mapping[str, Entry], options: Compare) -> Comparison:
-    """Return the comparison of all `entries`; who was scored on other terms is marked and takes part in no verdict.
+    """Return the comparison of all `entries`; models that are not comparable are marked and part of no verdict.
 
     Raises `InputError` where there is nothing to compare.
     """
     if not entries:
-        raise InputError("data/scores: no model to compare, expected the names in kinds")
+        raise InputError("data/scores: no model to compare, expected the names in models")
     sums = {name: entry.sums for name, entry in entries.items()}
     learned = {name: entry.costs.budget for name, entry in entries.items() if entry.kind not in models.REFERENCES}
-    left_out = fairness.unfair(sums, {name: learned.get(name) for name in entries})
-    fair = {name: own for name, own in sums.items() if name not in left_out}
+    left_out = incomparable(sums, {name: learned.get(name) for name in entries})
+    comparable = {name: own for name, own in sums.items() if name not in left_out}
     metrics = {name: _rounded(scores_of(own)) for name, own in sums.items()}
-    titles = key_scores(next(iter(fair.values())))
-    found = evidence(fair, tested_scores(next(iter(fair.values()))), options)
+    first = next(iter(comparable.values()))
+    leading, tested = leading_scores(first), tested_scores(first)
+    differences = evidence(comparable, tested, options)
     references = [name for name, entry in entries.items() if entry.kind in models.REFERENCES]
-    spoken_of = {score: title for score, title in titles.items() if (found.models[0], score) in found.intervals}
-    said = verdict.verdict(found, metrics, spoken_of, references, left_out, fairness.learnt_on(fair))
-    return Comparison(entries, left_out, metrics, titles, found, said)
+    certain = [score for score in leading if score in tested]
+    sentences = verdict.verdict(differences, metrics, certain, references, left_out, learnt_on(comparable))
+    return Comparison(entries, left_out, metrics, leading, differences, sentences)
 
 
 def write_metrics(metrics: Metrics, path: Path) -> None:
     """Write `metrics` as JSON: leads as text in ascending order, all else sorted, NaN as null."""
     content = {
         model: {
-            name: {str(lead): None if math.isnan(by_lead[lead]) else by_lead[lead] for lead in sorted(by_lead)}
-            for name, by_lead in sorted(scores.items())
+            key: {str(lead): None if math.isnan(by_lead[lead]) else by_lead[lead] for lead in sorted(by_lead)}
+            for key, by_lead in sorted(by_key(scores).items())
         }
         for model, scores in sorted(metrics.items())
     }
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def key_scores(sums: xr.Dataset) -> dict[str, str]:
-    """Return the scores that lead every summary, with their titles; all are of the first field.
+def leading_scores(sums: xr.Dataset) -> list[Score]:
+    """Return the scores that every summary begins with, all of the first field.
 
     RMSE; the middle and the highest threshold's CSI (MAE without thresholds); the spectrum ratio, since a blurred
     forecast has a low RMSE; the middle FSS; CRPS.
     """
-    first = fields_of(sums)[0]
-    prefix, own, units = prefix_of(sums, first), field_sums(sums, first), units_of(sums, first)
-    titles = {f"{prefix}rmse": "RMSE"}
+    own, units, field = first_field(sums)
+    scores = [Score("rmse", field=field)]
     if THRESHOLD in own.coords:
-        values = own[THRESHOLD].values
-        for threshold in dict.fromkeys((middle(values), float(values[-1]))):
-            titles[prefix + score_key("csi", threshold, units)] = f"CSI ≥ {threshold:g} {readable_units(units)}"
+        thresholds = own[THRESHOLD].values
+        levels = dict.fromkeys((middle(thresholds), float(thresholds[-1])))
+        scores += [Score("csi", threshold, None, units, field) for threshold in levels]
     else:
-        titles[f"{prefix}mae"] = "MAE"
-    titles[f"{prefix}spectrum_ratio"] = "Spectrum ratio of fine scales"
+        scores.append(Score("mae", field=field))
+    scores.append(Score("spectrum_ratio", field=field))
     if SCALE in own.coords:
-        threshold, scale = middle(own[THRESHOLD].values), middle(own[SCALE].values)
-        key = prefix + score_key("fss", threshold, units, scale)
-        titles[key] = f"FSS ≥ {threshold:g} {readable_units(units)}, {scale:g} km"
-    titles[f"{prefix}crps"] = "CRPS"
-    return titles
+        scores.append(Score("fss", middle(own[THRESHOLD].values), middle(own[SCALE].values), units, field))
+    return [*scores, Score("crps", field=field)]
 
 
-def tested_scores(sums: xr.Dataset) -> list[str]:
-    """Return the scores of the first field that have intervals and differences."""
-    first = fields_of(sums)[0]
-    prefix, own, units = prefix_of(sums, first), field_sums(sums, first), units_of(sums, first)
-    names = ["rmse", "mae", "mean_error", "crps"]
-    for threshold in own[THRESHOLD].values if THRESHOLD in own.coords else ():
-        names += [score_key("csi", threshold, units), score_key("brier", threshold, units)]
-        if SCALE in own.coords:
-            names.append(score_key("fss", threshold, units, middle(own[SCALE].values)))
-    return [prefix + name for name in names]
+def tested_scores(sums: xr.Dataset) -> list[Score]:
+    """Return the scores of the first field that have intervals and differences; of neighbourhoods the middle one."""
+    own, units, field = first_field(sums)
+    scale = middle(own[SCALE].values) if SCALE in own.coords else None
+    return [
+        score
+        for score in field_scores(own, units, field)
+        if TABLE[score.name].tested and score.scale_km in (None, scale)
+    ]
 
 
-def skill(metrics: Metrics, model: str, references: Sequence[str], rmse: str) -> dict[int, float]:
+def first_field(sums: xr.Dataset) -> tuple[xr.Dataset, str, str]:
+    """Return the sums of the first field, its units, and the field of its scores: '' where it is the only one."""
+    first, *others = fields_of(sums)
+    return field_sums(sums, first), units_of(sums, first), first if others else ""
+
+
+def skill(metrics: Metrics, model: str, references: Sequence[str], rmse: Score) -> dict[int, float]:
     """Return `model`'s MSE skill at each lead against the best of `references` there; NaN where there is none."""
     against = [metrics[name][rmse] for name in references if name in metrics]
     values = {}
@@ -169,7 +172,7 @@ def eventful(sums: xr.Dataset, count: int = CASES) -> list[np.datetime64]:
 
 
 def activity_of(sums: xr.Dataset) -> xr.DataArray:
-    """Return how much went on at each init time (see `eventful`); NaN where nothing was observed."""
+    """Return the observed activity at each init time (see `eventful`); NaN where nothing was observed."""
     first = fields_of(sums)[0]
     own = field_sums(sums, first)
     weight = own["weight"].sum(LEAD_TIME)
@@ -183,11 +186,11 @@ def extremes(comparison: Comparison) -> dict[str, np.datetime64]:
     """Return the init times with the best and the worst forecast of the model with the lowest RMSE, with captions.
 
     A forecast's measure is its MSE skill over all leads against the best of the other models at that init time; only
-    the more eventful half of the init times counts, since little error is no art where nothing happens.
+    the more eventful half of the init times counts, since errors are small where nothing happens.
     """
-    fair = comparison.fair
+    comparable = comparison.comparable
     first = fields_of(comparison.sums)[0]
-    errors = {name: own[f"{first}.squared_error"].sum(LEAD_TIME) for name, own in fair.items()}
+    errors = {name: own[f"{first}.squared_error"].sum(LEAD_TIME) for name, own in comparable.items()}
     leader = min(errors, key=lambda name: float(errors[name].sum()))
     others = [own.values for name, own in errors.items() if name != leader]
     activity = activity_of(comparison.sums).values
@@ -198,16 +201,15 @@ def extremes(comparison: Comparison) -> dict[str, np.datetime64]:
     if not np.isfinite(values).any():
         return {}
     inits = comparison.sums[INIT_TIME].values
-    found = {"Best": inits[np.nanargmax(values)], "Worst": inits[np.nanargmin(values)]}
-    told = {"Best": float(np.nanmax(values)), "Worst": float(np.nanmin(values))}
+    ends = {"Best": int(np.nanargmax(values)), "Worst": int(np.nanargmin(values))}
     return {
-        f"{rank} case of {readable(leader)}, against the best other model: MSE skill {told[rank]:+.2f}": init
-        for rank, init in found.items()
+        f"{rank} case of {readable(leader)}, against the best other model: MSE skill {values[at]:+.2f}": inits[at]
+        for rank, at in ends.items()
     }
 
 
 def facts(comparison: Comparison) -> dict[str, str]:
-    """Return what the comparison rests on, as label and text: how many init times, which period, how many cells."""
+    """Return the extent of the comparison, as label and text: init times, period, lead times, cells."""
     sums = comparison.sums
     inits, first, leads = sums[INIT_TIME].values, fields_of(sums)[0], lead_minutes(sums)
     divisor, unit = lead_unit(leads)
@@ -220,18 +222,13 @@ def facts(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def prefix_of(sums: xr.Dataset, name: str) -> str:
-    """Return what stands before the names of a field's scores: the field, if there are several."""
-    return f"{name}/" if len(fields_of(sums)) > 1 else ""
-
-
 def middle(values: np.ndarray) -> float:
     """Return the middle one of ascending values, of two the lower."""
     return float(values[(len(values) - 1) // 2])
 
 
 def minute(time: np.datetime64) -> str:
-    """Return a time as people write it."""
+    """Return a time to the minute, with a space before the hour."""
     return str(time.astype("datetime64[m]")).replace("T", " ")
 
 

@@ -1,4 +1,4 @@
-"""Which model becomes the champion: the best fair one, if surely better than the one in office and within guards."""
+"""Promotion rule: the best comparable model, if certainly better than the champion and within the guards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from fieldcast.pipeline.datasets.labels import lead_unit, readable
 from fieldcast.pipeline.datasets.schema import lead_minutes
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.comparability import learnt_on
-from fieldcast.pipeline.verification.aggregation import Scores, fields_of, scores_of
-from fieldcast.pipeline.verification.orientation import badness
+from fieldcast.pipeline.evaluation.comparison import first_field
+from fieldcast.pipeline.verification.aggregation import scores_of
+from fieldcast.pipeline.verification.scores import Score, Scores, badness
 from fieldcast.pipeline.verification.significance import Difference, evidence, pool_leads
 
 SETTING = "promotion.guards"
@@ -22,10 +23,10 @@ SETTING = "promotion.guards"
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided: `champion` is in office from now on; it is `candidate` when `promote`, else `incumbent`.
+    """The outcome of the rule: the new `champion` is `candidate` when `promote`, else `incumbent`.
 
-    `reason` is a sentence; `differences` are those of each fair model from the incumbent, pooled over the leads (their
-    `lead` is the longest), best model first.
+    `reason` is a sentence; `differences` are those of each comparable model from the incumbent, pooled over the leads
+    (their `lead` is the longest), best model first.
     """
 
     candidate: str | None
@@ -36,7 +37,7 @@ class Decision:
 
     @property
     def champion(self) -> str:
-        """The model in office from now on."""
+        """Return the model that is champion from now on."""
         return self.candidate if self.promote and self.candidate is not None else self.incumbent
 
 
@@ -48,23 +49,23 @@ def decide(
     champion: str | None = None,
     excluded: Mapping[str, Sequence[str]] | None = None,
 ) -> Decision:
-    """Return whether the best fair model replaces the champion, or without one the best reference.
+    """Return whether the best comparable model replaces the champion, or without one the best reference.
 
-    `sums` are those of all models, `excluded` says which are not fair and why, `champion` is the model in office. A
-    model that learnt on while it forecast is no candidate either: no schedule would issue what was scored. The score is
-    that of the first field. Raises `InputError` for leads that no forecast has, or when no fair model is left.
+    `sums` are those of all models, `excluded` holds reasons why some are not comparable, `champion` is the current one.
+    A model that learnt on while it forecast is no candidate either: no schedule would issue what was scored. The score
+    is that of the first field. Raises `InputError` for leads that no forecast has, or when no comparable model is left.
     """
     left_out = {**learnt_on(sums), **(excluded or {})}
     if champion is not None and champion in left_out:
         why = "; ".join(left_out[champion])
-        reason = f"not promoted: the champion {readable(champion)} has no fair scores: {why}"
+        reason = f"not promoted: the champion {readable(champion)} has no comparable scores: {why}"
         return Decision(None, champion, False, reason, [])
     pooled = {model: _pooled(own, promotion) for model, own in sums.items() if model not in left_out}
     if not pooled:
         raise InputError("data/scores: no model was scored on equal terms, see the comparison's list of reasons")
-    score = _prefix(pooled) + promotion.score
-    shown = evidence(pooled, [score], compare)
-    values = {model: next(iter(shown.intervals[model, score].values())).value for model in pooled}
+    score = Score(promotion.score, field=first_field(next(iter(pooled.values())))[2])
+    pooled_evidence = evidence(pooled, [score], compare)
+    values = {model: next(iter(pooled_evidence.intervals[model, score].values())).value for model in pooled}
     ranked = sorted(pooled, key=lambda model: badness(score, values[model]))
     incumbent = (
         champion
@@ -72,9 +73,11 @@ def decide(
         else next((name for name in ranked if name in references), ranked[0])
     )
     others = [model for model in ranked if model != incumbent]
-    differences = [difference for model in others for difference in shown.between(model, incumbent, score).values()]
+    differences = [
+        difference for model in others for difference in pooled_evidence.between(model, incumbent, score).values()
+    ]
     if not others:
-        return Decision(None, incumbent, False, f"{readable(incumbent)} is the only fair model", [])
+        return Decision(None, incumbent, False, f"{readable(incumbent)} is the only comparable model", [])
     where = _where(sums[incumbent], promotion)
     faults: list[str] = []
     for difference in differences:
@@ -82,26 +85,26 @@ def decide(
             continue
         fault = guard_fault(sums[difference.model], promotion)
         if fault is None:
-            reason = f"{_said(difference, values[incumbent], where, compare.confidence)}, guards hold"
+            reason = f"{_difference_text(difference, values[incumbent], where, compare.confidence)}, guards hold"
             return Decision(difference.model, incumbent, True, "; ".join([reason, *faults]), differences)
         faults.append(f"{readable(difference.model)} is kept out: {fault}")
     first = differences[0]
-    unsure = [] if first.word == "better" else [_said(first, values[incumbent], where, compare.confidence)]
+    unsure = [] if first.word == "better" else [_difference_text(first, values[incumbent], where, compare.confidence)]
     return Decision(first.model, incumbent, False, f"not promoted: {'; '.join([*unsure, *faults])}", differences)
 
 
 def guard_fault(sums: xr.Dataset, promotion: Promotion) -> str | None:
-    """Return the first guard that falls at one of the leads, as text with the setting's name; None if all hold.
+    """Return the first guard that is broken at one of the leads, as text with the setting's name; None if all hold.
 
-    Looked at lead by lead, so that errors of opposite sign do not cancel. A score that a model does not have is not
-    looked at: coverage of a model without members.
+    Leads are checked one by one, so that errors of opposite sign do not cancel. A score that a model does not have,
+    such as the coverage of a model without members, breaks no guard.
     """
-    scores, prefix = scores_of(sums), f"{fields_of(sums)[0]}/" if len(fields_of(sums)) > 1 else ""
+    scores, field = scores_of(sums), first_field(sums)[2]
     leads = promotion.leads_minutes or lead_minutes(sums)
     guards = promotion.guards
-    for score, setting, limit, sign in _limits(guards):
-        found = {lead: _guarded(scores, prefix + score, lead) for lead in leads}
-        defined = {lead: value for lead, value in found.items() if not math.isnan(value)}
+    for name, setting, limit, sign in _limits(guards):
+        values = {lead: _guarded(scores, Score(name, field=field), lead) for lead in leads}
+        defined = {lead: value for lead, value in values.items() if not math.isnan(value)}
         if limit is None or not defined:
             continue
         worst = max(defined, key=lambda lead: sign * defined[lead])
@@ -109,12 +112,12 @@ def guard_fault(sums: xr.Dataset, promotion: Promotion) -> str | None:
             side = "above" if sign > 0 else "below"
             divisor, unit = lead_unit(lead_minutes(sums))
             when = f"at {worst / divisor:g} {unit}"
-            return f"{readable(score)} {defined[worst]:.3g} {when} is {side} {limit:g} ({SETTING}.{setting})"
+            return f"{readable(name)} {defined[worst]:.3g} {when} is {side} {limit:g} ({SETTING}.{setting})"
     return None
 
 
 def _limits(guards: Guards) -> list[tuple[str, str, float | None, int]]:
-    """Return score, setting, limit and on which side of the limit the score may not be (1: above)."""
+    """Return score, setting, limit and the forbidden side of the limit (1: above, −1: below)."""
     return [
         ("mean_error", "max_mean_error", guards.max_mean_error, 1),
         ("spectrum_ratio", "min_spectrum_ratio", guards.min_spectrum_ratio, -1),
@@ -123,9 +126,9 @@ def _limits(guards: Guards) -> list[tuple[str, str, float | None, int]]:
     ]
 
 
-def _guarded(scores: Scores, score: str, lead: int) -> float:
+def _guarded(scores: Scores, score: Score, lead: int) -> float:
     value = scores.get(score, {}).get(lead, math.nan)
-    return abs(value) if score.endswith("mean_error") else value
+    return abs(value) if score.name == "mean_error" else value
 
 
 def _pooled(sums: xr.Dataset, promotion: Promotion) -> xr.Dataset:
@@ -133,11 +136,6 @@ def _pooled(sums: xr.Dataset, promotion: Promotion) -> xr.Dataset:
         return pool_leads(sums, promotion.leads_minutes)
     except ValueError as error:
         raise InputError(f"promotion.leads_minutes: {error}") from None
-
-
-def _prefix(sums: Mapping[str, xr.Dataset]) -> str:
-    fields = fields_of(next(iter(sums.values())))
-    return f"{fields[0]}/" if len(fields) > 1 else ""
 
 
 def _where(sums: xr.Dataset, promotion: Promotion) -> str:
@@ -151,9 +149,9 @@ def _where(sums: xr.Dataset, promotion: Promotion) -> str:
     return f"over {', '.join(f'{lead / divisor:g}' for lead in chosen)} {unit}"
 
 
-def _said(difference: Difference, incumbent: float, where: str, confidence: float) -> str:
+def _difference_text(difference: Difference, incumbent: float, where: str, confidence: float) -> str:
     """Return the difference in percent of the incumbent's value, with its interval."""
-    name, other = readable(difference.score), readable(difference.other)
+    name, other = readable(difference.score.key()), readable(difference.other)
     if not math.isfinite(difference.low) or not incumbent > 0:
         return f"no interval for the {name} of {readable(difference.model)} {where} beside that of {other}"
     low, value, high = (100 * part / incumbent for part in (difference.low, difference.value, difference.high))

@@ -17,15 +17,16 @@ import xarray as xr
 from torch import Tensor
 
 from fieldcast import models
-from fieldcast.models.video_transformer.attention.rollout import look_back, obstacle
+from fieldcast.models.video_transformer.attention.inspect.rollout import look_back, obstacle
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.config import Forecast
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.frames import sample_steps
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
-from fieldcast.pipeline.datasets.signature import check_observations
-from fieldcast.pipeline.datasets.times import to_numpy
+from fieldcast.pipeline.datasets.signature import check_signature
+from fieldcast.pipeline.datasets.times import to_numpy, to_seconds
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.explain.sensitivity import contribution
 from fieldcast.pipeline.forecasting import checkpoint
@@ -110,24 +111,24 @@ def explain(folder: Path, question: Question, observations: Path = OBSERVATIONS)
 
     Raise `InputError` for a checkpoint, an init time, a lead or a cell that cannot be explained.
     """
-    description = checkpoint.describe(folder)
-    lead = _check_model(folder, description, question)
+    config = checkpoint.read_config(folder)
+    lead = _check_model(folder, config, question)
     with store.open_observations(observations) as observed:
-        names = [channel["name"] for channel in description.channels]
-        last = _check_data(observations, observed, description, question)
-        cut = observed[names].isel({TIME: slice(last + 1 - description.history, last + 1)}).load()
+        names = config.channel_names
+        last = _check_data(observations, observed, config, question)
+        cut = observed[names].isel({TIME: sample_steps(last, config.history)}).load()
         later = observed[names[0]].sel({TIME: observed[TIME].isin(_valid_time(question))}).load()
     history = np.stack([cut[name].values for name in names], axis=1)[None]
-    if not np.isfinite(history[:, :, : description.targets]).any():
+    if not np.isfinite(history[:, :, : config.targets]).any():
         raise InputError(f"{observations}: no valid value in the history of {question.init_time}; take another --at")
-    forecaster = load(folder, best_device(description.kind))
+    forecaster = load(folder, best_device(config.kind))
     fields = forecast_fields(forecaster, history, np.array([question.init_time]), None, Forecast().overlap_cells)
     forecast = cut[names[0]].isel({TIME: -1}, drop=True).copy(data=fields[0, lead, 0])
     cell = question.cell or _strongest(fields[0, lead, 0])
     shares, normalised = _shares(forecaster, history, question, lead, cell)
-    patch = description.options.get("patch")
+    patch = config.options.get("patch")
     return Explanation(
-        description.model,
+        config.model,
         question,
         cell,
         cut[names[0]],
@@ -156,41 +157,41 @@ def seam_ratio(fields: np.ndarray, patch: int) -> float | None:
     return float(between.mean() / inside.mean())
 
 
-def _check_model(folder: Path, description: CheckpointConfig, question: Question) -> int:
+def _check_model(folder: Path, config: CheckpointConfig, question: Question) -> int:
     """Return the position of the lead."""
-    if description.kind not in models.LEARNED:
+    if config.kind not in models.LEARNED:
         raise InputError(
-            f"{folder}: {description.model} is a {description.kind}, which learns nothing that could be explained; "
+            f"{folder}: {config.model} is a {config.kind}, which learns nothing that could be explained; "
             f"expected a {', '.join(models.LEARNED)}"
         )
-    if question.how == "rollout" and (problem := _no_rollout(description)):
-        raise InputError(f"--how is rollout, but {problem} in {description.model}: take gradient")
-    position, rest = divmod(question.lead_minutes, description.step_minutes)
-    if rest or not 1 <= position <= description.horizon:
+    if question.how == "rollout" and (problem := _no_rollout(config)):
+        raise InputError(f"--how is rollout, but {problem} in {config.model}: take gradient")
+    position, rest = divmod(question.lead_minutes, config.step_minutes)
+    if rest or not 1 <= position <= config.horizon:
         raise InputError(
-            f"--lead is {question.lead_minutes}, {description.model} forecasts {description.step_minutes} to "
-            f"{description.step_minutes * description.horizon} minutes, every {description.step_minutes}"
+            f"--lead is {question.lead_minutes}, {config.model} forecasts {config.step_minutes} to "
+            f"{config.step_minutes * config.horizon} minutes, every {config.step_minutes}"
         )
     return position - 1
 
 
-def _no_rollout(description: CheckpointConfig) -> str | None:
-    options = models.OPTIONS[description.kind].model_validate(description.options)
+def _no_rollout(config: CheckpointConfig) -> str | None:
+    options = models.OPTIONS[config.kind].model_validate(config.options)
     if not isinstance(options, VideoTransformerOptions):
-        return f"rollout needs a video_transformer, got a {description.kind}"
+        return f"rollout needs a video_transformer, got a {config.kind}"
     return obstacle(options)
 
 
-def _check_data(path: Path, observed: xr.Dataset, description: CheckpointConfig, question: Question) -> int:
+def _check_data(path: Path, observed: xr.Dataset, config: CheckpointConfig, question: Question) -> int:
     """Return the position of the last frame of the history."""
-    check_observations(path, observed, description.contract, description.model)
+    check_signature(path, observed, config.signature, config.model)
     times = observed[TIME].values
     last = int(np.searchsorted(times, question.init_time))
-    if last == len(times) or times[last] != question.init_time or last + 1 < description.history:
-        first = times[min(description.history, len(times)) - 1]
+    if last == len(times) or times[last] != question.init_time or last + 1 < config.history:
+        first = times[min(config.history, len(times)) - 1]
         raise InputError(
             f"--at is {_minute(question.init_time)}, {path} has init times from {_minute(first)} to "
-            f"{_minute(times[-1])}, every {description.step_minutes} minutes"
+            f"{_minute(times[-1])}, every {config.step_minutes} minutes"
         )
     shape = observed.sizes[Y], observed.sizes[X]
     if question.cell is not None and not all(0 <= at < size for at, size in zip(question.cell, shape, strict=True)):
@@ -208,14 +209,14 @@ def _shares(
     network = forecaster.network
     assert network is not None  # learned models have one
     rows, columns = (
-        _around(at, size, forecaster.description.crop_cells or size)
+        _around(at, size, forecaster.config.crop_cells or size)
         for at, size in zip(cell, history.shape[-2:], strict=True)
     )
     region = torch.zeros(history.shape[-2:], dtype=torch.bool)
     region[tuple(slice(max(at - AROUND, 0), at + AROUND + 1) for at in cell)] = True
     device = next(network.parameters()).device
     seen = torch.from_numpy(history[..., rows, columns]).to(device)
-    seconds = question.init_time.astype("datetime64[s]").astype(np.int64).reshape(1)
+    seconds = to_seconds(question.init_time).reshape(1)
     origin = torch.tensor([[rows.start, columns.start]], device=device)
     inputs, noise, forecast = _run(network, seen, torch.from_numpy(seconds).to(device), origin)
     inside = region[rows, columns].to(device)
@@ -248,7 +249,7 @@ def _nothing(network: Network, inputs: Tensor, zeros: Tensor, seconds: Tensor, o
     dry = network.normaliser.normalise(zeros, seconds[:, None] + steps, origin)
     nothing = inputs[0].clone()
     for i, channel in enumerate(network.normaliser.channels):
-        nothing[:, i] = 0.0 if channel["transform"] == "identity" else dry[0, :, i]
+        nothing[:, i] = 0.0 if channel.transform == "identity" else dry[0, :, i]
     return nothing
 
 

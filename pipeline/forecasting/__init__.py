@@ -1,5 +1,5 @@
-"""Trained models that forecast: a checkpoint folder, its network, calibration and tiles.
+"""Trained models: checkpoint folder, network, normalisation, calibration and tiles.
 
-In: histories in physical units. Out: members in physical units.
+In: histories in physical units. Out: forecasts and their members in physical units.
 May import: `errors`, `config`, `datasets`, `models`.
 """

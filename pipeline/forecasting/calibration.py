@@ -78,17 +78,17 @@ def fit(blocks: Iterable[tuple[np.ndarray, np.ndarray]], init_times: int) -> Cal
     """Return the calibration of blocks of members (b, m, lead, c, h, w) and observed (b, lead, c, h, w), NaN missing.
 
     `init_times` are those of all blocks together. Where they hold more than `VALUES`, the same share of cells, drawn
-    anew for each init time with one seed, stands for all.
+    anew for each init time with one seed, is taken.
     """
     draws = np.random.default_rng(SEED)
     members, observed = [], []
-    for block, truth in blocks:
+    for block, target in blocks:
         b, m, leads, channels, h, w = block.shape
         count = min(h * w, max(1, VALUES // (init_times * leads * channels * (m + 1))))
         for i in range(b):
             cells = draws.permutation(h * w)[:count]
             members.append(block[i].reshape(m, leads, channels, -1)[..., cells])
-            observed.append(truth[i].reshape(leads, channels, -1)[..., cells])
+            observed.append(target[i].reshape(leads, channels, -1)[..., cells])
     return _fit_cells(np.concatenate(members, axis=-1), np.concatenate(observed, axis=-1))
 
 
@@ -136,7 +136,7 @@ def conformal_quantiles(residuals: np.ndarray) -> np.ndarray:
     """Return for each row i = 1 … m of `residuals` (m, n) its quantile at level p = (i - 1/2) / m, (m,).
 
     It is the k-th smallest, k = ceil((n + 1) p) above the median and floor((n + 1) p) below: the next observation
-    then lies outside a pair of levels at most as often as they say, whatever the distribution.
+    then is outside a pair of levels at most as often as they say, whatever the distribution.
     """
     m, n = residuals.shape
     levels = (np.arange(m) + 0.5) / m

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from fieldcast.pipeline.datasets.schema import X, Y
-from fieldcast.pipeline.datasets.signature import contract_digest
+from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.signature import Channel, DataSignature
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.costs import Costs
 
-if TYPE_CHECKING:
-    pass
-
-FORMAT = 4
+FORMAT = 5
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a checkpoint is and what it was made for."""
+    """Model, data and sizes that a checkpoint was made for."""
 
     model: str  # its name in the comparison
     kind: str  # which code in models/ it is
@@ -35,10 +30,10 @@ class CheckpointConfig:
     history: int
     horizon: int
     step_minutes: int
-    channels: list[dict[str, Any]]  # targets first: name, units, transform, floor, valid range, statistics
+    channels: tuple[Channel, ...]  # targets first
     targets: int  # how many of the channels are forecast
     anomalies: bool
-    contract: dict[str, Any]  # of the training data: units, grid and time axis
+    signature: DataSignature  # of the training data
     crop_cells: int | None  # what the network saw at once
     data_digest: str  # of the prepared data
     calendar: bool = False  # hour of the day and day of the year as four more inputs
@@ -48,7 +43,12 @@ class CheckpointConfig:
     @property
     def target_names(self) -> list[str]:
         """Return the names of the forecast variables."""
-        return [channel["name"] for channel in self.channels[: self.targets]]
+        return self.channel_names[: self.targets]
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Return the names of all variables that its model reads, targets first."""
+        return [channel.name for channel in self.channels]
 
     @property
     def channels_in(self) -> int:
@@ -65,15 +65,17 @@ class CheckpointConfig:
         """Return what its members are: 'quantiles' of each cell, fields of an 'ensemble', or None."""
         return None if self.members is None else self.options.get("output", "ensemble")
 
-    @property
-    def contract_digest(self) -> str:
-        """Return the digest of the training data's contract."""
-        return contract_digest(self.contract)
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CheckpointConfig:
+        """Return the configuration that `asdict` gave; raise `TypeError` where a key is unknown or missing."""
+        channels = tuple(Channel(**channel) for channel in content.get("channels", ()))
+        signature = DataSignature.from_dict(content.get("signature", {}))
+        return cls(**{**content, "channels": channels, "signature": signature})
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training gives: arrays, facts for the model card, and costs, which no two trainings have alike."""
+    """Result of a training: arrays, facts for the model card, and costs, which no two trainings have alike."""
 
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
@@ -85,46 +87,34 @@ def extra_channels(calendar: bool, coordinates: bool) -> int:
     return 4 * calendar + 2 * coordinates
 
 
-def save_checkpoint(folder: Path, description: CheckpointConfig, arrays: Mapping[str, np.ndarray], card: str) -> None:
+def save_checkpoint(folder: Path, config: CheckpointConfig, arrays: Mapping[str, np.ndarray], card: str) -> None:
     """Write a checkpoint folder, complete or not at all."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
-    contents = {
-        CONFIG: (json.dumps(asdict(description), indent=2) + "\n").encode(),
-        WEIGHTS: save(contiguous),
-        CARD: card.encode(),
-    }
-    for name, content in contents.items():
-        with (temporary / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with replacing(folder) as partial:
+        partial.mkdir()
+        (partial / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
+        (partial / WEIGHTS).write_bytes(save(contiguous))
+        (partial / CARD).write_text(card)
 
 
-def card_of(description: CheckpointConfig, facts: dict[str, Any]) -> str:
+def model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:
     """Return the model card: what the checkpoint forecasts, from what, and how it was made."""
-    lead = description.horizon * description.step_minutes
-    rows, columns = (description.contract[axis]["cells"] for axis in (Y, X))
-    rows = {
-        "forecasts": ", ".join(
-            f"{channel['name']} [{channel['units']}]" for channel in description.channels[: description.targets]
-        ),
-        "from": f"{description.history} frames, one every {description.step_minutes} minutes",
-        "leads": f"{description.step_minutes} to {lead} minutes",
-        "trained on": f"{rows} x {columns} cells, data {description.data_digest}",
-        "options": json.dumps(description.options),
+    lead = config.horizon * config.step_minutes
+    rows, columns = config.signature.grid_shape
+    facts = {
+        "forecasts": ", ".join(f"{channel.name} [{channel.units}]" for channel in config.channels[: config.targets]),
+        "from": f"{config.history} frames, one every {config.step_minutes} minutes",
+        "leads": f"{config.step_minutes} to {lead} minutes",
+        "trained on": f"{rows} x {columns} cells, data {config.data_digest}",
+        "options": json.dumps(config.options),
         **facts,
     }
-    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"# {description.model}\n\n| | |\n|---|---|\n{lines}\n"
+    lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    return f"# {config.model}\n\n| | |\n|---|---|\n{lines}\n"
 
 
-def describe(folder: Path) -> CheckpointConfig:
-    """Return the description in a checkpoint folder; raise `InputError` when it is not one of ours."""
+def read_config(folder: Path) -> CheckpointConfig:
+    """Return the configuration in a checkpoint folder; raise `InputError` when it is not one of ours."""
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text())
@@ -137,4 +127,7 @@ def describe(folder: Path) -> CheckpointConfig:
     unknown = sorted(set(content) ^ set(CheckpointConfig.__dataclass_fields__))
     if unknown:
         raise InputError(f"{path}: unknown or missing keys {unknown}; train the model again")
-    return CheckpointConfig(**content)
+    try:
+        return CheckpointConfig.from_dict(content)
+    except TypeError as error:
+        raise InputError(f"{path}: {error}; train the model again") from None

@@ -1,4 +1,4 @@
-"""What a model costs: weights, multiply-adds, seconds and memory, as the stages that spend them measured it."""
+"""Costs of a model: weights, multiply-adds, seconds and memory, measured by the stages that spend them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of one model; None where there is none, or where nobody measured it."""
+    """Costs of one model; None where there is none, or where it was not measured."""
 
     parameters: int | None = None
     macs: int | None = None  # multiply-adds of one forecast on the training crop or the whole field
@@ -30,27 +32,28 @@ class Costs:
 
 
 def write(costs: Costs, path: Path) -> None:
-    """Write what is known to `path` as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = {key: value for key, value in asdict(costs).items() if value is not None}
-    path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+    """Write the costs that were measured to `path` as JSON."""
+    make_folder(path.parent)
+    measured = {key: value for key, value in asdict(costs).items() if value is not None}
+    replace_durable(path, (json.dumps(measured, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read(*paths: Path) -> Costs:
     """Return the costs in all of `paths` together, of which later ones win; files that are not there add nothing."""
-    known: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for path in paths:
-        known |= json.loads(path.read_text()) if path.exists() else {}
-    return Costs(**known)
+        measured |= json.loads(path.read_text()) if path.exists() else {}
+    return Costs(**measured)
 
 
 def peak_memory_mb() -> float:
-    """Return the largest memory that this process has held so far: on its GPU if it used one, else resident."""
+    """Return the most memory that this process, or one that it started, has held: of its GPU if it used one."""
     torch = sys.modules.get("torch")  # not imported for this: it would be the larger part of the result
     if torch is not None and torch.cuda.is_available():
         return round(int(torch.cuda.max_memory_allocated()) / 1e6, 1)
     unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(max(peaks) * unit / 1e6, 1)
 
 
 def device_name(*, learned: bool) -> str:

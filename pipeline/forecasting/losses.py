@@ -65,7 +65,7 @@ def spectral(forecast: Tensor, target: Tensor, weights: Tensor, weight: float = 
     """Return the squared error plus `weight` times the squared mismatch of the amplitudes of all waves.
 
     Amplitudes are those of each field's 2-D Fourier transform, with 0 in both fields where the target has a gap. They
-    do not tell where a wave is, so that the second term asks for detail even where its place is unknown. It is at most
+    do not locate a wave, so that the second term asks for detail even where its place is unknown. It is at most
     the first, by Parseval's theorem. `weights` are the same in all cells of a field.
     """
     seen = torch.where(target.isfinite(), forecast, 0.0)

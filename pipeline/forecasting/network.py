@@ -61,9 +61,9 @@ class Network(nn.Module):
         self.calendar, self.grid = calendar, grid
 
     @property
-    def takes_truth(self) -> bool:
+    def supports_teacher_forcing(self) -> bool:
         """Whether the model feeds on its own forecasts, for which a training may put the truth."""
-        return bool(getattr(self.model, "takes_truth", False))
+        return bool(getattr(self.model, "supports_teacher_forcing", False))
 
     def forward(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.datasets.transforms import inverse_transform, transform
 
 
@@ -22,17 +23,17 @@ class Normaliser(nn.Module):
     baseline: Tensor
     scale: Tensor
 
-    def __init__(self, baseline: np.ndarray, scale: np.ndarray, channels: list[dict[str, Any]]) -> None:
+    def __init__(self, baseline: np.ndarray, scale: np.ndarray, channels: Sequence[Channel]) -> None:
         super().__init__()
         self.register_buffer("baseline", torch.as_tensor(baseline, dtype=torch.float32))  # (hours, c, H|1, W|1)
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32))  # (c,)
-        self.channels = channels  # one a channel: transform, floor, valid_min, valid_max
+        self.channels = tuple(channels)
 
     def normalise(self, fields: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
         """Return z of `fields` (b, t, c, h, w), valid at `seconds` (b, t) since 1970, cut out at `origin` (b, 2)."""
         z = torch.stack(
             [
-                transform(fields[:, :, i], channel["transform"], channel["floor"])
+                transform(fields[:, :, i], channel.transform, channel.floor)
                 for i, channel in enumerate(self.channels[: fields.shape[2]])
             ],
             dim=2,
@@ -48,8 +49,9 @@ class Normaliser(nn.Module):
         fields = z.float() * self.scale[:c, None, None] + baseline
         restored = []
         for i, channel in enumerate(self.channels[:c]):
-            values = inverse_transform(fields[:, :, i], channel["transform"], channel["floor"])
-            restored.append(values.clamp(channel["valid_min"], channel["valid_max"]) if _bounded(channel) else values)
+            values = inverse_transform(fields[:, :, i], channel.transform, channel.floor)
+            bounded = channel.valid_min is not None or channel.valid_max is not None
+            restored.append(values.clamp(channel.valid_min, channel.valid_max) if bounded else values)
         return torch.stack(restored, dim=2)
 
     def _baseline(self, seconds: Tensor, origin: Tensor, h: int, w: int) -> Tensor:
@@ -60,7 +62,3 @@ class Normaliser(nn.Module):
         x = origin[:, 1, None] + torch.arange(w, device=origin.device)  # stays on the device: nothing waits for it
         maps = self.baseline[hours[:, :, None, None], :, y[:, None, :, None], x[:, None, None, :]]
         return rearrange(maps, "b t h w c -> b t c h w")
-
-
-def _bounded(channel: dict[str, Any]) -> bool:
-    return channel["valid_min"] is not None or channel["valid_max"] is not None

@@ -23,7 +23,7 @@ def forecast_members(
     issued alone should be the hindcast's bit for bit. Tiles are of `tile_cells`, or of the training crop's size.
     """
     whole = max(history.shape[-2:])
-    tile = whole if forecaster.network is None else tile_cells or forecaster.description.crop_cells or whole
+    tile = whole if forecaster.network is None else tile_cells or forecaster.config.crop_cells or whole
     forecasts = []
     for i in range(len(init_times)):
         alone = np.ascontiguousarray(history[i : i + 1]), init_times[i : i + 1]
@@ -66,9 +66,9 @@ def forecast_by_tiles(
             if total is None:
                 total = np.zeros((*part.shape[:4], h, w), dtype=np.float32)
                 weights = np.zeros_like(total)
-            known = np.isfinite(part)
-            total[..., y : y + tile_y, x : x + tile_x] += np.where(known, part, 0) * weight
-            weights[..., y : y + tile_y, x : x + tile_x] += known * weight
+            valid = np.isfinite(part)
+            total[..., y : y + tile_y, x : x + tile_x] += np.where(valid, part, 0) * weight
+            weights[..., y : y + tile_y, x : x + tile_x] += valid * weight
     assert total is not None
     blended: np.ndarray = np.divide(total, weights, out=np.full_like(total, np.nan), where=weights > 0)
     return blended

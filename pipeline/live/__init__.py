@@ -1,7 +1,8 @@
-"""Scheduled forecasts: live frames, one cycle, a published forecast, its verification.
+"""Scheduled forecasts: live frames, cycles, published forecasts and their verification.
 
 In: new frames and a trained model. Out: files under `data/live` alone.
-May import: all packages but `cli`; no stage.
+May import: `errors`, `config`, `datasets`, `sources`, `forecasting`, `verification`, `tracking`, `evaluation`,
+`training`, `report`, `explain`, `models`.
 """
 
 from fieldcast.pipeline.live.archive.publish import open_forecasts

@@ -13,9 +13,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.datasets.atomic import make_folder
+from fieldcast.pipeline.errors import BusyError
 from fieldcast.pipeline.live import deployed_model as choice
 from fieldcast.pipeline.live.archive import recovery
-from fieldcast.pipeline.live.archive.durable import BusyError, locked, make_folder
+from fieldcast.pipeline.live.archive.durable import locked
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER
@@ -43,11 +45,11 @@ class Station:
         self.chosen: Chosen = choice.choose(self.params, self.folder, self.root)
         own = self.chosen.description
         every = self.params.live.every_minutes
-        phase = int(own.contract["phase_seconds"])
+        phase = own.signature.phase_seconds
         self.axis = Axis.of(own.step_minutes, phase, every, own.history, own.horizon)
         source = self.params.live.source or self.params.source
         self.observations = LiveObservations(
-            self.folder / "observations", source, self.params.ingest, own.contract, self.clock
+            self.folder / "observations", source, self.params.ingest, own.signature, self.clock
         )
 
     @contextmanager
@@ -92,7 +94,7 @@ class Station:
         """Bring in the frames that these cycles and pending verifications need; return the seconds that it took."""
         before = time.perf_counter()
         for since, until in self.spans(ledger, init_times, now):
-            scan = self.observations.bring_in(since, until)
+            scan = self.observations.fetch_frames(since, until)
             with ledger.writing(fenced=True):
                 for event, lines in (("refused", scan.refused), ("stale_input", [iso(it) for it in scan.stale])):
                     for line in lines:

@@ -17,12 +17,14 @@ from datetime import datetime
 
 import numpy as np
 
+from fieldcast.pipeline.datasets.atomic import make_folder
 from fieldcast.pipeline.datasets.times import to_numpy
+from fieldcast.pipeline.errors import BusyError, DamagedError
 from fieldcast.pipeline.live import deployed_model as choice
 from fieldcast.pipeline.live import post_cycle as afterwards
 from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive import recovery
-from fieldcast.pipeline.live.archive.durable import BusyError, DamagedError, failpoint, make_folder
+from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import Issue, path_of
 from fieldcast.pipeline.live.clock import iso
@@ -233,7 +235,7 @@ def _publish(station: Station, prepared: Prepared, fields: np.ndarray, ledger: L
         cycle.quality,
         cycle.n_input_missing,
         cycle.run_key,
-        own.contract_digest,
+        own.signature.digest,
         own.step_minutes,
     )
     grid = station.observations.grid()[own.target_names]

@@ -13,12 +13,12 @@ import numpy as np
 from fieldcast import models
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, load_cached
 from fieldcast.pipeline.forecasting.tiling import forecast_fields
-from fieldcast.pipeline.live.archive.durable import make_folder, replace_durable
 
 log = logging.getLogger(__name__)
 FETCHED = "models"  # folder of checkpoints from the registry
@@ -39,12 +39,12 @@ class Chosen:
     @cached_property
     def description(self) -> CheckpointConfig:
         """Return what the checkpoint was made for."""
-        return checkpoint.describe(self.folder)
+        return checkpoint.read_config(self.folder)
 
     @cached_property
     def names(self) -> list[str]:
         """Return its channels in order, forecast variables first."""
-        return [channel["name"] for channel in self.description.channels]
+        return self.description.channel_names
 
     def forecast(self, history: np.ndarray, init_time: np.datetime64) -> np.ndarray:
         """Return the forecast (lead, c, y, x) of a history (t, c, y, x), as the stage `forecast` makes it."""
@@ -115,7 +115,7 @@ def _registered(params: Params, into: Path, alias: str, root: Path) -> Chosen:
 
 
 def _chosen(params: Params, folder: Path, digest: str, version: str) -> Chosen:
-    description = checkpoint.describe(folder)
+    description = checkpoint.read_config(folder)
     entry = params.models.get("advection")
     advection = entry.options if entry is not None else models.OPTIONS["advection"]()
     return Chosen(
@@ -133,4 +133,4 @@ def identity(chosen: Chosen) -> dict[str, object]:
     facts = asdict(chosen)
     for name in ("folder", "version"):
         del facts[name]
-    return facts | {"contract": chosen.description.contract_digest}
+    return facts | {"contract": chosen.description.signature.digest}

@@ -18,9 +18,8 @@ from rich.table import Table
 
 from fieldcast.pipeline.datasets.schema import INIT_TIME
 from fieldcast.pipeline.datasets.times import to_numpy
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive.durable import DamagedError
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.recovery import QUARANTINE
 from fieldcast.pipeline.live.clock import iso, parse

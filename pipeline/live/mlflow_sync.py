@@ -23,9 +23,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import fsync_tree, make_folder, rename
 from fieldcast.pipeline.datasets.labels import COLOURS
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive import durable as files
+from fieldcast.pipeline.errors import BusyError, InputError, is_full
 from fieldcast.pipeline.tracking.runs import CHECKPOINT_TAG, MODEL_TAG, experiment_id, first_line, open_client
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ DIGEST = re.compile(r"[0-9a-f]{32}\.dir")
 REFUSED = "INVALID_PARAMETER_VALUE"  # sent again, it would be refused again
 
 
-class TrackerDownError(files.BusyError):
+class TrackerDownError(BusyError):
     """MLflow refuses, fails or keeps silent: go on without it, and try again later."""
 
 
@@ -85,7 +85,7 @@ def fetch_registered(experiment: str, alias: str, into: Path, root: Path = Path(
     except (InputError, TrackerDownError):
         raise
     except Exception as error:  # the tracker may fail in any way
-        if isinstance(error, OSError) and files.is_full(error):
+        if is_full(error):
             raise
         raise TrackerDownError(f"MLflow does not answer: {first_line(error)}") from error
 
@@ -160,7 +160,7 @@ def _fetch(client: MlflowClient, experiment: str, alias: str, into: Path, given_
     expected = _recorded_digest(client, run_id)
     if expected is not None and _holds(into / expected, expected):
         return Registered(name, run_id, into / expected, expected)
-    files.make_folder(into)
+    make_folder(into)
     _sweep(into)
     partial = into / f".{uuid.uuid4().hex}.partial"
     try:
@@ -236,11 +236,11 @@ def _download(model: Any, source: str, target: Path, given_up: threading.Event) 
 
 
 def _publish(partial: Path, target: Path) -> None:
-    files.fsync_tree(partial)
+    fsync_tree(partial)
     if _holds(target, target.name):  # another process was first
         return
     shutil.rmtree(target, ignore_errors=True)  # damaged
-    files.rename(partial, target)
+    rename(partial, target)
 
 
 def _holds(folder: Path, digest: str) -> bool:

@@ -8,10 +8,8 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError, is_full
+from fieldcast.pipeline.errors import exit_code
 from fieldcast.pipeline.live.clock import iso
-from fieldcast.pipeline.tracking.registry import TrackerError
 
 
 class ExitCode(IntEnum):
@@ -81,15 +79,7 @@ class Outcome:
 
 def code_of(error: BaseException) -> ExitCode:
     """Return the exit code that an error stands for."""
-    if isinstance(error, InputError):
-        return ExitCode.BAD_INPUT
-    if isinstance(error, DamagedError):
-        return ExitCode.DAMAGED
-    if isinstance(error, CannotWriteError) or (isinstance(error, OSError) and is_full(error)):
-        return ExitCode.CANNOT_WRITE
-    if isinstance(error, (BusyError, TrackerError)):
-        return ExitCode.TRY_AGAIN
-    return ExitCode.BUG
+    return ExitCode(exit_code(error))
 
 
 def worst(outcomes: Sequence[Outcome], *, detailed: bool = False) -> ExitCode:

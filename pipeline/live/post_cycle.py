@@ -11,9 +11,9 @@ from typing import Any
 import xarray as xr
 
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.errors import DamagedError
 from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive import recovery
-from fieldcast.pipeline.live.archive.durable import DamagedError
 from fieldcast.pipeline.live.archive.exports import write_copies
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State, Verification
 from fieldcast.pipeline.live.archive.publish import COPIES, LEDGER, path_of

@@ -5,7 +5,6 @@ Nothing here asks the code that runs the cycles: what is expected follows from t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,7 +20,7 @@ from fieldcast.models.layers.latest import latest_valid
 from fieldcast.pipeline.config import LateData, Params
 from fieldcast.pipeline.config.sources import IngestOptions, RadarOptions
 from fieldcast.pipeline.datasets.schema import field_names
-from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.signature import Channel, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
@@ -29,9 +28,9 @@ from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
 from fieldcast.pipeline.forecasting.forecaster import load
 from fieldcast.pipeline.forecasting.tiling import forecast_fields
 from fieldcast.pipeline.live.faults import Plan
-from fieldcast.pipeline.sources import Part, open_source
+from fieldcast.pipeline.sources import Segment, open_source
 from fieldcast.pipeline.sources.target import Target, read_frames, target_of
-from fieldcast.pipeline.sources.time_axis import plan_axis
+from fieldcast.pipeline.sources.time_axis import fit_time_axis
 
 CHECKPOINT, FEED, LIVE, EXPERIMENT = "checkpoint", "feed", "live", "replay"
 PATIENCE = 6  # steps after the last valid time after which a truth with gaps is taken as it is
@@ -59,7 +58,7 @@ class Rehearsal:
 class Archive:
     """The frames of an archive on the grid that is wanted; some of the last that were read stay in memory."""
 
-    def __init__(self, parts: dict[datetime, Part], target: Target, step: timedelta) -> None:
+    def __init__(self, parts: dict[datetime, Segment], target: Target, step: timedelta) -> None:
         self.parts, self.target, self.step = parts, target, step
         self.frame = lru_cache(maxsize=KEPT_FRAMES)(self._frame)
 
@@ -174,8 +173,8 @@ def open_archive(rehearsal: Rehearsal) -> Archive:
     """Return the archive, headers read; raise `InputError` where it has too few frames or more than one of a time."""
     options = source_of(rehearsal, rehearsal.archive)
     source = open_source(options)
-    parts = source.parts()
-    plan = plan_axis([part.name for part in parts], [part.times for part in parts], None, None, IngestOptions())
+    parts = source.segments()
+    plan = fit_time_axis([part.name for part in parts], [part.times for part in parts], None, None, IngestOptions())
     times = [from_numpy(time) for time in plan.times[plan.slots]]
     if len(times) < rehearsal.history + rehearsal.horizon:
         raise InputError(
@@ -184,7 +183,7 @@ def open_archive(rehearsal: Rehearsal) -> Archive:
         )
     target = target_of(source.grid(), options, str(rehearsal.archive))
     step = plan.times[1] - plan.times[0]
-    by_time = {time: parts[number] for time, number in zip(times, plan.entries.part, strict=True)}
+    by_time = {time: parts[number] for time, number in zip(times, plan.entries.segment, strict=True)}
     if rehearsal.cycles:
         kept = sorted(by_time)[: rehearsal.history - 1 + rehearsal.cycles + rehearsal.horizon]
         by_time = {time: by_time[time] for time in kept}
@@ -227,43 +226,39 @@ def write_checkpoint(folder: Path, rehearsal: Rehearsal, archive: Archive) -> No
     """Write the checkpoint of a reference that was made, without training, for the archive's data."""
     grid, step = archive.target.grid, archive.step
     first = min(archive.parts)
-    contract = contract_of(grid, archive.names, np.timedelta64(step), to_numpy(first))
+    signature = signature_of(grid, archive.names, np.timedelta64(step), to_numpy(first))
     description = CheckpointConfig(
         model=rehearsal.model,
         kind=rehearsal.model,
         options=models.OPTIONS[rehearsal.model]().model_dump(mode="json"),
         history=rehearsal.history,
         horizon=rehearsal.horizon,
-        step_minutes=contract["step_minutes"],
+        step_minutes=signature.step_minutes,
         channels=_channels(archive, grid),
         targets=len(archive.names),
         anomalies=False,
-        contract=json.loads(json.dumps(contract)),
+        signature=signature,
         crop_cells=None,
         data_digest=f"{rehearsal.archive.name}, {first:%Y-%m-%d}",
     )
     checkpoint.save_checkpoint(folder, description, {}, f"# {rehearsal.model}\n\nFor a rehearsal; not trained.\n")
 
 
-def _channels(archive: Archive, grid: xr.Dataset) -> list[dict[str, Any]]:
+def _channels(archive: Archive, grid: xr.Dataset) -> tuple[Channel, ...]:
     """Return the channels of a checkpoint, with the range of their values in the archive."""
     low = np.full(len(archive.names), np.inf)
     high = -low
     for time in archive.parts:
         frame = archive.frame(time)
         low, high = np.fmin(low, np.fmin.reduce(frame, (1, 2))), np.fmax(high, np.fmax.reduce(frame, (1, 2)))
-    return [
-        {
-            "name": name,
-            "units": grid[name].attrs["units"],
-            "transform": "identity",
-            "floor": 1.0,
-            "valid_min": grid[name].attrs.get("valid_min"),
-            "valid_max": grid[name].attrs.get("valid_max"),
-            "mean": 0.0,
-            "scale": 1.0,
-            "min": float(low[i]),
-            "max": float(high[i]),
-        }
+    return tuple(
+        Channel(
+            name,
+            grid[name].attrs["units"],
+            valid_min=grid[name].attrs.get("valid_min"),
+            valid_max=grid[name].attrs.get("valid_max"),
+            min=float(low[i]),
+            max=float(high[i]),
+        )
         for i, name in enumerate(archive.names)
-    ]
+    )

@@ -24,11 +24,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fieldcast.models.layers.motion import load_pysteps
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live import cycle
 from fieldcast.pipeline.live import post_cycle as afterwards
 from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive.durable import DamagedError
 from fieldcast.pipeline.live.archive.ledger import OPEN, Ledger
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.context import Station

@@ -1,5 +1,5 @@
-"""Report of a comparison: figures, maps, one HTML page, the terminal's table.
+"""Report of a comparison: figures, maps, one HTML page, the table in the terminal.
 
 In: a comparison. Out: files and text.
-May import: what `evaluation` may, and `evaluation`.
+May import: `errors`, `config`, `datasets`, `forecasting`, `verification`, `tracking`, `evaluation`, `models`.
 """

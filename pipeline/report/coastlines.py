@@ -9,10 +9,10 @@ import pyproj
 import xarray as xr
 from contourpy import contour_generator
 
-from fieldcast.pipeline.datasets.schema import GRID_MAPPING, X, Y
+from fieldcast.pipeline.datasets.grid import crs_wkt, in_degrees, units_of_crs
+from fieldcast.pipeline.datasets.schema import X, Y
 
 POINTS = 600  # along each axis at which land is looked up: finer than a printed map shows
-METRES_OF = {"km": 1000.0}  # in one unit of an axis; all other projected axes are in the CRS's own unit
 
 
 def coastlines(field: xr.DataArray) -> list[np.ndarray]:
@@ -37,13 +37,13 @@ def _refined(centres: np.ndarray) -> np.ndarray:
 
 def _degrees(field: xr.DataArray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Return longitude and latitude of grid points (WGS 84), or None where nobody knows."""
-    if str(field[Y].attrs.get("units", "")).startswith("degree"):
+    if in_degrees(field):
         return x, y
-    wkt = field[GRID_MAPPING].attrs.get("crs_wkt") if GRID_MAPPING in field.coords else None
-    if wkt is None:
+    if (wkt := crs_wkt(field)) is None:
         return None
-    factor = METRES_OF.get(str(field[X].attrs.get("units", "")), 1.0)
-    to_degrees = pyproj.Transformer.from_crs(pyproj.CRS.from_wkt(wkt), "EPSG:4326", always_xy=True)
+    crs = pyproj.CRS.from_wkt(wkt)
+    factor = units_of_crs(field[X], crs)
+    to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     longitude, latitude = to_degrees.transform(x * factor, y * factor)
     return longitude, latitude
 

@@ -8,13 +8,14 @@ import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.datasets.labels import lead_unit, readable_units
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minutes, score_key
-from fieldcast.pipeline.evaluation.comparison import Comparison, middle, prefix_of, skill
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minutes
+from fieldcast.pipeline.evaluation.comparison import Comparison, first_field, middle, skill
 from fieldcast.pipeline.report.html import Cell, Groups, Matrix
 from fieldcast.pipeline.report.plots import Bins, Panel, Performance, Reliability, Spectrum
 from fieldcast.pipeline.report.style import spread_out
 from fieldcast.pipeline.verification import strata as groups
-from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums, fields_of, units_of
+from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums, fields_of
+from fieldcast.pipeline.verification.scores import Score
 
 MATRIX_LEADS = 2
 SPECTRA_LEADS = 2
@@ -27,52 +28,44 @@ class Contents:
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        first = comparison.sums
-        self.field = fields_of(first)[0]
-        self.prefix, self.units = prefix_of(first, self.field), units_of(first, self.field)
-        self.spoken = readable_units(self.units)
-        self.sums = {name: field_sums(own, self.field) for name, own in comparison.fair.items()}
-        own = next(iter(self.sums.values()))
-        self.thresholds: list[float] = own[THRESHOLD].values.tolist() if THRESHOLD in own.coords else []
-        self.scale = middle(own[SCALE].values) if SCALE in own.coords else None
+        first, self.units, self.field = first_field(comparison.sums)
+        self.display_units = readable_units(self.units)
+        name = fields_of(comparison.sums)[0]
+        self.sums = {model: field_sums(own, name) for model, own in comparison.comparable.items()}
+        self.thresholds: list[float] = first[THRESHOLD].values.tolist() if THRESHOLD in first.coords else []
+        self.scale = middle(first[SCALE].values) if SCALE in first.coords else None
         self.leads = lead_minutes(first)
 
     def panels(self) -> list[Panel]:
         """Return the curves against lead time: errors, skill, blur, then events and neighbourhoods by threshold."""
-        panels = [self._panel("rmse", "RMSE", self.spoken), self._panel("mae", "MAE", self.spoken)]
-        panels.append(self._panel("mean_error", "Mean error", self.spoken, perfect=0.0))
+        panels = [self._panel(self._score(name), self.display_units) for name in ("rmse", "mae")]
+        panels.append(self._panel(self._score("mean_error"), self.display_units, perfect=0.0))
         if "persistence" in self.sums:
-            metrics, rmse = self.comparison.metrics, f"{self.prefix}rmse"
-            skills = {model: skill(metrics, model, ["persistence"], rmse) for model in self.sums}
-            panels.append(Panel("MSE skill against persistence", "", skills, perfect=0.0, limits=(-1, 1)))
-        panels.append(self._panel("spectrum_ratio", "Spectrum ratio of fine scales", "", perfect=1.0))
-        panels.append(self._panel("crps", "CRPS", self.spoken))
-        for threshold in self.thresholds:
-            key = score_key("csi", threshold, self.units)
-            panels.append(self._panel(key, f"CSI ≥ {threshold:g} {self.spoken}", "", limits=(0, 1)))
-        for threshold in self.thresholds if self.scale is not None else ():
-            key = score_key("fss", threshold, self.units, self.scale)
-            title = f"FSS ≥ {threshold:g} {self.spoken}, {self.scale:g} km"
-            panels.append(self._panel(key, title, "", limits=(0, 1)))
+            panels.append(Panel("MSE skill against persistence", "", self._skill(), perfect=0.0, limits=(-1, 1)))
+        panels.append(self._panel(self._score("spectrum_ratio"), "", perfect=1.0))
+        panels.append(self._panel(self._score("crps"), self.display_units))
+        events = [self._score("csi", threshold) for threshold in self.thresholds]
+        if self.scale is not None:
+            events += [self._score("fss", threshold, self.scale) for threshold in self.thresholds]
+        panels += [self._panel(score, "", limits=(0, 1)) for score in events]
         return [panel for panel in panels if _defined(panel.values)]
 
     def coverage(self) -> Panel | None:
         """Return how often the 90 % interval held the observed value, by lead; None without such intervals."""
-        curves = self._curves("coverage_90")
-        known = {name: curve for name, curve in curves.items() if _defined({name: curve})}
-        title = "Coverage of the 90 % interval"
-        return Panel(title, "", known, perfect=0.9, limits=(0, 1)) if known else None
+        score = self._score("coverage_90")
+        curves = {name: curve for name, curve in self._curves(score).items() if _defined({name: curve})}
+        return Panel(score.title(), "", curves, perfect=0.9, limits=(0, 1)) if curves else None
 
     def spectra(self) -> list[Spectrum]:
         """Return the power of observed and forecast at the middle and the last lead; empty without spectra."""
         having = {name: own for name, own in self.sums.items() if "forecast_power" in own}
         if not having:
             return []
-        found = []
+        spectra = []
         for position in spread_out(SPECTRA_LEADS, len(self.leads)):
             at = {name: own.isel({LEAD_TIME: position}).sum(INIT_TIME) for name, own in having.items()}
             first = next(iter(at.values()))
-            found.append(
+            spectra.append(
                 Spectrum(
                     self.leads[position],
                     first["wavelength"].values,
@@ -80,7 +73,7 @@ class Contents:
                     {name: own["forecast_power"].values for name, own in at.items()},
                 )
             )
-        return found
+        return spectra
 
     def reliability(self) -> list[Reliability]:
         """Return reliability over all leads for each threshold, of the models that give probabilities."""
@@ -88,7 +81,7 @@ class Contents:
         if not having:
             return []
         return [
-            Reliability(f"≥ {level:g} {self.spoken}", {name: _bins(own, level) for name, own in having.items()})
+            Reliability(f"≥ {level:g} {self.display_units}", {name: _bins(own, level) for name, own in having.items()})
             for level in self.thresholds
         ]
 
@@ -106,16 +99,16 @@ class Contents:
             return None
         threshold, lead = middle(np.asarray(self.thresholds)), self._middle_lead()
         metrics = self.comparison.metrics
-        pod, far = (self.prefix + score_key(name, threshold, self.units) for name in ("pod", "far"))
+        pod, far = (self._score(name, threshold) for name in ("pod", "far"))
         points = {name: (metrics[name][pod][lead], metrics[name][far][lead]) for name in self.sums}
-        return Performance(f"≥ {threshold:g} {self.spoken}, {_lead(lead, self.leads)}", points)
+        return Performance(f"≥ {threshold:g} {self.display_units}, {_lead(lead, self.leads)}", points)
 
     def matrices(self) -> list[Matrix]:
         """Return the differences between all pairs in the two leading scores, at some leads."""
         evidence = self.comparison.evidence
-        scores = [score for score in self.comparison.titles if (evidence.models[0], score) in evidence.intervals][:2]
+        scores = [score for score in self.comparison.leading if (evidence.models[0], score) in evidence.intervals][:2]
         return [
-            Matrix(self.comparison.titles[score], self.leads[k], self._pairs(score, self.leads[k]))
+            Matrix(score.title(), self.leads[k], self._pairs(score, self.leads[k]))
             for score in scores
             for k in spread_out(MATRIX_LEADS, len(self.leads))
         ]
@@ -126,15 +119,15 @@ class Contents:
             "hour of day (UTC)": groups.by_hour,
             "event, by its first init time (UTC)": groups.by_event,
             "region": groups.by_region,
-            f"observed intensity, {self.spoken}": groups.by_intensity,
+            f"observed intensity, {self.display_units}": groups.by_intensity,
         }
         found = []
         for title, part in parts.items():
-            by_model = {model: part(own) for model, own in self.sums.items()}
+            by_model = {model: part(_squares(own)) for model, own in self.sums.items()}
             names = list(next(iter(by_model.values())))
             if 1 < len(names) <= (MOST_EVENTS if part is groups.by_event else len(names)):
                 values = {name: {model: _rmse(own[name]) for model, own in by_model.items()} for name in names}
-                found.append(Groups(f"RMSE, {self.spoken}, by {title}", f"{self.prefix}rmse", values))
+                found.append(Groups(f"RMSE, {self.display_units}, by {title}", self._score("rmse"), values))
         return found
 
     def skill_by_cost(self) -> tuple[dict[str, float], dict[str, float], str] | None:
@@ -144,31 +137,40 @@ class Contents:
         known = {name: value for name, value in spent.items() if value is not None}
         if not known or "persistence" not in self.sums:
             return None
-        metrics, rmse = self.comparison.metrics, f"{self.prefix}rmse"
-        skills = {name: skill(metrics, name, ["persistence"], rmse)[lead] for name in known}
+        skills = {name: curve[lead] for name, curve in self._skill().items() if name in known}
         return known, skills, f"MSE skill against persistence, {_lead(lead, self.leads)}"
 
-    def _panel(self, score: str, title: str, unit: str, **how: float | tuple[float, float]) -> Panel:
-        evidence, name = self.comparison.evidence, self.prefix + score
-        values = self._curves(score)
-        if (next(iter(self.sums)), name) not in evidence.intervals:
-            return Panel(title, unit, values, **how)  # type: ignore[arg-type]
-        found = {model: evidence.intervals[model, name] for model in self.sums}
+    def _score(self, name: str, threshold: float | None = None, scale_km: float | None = None) -> Score:
+        return Score(name, threshold, scale_km, "" if threshold is None else self.units, self.field)
+
+    def _skill(self) -> dict[str, dict[int, float]]:
+        metrics, rmse = self.comparison.metrics, self._score("rmse")
+        return {model: skill(metrics, model, ["persistence"], rmse) for model in self.sums}
+
+    def _panel(
+        self, score: Score, unit: str, perfect: float | None = None, limits: tuple[float, float] | None = None
+    ) -> Panel:
+        intervals, values = self.comparison.evidence.intervals, self._curves(score)
+        if (next(iter(self.sums)), score) not in intervals:
+            return Panel(score.title(), unit, values, perfect, limits)
         low, high = (
-            {model: {lead: getattr(it, end) for lead, it in by.items()} for model, by in found.items()}
+            {
+                model: {lead: getattr(interval, end) for lead, interval in intervals[model, score].items()}
+                for model in self.sums
+            }
             for end in ("low", "high")
         )
-        return Panel(title, unit, values, low=low, high=high, **how)  # type: ignore[arg-type]
+        return Panel(score.title(), unit, values, perfect, limits, low, high)
 
-    def _curves(self, score: str) -> Curves:
-        return {model: self.comparison.metrics[model][self.prefix + score] for model in self.sums}
+    def _curves(self, score: Score) -> Curves:
+        return {model: self.comparison.metrics[model][score] for model in self.sums}
 
-    def _pairs(self, score: str, lead: int) -> dict[tuple[str, str], Cell]:
+    def _pairs(self, score: Score, lead: int) -> dict[tuple[str, str], Cell]:
         names, evidence = list(self.sums), self.comparison.evidence
         pairs = {
             (one, other): evidence.between(one, other, score)[lead] for one in names for other in names if one != other
         }
-        return {pair: Cell(it.word, it.value, it.low, it.high) for pair, it in pairs.items()}
+        return {pair: Cell(own.word, own.value, own.low, own.high) for pair, own in pairs.items()}
 
     def _middle_lead(self) -> int:
         return self.leads[(len(self.leads) - 1) // 2]
@@ -182,6 +184,12 @@ def _bins(sums: xr.Dataset, threshold: float) -> Bins:
     pooled = sums.sel({THRESHOLD: threshold}).sum((INIT_TIME, LEAD_TIME))
     names = ("reliability_weight", "reliability_probability", "reliability_events")
     return Bins(*(pooled[name].values for name in names))
+
+
+def _squares(sums: xr.Dataset) -> xr.Dataset:
+    """Return the sums of the RMSE alone, of the field and of its regions and classes."""
+    names = [f"{group}{name}" for group in ("", "region_", "class_") for name in ("squared_error", "weight")]
+    return sums[[name for name in names if name in sums]]
 
 
 def _rmse(sums: xr.Dataset) -> float:

@@ -1,24 +1,93 @@
-"""A field on a map: drawn on its coordinates with coastlines, axis labels and a colour bar."""
+"""A field on a map: painted as pixels, or drawn on its coordinates; coastlines, axis labels, a colour bar."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import BoundaryNorm, Colormap, Normalize
+from matplotlib.colors import BoundaryNorm, Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from fieldcast.pipeline.datasets.grid import unit_of_axis
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.schema import X, Y
-from fieldcast.pipeline.report.style import FAINT, RAIN_LEVELS
+from fieldcast.pipeline.report.style import FAINT, RAIN_LEVELS, colour_scale, difference_scale
 
-METRES = ("m", "metre", "meter")
 COAST = "#3a3a3a"
+TILE_PIXELS = 208  # the longer side of a tile
+DPI = 120  # of figures of tiles
+
+
+class Tiles:
+    """Observed and forecast fields of one init time as pictures `(height, width, 3)` uint8, each painted once.
+
+    Fields are `(lead_time, y, x)`; y rises upwards, all have the colour scale of the observed.
+    """
+
+    def __init__(
+        self, observed: xr.DataArray, forecasts: Mapping[str, xr.DataArray], coast: Sequence[np.ndarray]
+    ) -> None:
+        self.observed, self.forecasts, self.coast = observed, forecasts, coast
+        self.fields = {"observed": observed, **forecasts}
+        shape = aspect(observed)
+        self.width, self.height = round(TILE_PIXELS / max(1.0, shape)), round(TILE_PIXELS * min(1.0, shape))
+        self.scale = colour_scale(observed)
+        y = observed[Y].values
+        ny, nx = observed.shape[-2:]
+        rows = ((np.arange(self.height) + 0.5) * ny / self.height).astype(int)
+        self._rows = rows if y[0] > y[-1] else ny - 1 - rows
+        self._columns = ((np.arange(self.width) + 0.5) * nx / self.width).astype(int)
+        self._painted: dict[tuple[str, int, bool], np.ndarray] = {}
+
+    @cached_property
+    def difference_scale(self) -> tuple[Colormap, BoundaryNorm]:
+        """Return the colours of forecast minus observed."""
+        observed = self.observed.values
+        return difference_scale([field.copy(data=field.values - observed) for field in self.forecasts.values()])
+
+    def field(self, name: str, lead: int) -> np.ndarray:
+        """Return the observed ('observed') or a model's field at the position `lead`."""
+        return self._tile(name, lead, difference=False)
+
+    def difference(self, name: str, lead: int) -> np.ndarray:
+        """Return a model's forecast minus the observed at the position `lead`."""
+        return self._tile(name, lead, difference=True)
+
+    def _tile(self, name: str, lead: int, difference: bool) -> np.ndarray:
+        if (name, lead, difference) not in self._painted:
+            values = self.fields[name].values[lead]
+            if difference:
+                values = values - self.observed.values[lead]
+            cmap, norm = self.difference_scale if difference else self.scale
+            seen = np.ma.masked_invalid(values[self._rows[:, None], self._columns])
+            picture = np.asarray(cmap(norm(seen), bytes=True))[..., :3]
+            self._painted[name, lead, difference] = self._with_coast(picture)
+        return self._painted[name, lead, difference]
+
+    def _with_coast(self, picture: np.ndarray) -> np.ndarray:
+        if not self.coast:
+            return picture
+        line = 255 * np.asarray(to_rgb(COAST))
+        return np.asarray((picture + self._coast * (line - picture)).round().astype(np.uint8))
+
+    @cached_property
+    def _coast(self) -> np.ndarray:
+        """Return the opacity of the coastlines `(height, width, 1)`, 0 to 1."""
+        figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
+        canvas = FigureCanvasAgg(figure)
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.set_axis_off()
+        axis.set(xlim=edges(display(self.observed[X])), ylim=sorted(edges(display(self.observed[Y]))))
+        axis.add_collection(LineCollection(_in_display(self.coast, self.observed), colors=COAST, linewidths=0.6))
+        canvas.draw()  # type: ignore[no-untyped-call]
+        return np.asarray(canvas.buffer_rgba())[..., 3:].astype(np.float64) / 255  # type: ignore[no-untyped-call]
 
 
 def draw_field(
@@ -26,7 +95,7 @@ def draw_field(
 ) -> AxesImage:
     """Draw a field (y, x) with coastlines, its y coordinate rising upwards; missing cells stay empty."""
     y, x = (display(field[name]) for name in (Y, X))
-    extent = (*_edges(x), *_edges(y))
+    extent = (*edges(x), *edges(y))
     image = axis.imshow(
         np.ma.masked_invalid(field.values), extent=extent, origin="lower", cmap=cmap, norm=norm, interpolation="nearest"
     )
@@ -40,24 +109,26 @@ def draw_field(
     return image
 
 
-def colour_bar(figure: Figure, axes: list[Axes], observed: xr.DataArray, cmap: Colormap, norm: Normalize) -> None:
-    """Add the colour bar of all `axes`, with the name and units of the field."""
+def colour_bar(
+    figure: Figure, place: Axes | list[Axes], observed: xr.DataArray, cmap: Colormap, norm: Normalize
+) -> None:
+    """Add a colour bar with the name and units of the field, beside a list of axes or in place of one axis."""
     rain = isinstance(norm, BoundaryNorm)
-    bar = figure.colorbar(
-        ScalarMappable(norm, cmap), ax=axes, extend="both", shrink=0.9, aspect=35, pad=0.01,
-        ticks=list(RAIN_LEVELS) if rain else None,
-    )  # fmt: skip
+    mappable, ticks = ScalarMappable(norm, cmap), list(RAIN_LEVELS) if rain else None
+    if isinstance(place, list):
+        bar = figure.colorbar(mappable, ax=place, extend="both", shrink=0.9, aspect=35, pad=0.01, ticks=ticks)
+    else:
+        bar = figure.colorbar(mappable, cax=place, extend="both", ticks=ticks)
     if rain:
         bar.ax.set_yticklabels([f"{level:g}" for level in RAIN_LEVELS])
     bar.ax.tick_params(labelsize=7)
-    bar.set_label(
-        f"{field_name(observed)}, {readable_units(str(observed.attrs.get('units', '')))} (grey: missing)", fontsize=8
-    )
+    units = readable_units(str(observed.attrs.get("units", "")))
+    bar.set_label(f"{field_name(observed)}, {units} (grey: missing)", fontsize=8)
 
 
 def aspect(field: xr.DataArray) -> float:
     """Return height over width of a field on its coordinates, within 0.4 and 2."""
-    height, width = (abs(np.subtract(*_edges(display(field[name])))) for name in (Y, X))
+    height, width = (abs(np.subtract(*edges(display(field[name])))) for name in (Y, X))
     return float(np.clip(height / width, 0.4, 2.0))
 
 
@@ -68,10 +139,10 @@ def display(axis: xr.DataArray) -> np.ndarray:
 
 def axis_label(axis: xr.DataArray, name: str) -> str:
     """Return what a coordinate axis is labelled with."""
-    units = str(axis.attrs.get("units", ""))
-    if units in (*METRES, "km"):
-        return f"{name}, km"
-    return f"{'latitude' if name == Y else 'longitude'}, °" if units.startswith("degree") else f"{name}, cells"
+    unit = unit_of_axis(axis)
+    if unit == "degree":
+        return f"{'latitude' if name == Y else 'longitude'}, °"
+    return f"{name}, cells" if unit is None else f"{name}, km"
 
 
 def field_name(field: xr.DataArray) -> str:
@@ -79,13 +150,14 @@ def field_name(field: xr.DataArray) -> str:
     return str(field.attrs.get("long_name", field.name)).replace("_", " ")
 
 
-def _edges(centres: np.ndarray) -> tuple[float, float]:
+def edges(centres: np.ndarray) -> tuple[float, float]:
+    """Return the outer edges of the first and the last cell of an axis."""
     half = (centres[-1] - centres[0]) / (centres.size - 1) / 2
     return float(centres[0] - half), float(centres[-1] + half)
 
 
 def _display_factor(axis: xr.DataArray) -> float:
-    return 0.001 if str(axis.attrs.get("units", "")) in METRES else 1.0
+    return 0.001 if unit_of_axis(axis) == "metre" else 1.0
 
 
 def _in_display(coast: Sequence[np.ndarray], field: xr.DataArray) -> list[np.ndarray]:

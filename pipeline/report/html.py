@@ -12,11 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fieldcast.pipeline.datasets.labels import lead_unit, readable
 from fieldcast.pipeline.forecasting.costs import Costs
-from fieldcast.pipeline.report.glossary import GLOSSARY, score_title
 from fieldcast.pipeline.report.maps import MapSeries
 from fieldcast.pipeline.report.style import data_address, model_styles
-from fieldcast.pipeline.verification.aggregation import Scores
-from fieldcast.pipeline.verification.orientation import badness, best_at
+from fieldcast.pipeline.verification.scores import TABLE, Score, Scores, badness, best_at
 
 SECTIONS = ("skill", "spectra", "reliability", "ranks", "coverage", "performance", "cost", "case")
 DIFFERENCES = {"better": "▲", "worse": "▼", "no difference": "="}
@@ -59,7 +57,7 @@ class Groups:
     """One score of each model by group: hour of day, region, intensity or event."""
 
     title: str
-    score: str
+    score: Score
     values: Mapping[str, Mapping[str, float]]  # group -> model -> value
 
 
@@ -69,7 +67,7 @@ class Report:
 
     verdict: Sequence[str]
     metrics: Mapping[str, Scores]
-    titles: Mapping[str, str]  # score -> title of the tables that lead
+    leading: Sequence[Score]  # whose tables come first
     references: Sequence[str]
     facts: Mapping[str, str]
     pictures: Sequence[Picture]
@@ -124,13 +122,13 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     scores = next(iter(report.metrics.values()))
-    others = [name for name in scores if name not in report.titles]
+    others = [score for score in scores if score not in report.leading]
     return environment.get_template("report.html.j2").render(
         verdict=report.verdict,
         left_out={readable(model): reasons for model, reasons in report.left_out.items()},
         legend=legend(list(report.metrics), report.references),
-        leading=[score_table(report, name, title) for name, title in report.titles.items()],
-        others=[score_table(report, name, score_title(name)) for name in others],
+        leading=[score_table(report, score, score.title()) for score in report.leading],
+        others=[score_table(report, score, _full_title(score)) for score in others],
         matrices=[matrix_table(matrix, report) for matrix in report.matrices],
         sliders=[slider(series) for series in report.maps],
         groups=[group_table(groups, report) for groups in report.groups],
@@ -139,7 +137,7 @@ def render(report: Report) -> str:
         runs={readable(model): (text, text.startswith(("http:", "https:"))) for model, text in report.runs.items()},
         facts=report.facts,
         settings=flat(report.settings),
-        glossary=GLOSSARY,
+        glossary=TABLE.values(),
         pictures={name: [p for p in report.pictures if p.section == name] for name in SECTIONS},
     )
 
@@ -154,7 +152,7 @@ def legend(names: Sequence[str], references: Sequence[str]) -> list[tuple[str, s
     return lines
 
 
-def score_table(report: Report, score: str, title: str) -> Table:
+def score_table(report: Report, score: Score, title: str) -> Table:
     """Return one score of all models at all leads, the best values marked; a value that is undefined is a dash."""
     leads = list(next(iter(report.metrics.values()))[score])
     divisor, unit = lead_unit(leads)
@@ -169,6 +167,10 @@ def score_table(report: Report, score: str, title: str) -> Table:
         for model, own in report.metrics.items()
     ]
     return Table(f"{title}, lead time in {unit}", "model", [f"{lead / divisor:g}" for lead in leads], rows)
+
+
+def _full_title(score: Score) -> str:
+    return ": ".join(filter(None, (readable(score.field), score.title())))
 
 
 def matrix_table(matrix: Matrix, report: Report) -> Table:

@@ -1,36 +1,40 @@
-"""Maps of single forecasts: a case as a picture, as an animation, as a tile and as sheets for a slider."""
+"""Maps of single forecasts: a case as a picture, as an animation, as a strip and as sheets for a slider.
+
+Each field is painted once, as an array of pixels; figures are put together from these tiles.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from fieldcast.pipeline.datasets.labels import readable, readable_units
-from fieldcast.pipeline.datasets.schema import LEAD_TIME, TIME, VALID_TIME, X, Y, lead_minutes
-from fieldcast.pipeline.report.field_map import aspect, axis_label, colour_bar, draw_field, field_name
+from fieldcast.pipeline.datasets.schema import LEAD_TIME, MEMBER, TIME, VALID_TIME, X, Y, lead_minutes
+from fieldcast.pipeline.report.field_map import DPI, Tiles, axis_label, colour_bar, display, edges, field_name
 from fieldcast.pipeline.report.style import (
+    FAINT,
     INK,
     SOFT,
-    colour_scale,
-    difference_scale,
     pixels,
     spread_out,
     write_png,
     write_webp,
 )
 
-MEMBER = "member"
-STRIP_PIXELS = 512
-TILE_PIXELS = 208  # the longer side of a tile on a sheet
+BORDER = 170  # the grey around a tile
+GAP, HEADING = 8, 20  # pixels between tiles, and above each for its valid time
 SHEETS = 12  # at most so many leads have a sheet
 
 
@@ -45,6 +49,11 @@ class Case:
     observed: xr.DataArray
     forecasts: Mapping[str, xr.DataArray]
     coast: Sequence[np.ndarray] = ()
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """Return the case's fields as pictures, which all figures share."""
+        return Tiles(self.observed, self.forecasts, self.coast)
 
 
 @dataclass(frozen=True)
@@ -81,77 +90,63 @@ def case_of(
 
 def case_figure(case: Case, frames: int = 4) -> Figure:
     """Return the observed and each model's fields, a column each, at a few leads, a row each, in one colour scale."""
-    fields = {"observed": case.observed, **case.forecasts}
-    leads = spread_out(frames, case.observed.sizes[LEAD_TIME])
-    shape = aspect(case.observed)
-    size = (1.75 * len(fields) + 1.4, 1.75 * shape * len(leads) + 1.2)
-    figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
-    axes = figure.subplots(len(leads), len(fields), squeeze=False, sharex=True, sharey=True)
-    cmap, norm = colour_scale(case.observed)
+    tiles, leads = case.tiles, spread_out(frames, case.observed.sizes[LEAD_TIME])
+    grid = _Grid(case, rows=len(leads), columns=len(tiles.fields), left=62, top=52, right=96, bottom=46)
+    figure = Figure(figsize=(grid.width / DPI, grid.height / DPI), dpi=DPI, facecolor="white")
+    picture = grid.blank()
     for row, lead in enumerate(leads):
-        for axis, (name, field) in zip(axes[row], fields.items(), strict=True):
-            draw_field(axis, field[lead], cmap, norm, case.coast)
-            heading = f"{readable(name)}\n" if row == 0 else ""
-            axis.set_title(heading, fontsize=9.5, fontweight="bold", color=INK, pad=2)
-            axis.annotate(
-                _frame_title(case, lead), (0.5, 1), (0, 3), "axes fraction", "offset points",
-                ha="center", fontsize=7, color=SOFT,
-            )  # fmt: skip
-        axes[row, 0].set_ylabel(axis_label(case.observed[Y], "y"), fontsize=7)
-    for axis in axes[-1]:
-        axis.set_xlabel(axis_label(case.observed[X], "x"), fontsize=7)
-    colour_bar(figure, axes.ravel().tolist(), case.observed, cmap, norm)
-    figure.suptitle(_case_title(case), fontsize=11, color=INK, x=0.01, ha="left")
+        for column, name in enumerate(tiles.fields):
+            grid.paste(picture, tiles.field(name, lead), row, column)
+            grid.write(figure, row, column, _frame_title(case, lead), above=3, fontsize=7, color=SOFT)
+    figure.figimage(picture, zorder=-1)
+    for column, name in enumerate(tiles.fields):
+        grid.write(figure, 0, column, readable(name), above=HEADING, fontsize=9.5, fontweight="bold", color=INK)
+    for row in range(len(leads)):
+        grid.add_axis(figure, row, 0, bottom=row == len(leads) - 1, left=True)
+    for column in range(1, len(tiles.fields)):
+        grid.add_axis(figure, len(leads) - 1, column, bottom=True, left=False)
+    colour_bar(figure, grid.bar_axis(figure), case.observed, *tiles.scale)
+    figure.text(6 / grid.width, 1 - 6 / grid.height, _case_title(case), fontsize=11, color=INK, va="top")
     return figure
 
 
 def case_animation(case: Case) -> list[np.ndarray]:
     """Return one picture a lead, `(height, width, 3)` uint8: the observed beside each model."""
-    fields = {"observed": case.observed, **case.forecasts}
-    columns = min(4, len(fields))
-    rows = -(-len(fields) // columns)
-    size = (2.1 * columns + 0.8, (1.93 * aspect(case.observed) + 0.22) * rows + 0.35)
-    figure = Figure(figsize=size, dpi=100, facecolor="white", layout="constrained")
+    names = list(case.tiles.fields)
+    columns = min(4, len(names))
+    grid = _Grid(case, rows=-(-len(names) // columns), columns=columns, left=8, top=6, right=96, bottom=8)
+    figure = Figure(figsize=(grid.width / DPI, grid.height / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    cmap, norm = colour_scale(case.observed)
-    images = []
-    for axis, (name, field) in zip(axes, fields.items(), strict=False):
-        images.append(draw_field(axis, field[0], cmap, norm, case.coast))
-        axis.set_title(readable(name), fontsize=9, fontweight="bold" if name == "observed" else "normal", pad=3)
-        axis.set_xticks([])
-        axis.set_yticks([])
-    for axis in axes[len(fields) :]:
-        axis.set_axis_off()
-    colour_bar(figure, axes.tolist(), case.observed, cmap, norm)
-    title = figure.suptitle(f"{_case_title(case)} · {_frame_title(case, 0)}", fontsize=10, x=0.01, ha="left")
-    frames = []
+    for k, name in enumerate(names):
+        weight = "bold" if name == "observed" else "normal"
+        grid.write(figure, *divmod(k, columns), readable(name), above=3, fontsize=8, fontweight=weight)
+    colour_bar(figure, grid.bar_axis(figure), case.observed, *case.tiles.scale)
+    body, pictures = pixels(canvas), []
     for lead in range(case.observed.sizes[LEAD_TIME]):
-        for image, field in zip(images, fields.values(), strict=True):
-            image.set_data(np.ma.masked_invalid(field[lead].values))
-        title.set_text(f"{_case_title(case)} · {_frame_title(case, lead)}")
-        frames.append(pixels(canvas))
-    return frames
+        picture = body.copy()
+        for k, name in enumerate(names):
+            grid.paste(picture, case.tiles.field(name, lead), *divmod(k, columns))
+        title = _line(f"{_case_title(case)} · {_frame_title(case, lead)}", grid.width, height=26)
+        pictures.append(np.concatenate([title, picture]))
+    return pictures
 
 
 def case_strip(case: Case, model: str, frames: int = 3) -> np.ndarray:
-    """Return one model's tile `(height, width, 3)` uint8: observed above, forecast below, at a few leads."""
+    """Return one model's strip `(height, width, 3)` uint8: observed above, forecast below, at a few leads."""
     leads = spread_out(frames, case.observed.sizes[LEAD_TIME])
-    height = 2 * aspect(case.observed) / len(leads) + 0.06  # for each unit of width
-    inches = STRIP_PIXELS / 128
-    figure = Figure(figsize=(inches, inches * min(height, 1.5)), dpi=128, facecolor="white")
-    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    grid = _Grid(case, rows=2, columns=len(leads), left=22, top=0, right=0, bottom=0, heading=18)
+    figure = Figure(figsize=(grid.width / DPI, grid.height / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(leads), squeeze=False)
-    cmap, norm = colour_scale(case.observed)
-    for row, (name, field) in enumerate({"observed": case.observed, model: case.forecasts[model]}.items()):
-        for axis, lead in zip(axes[row], leads, strict=True):
-            draw_field(axis, field[lead], cmap, norm, case.coast)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_title(_frame_title(case, lead) if row == 0 else "", fontsize=6, pad=2)
-        axes[row, 0].set_ylabel(readable(name), fontsize=7)
-    return pixels(canvas)
+    for column, lead in enumerate(leads):
+        grid.write(figure, 0, column, _frame_title(case, lead), above=3, fontsize=6.5)
+    for row, name in enumerate(("observed", model)):
+        _, y = grid.centre(row, 0)
+        figure.text(11 / grid.width, y, readable(name), fontsize=7, rotation=90, ha="center", va="center")
+    picture = pixels(canvas)
+    for row, name in enumerate(("observed", model)):
+        for column, lead in enumerate(leads):
+            grid.paste(picture, case.tiles.field(name, lead), row, column)
+    return picture
 
 
 def write_map_series(case: Case, folder: Path, stem: str, title: str) -> MapSeries:
@@ -164,28 +159,17 @@ def write_map_series(case: Case, folder: Path, stem: str, title: str) -> MapSeri
     scale = folder / f"{stem}_scale.png"
     write_png(scale_figure(case), scale)
     labels = [_frame_title(case, lead) for lead in leads]
-    return MapSeries(title, list(case.forecasts), labels, paths, scale, _tile_size(case.observed))
+    return MapSeries(title, list(case.forecasts), labels, paths, scale, (case.tiles.width, case.tiles.height))
 
 
 def sheets(case: Case, leads: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield one sheet `(2 tiles, 1 + models tiles, 3)` uint8 a lead: fields above, forecast minus observed below."""
-    columns, (width, height) = 1 + len(case.forecasts), _tile_size(case.observed)
-    figure = Figure(figsize=(columns * width / 100, 2 * height / 100), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    fields = [case.observed, *case.forecasts.values()]
-    differences = _differences(case)
-    scales = colour_scale(case.observed), difference_scale(differences)
-    drawn = []
-    for row, arrays in enumerate((fields, differences)):
-        for k, array in enumerate(arrays):
-            column = k + row  # the observed has no difference
-            axis = figure.add_axes((column / columns, (1 - row) / 2, 1 / columns, 1 / 2))
-            drawn.append((draw_field(axis, array[0], *scales[row], case.coast), array))
-            axis.set(xticks=[], yticks=[], aspect="auto")
+    tiles = case.tiles
+    blank = np.full((tiles.height, tiles.width, 3), 255, np.uint8)  # the observed has no difference
     for lead in leads:
-        for image, array in drawn:
-            image.set_data(np.ma.masked_invalid(array[lead].values))
-        yield pixels(canvas)
+        upper = [tiles.field(name, lead) for name in tiles.fields]
+        lower = [blank, *(tiles.difference(name, lead) for name in case.forecasts)]
+        yield np.concatenate([np.concatenate(row, axis=1) for row in (upper, lower)])
 
 
 def scale_figure(case: Case) -> Figure:
@@ -193,7 +177,7 @@ def scale_figure(case: Case) -> Figure:
     figure = Figure(figsize=(4.4, 1.5), dpi=160, facecolor="white", layout="constrained")
     units = readable_units(str(case.observed.attrs.get("units", "")))
     names = (f"{field_name(case.observed)}, {units} (grey: missing)", f"forecast minus observed, {units}")
-    scales = colour_scale(case.observed), difference_scale(_differences(case))
+    scales = case.tiles.scale, case.tiles.difference_scale
     for axis, name, (cmap, norm) in zip(figure.subplots(2), names, scales, strict=True):
         ticks = list(norm.boundaries) if isinstance(norm, BoundaryNorm) else None
         bar = figure.colorbar(
@@ -206,13 +190,93 @@ def scale_figure(case: Case) -> Figure:
     return figure
 
 
-def _differences(case: Case) -> list[xr.DataArray]:
-    return [forecast.copy(data=forecast.values - case.observed.values) for forecast in case.forecasts.values()]
+@dataclass(frozen=True)
+class _Grid:
+    """Places for tiles in a picture, in pixels from its upper left corner; fractions of it from the lower left one."""
+
+    case: Case
+    rows: int
+    columns: int
+    left: int
+    top: int
+    right: int
+    bottom: int
+    heading: int = HEADING  # above each tile
+
+    @property
+    def width(self) -> int:
+        return self.left + self.columns * (self.case.tiles.width + GAP) - GAP + self.right
+
+    @property
+    def height(self) -> int:
+        return self.top + self.rows * (self.heading + self.case.tiles.height) + self.bottom
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Return row and column of the pixel in the upper left corner of a tile."""
+        tiles = self.case.tiles
+        return (
+            self.top + row * (self.heading + tiles.height) + self.heading,
+            self.left + column * (tiles.width + GAP),
+        )
+
+    def centre(self, row: int, column: int) -> tuple[float, float]:
+        """Return x and y of the centre of a tile, as fractions."""
+        y, x = self.corner(row, column)
+        tiles = self.case.tiles
+        return (x + tiles.width / 2) / self.width, 1 - (y + tiles.height / 2) / self.height
+
+    def blank(self) -> np.ndarray:
+        return np.full((self.height, self.width, 3), 255, np.uint8)
+
+    def paste(self, picture: np.ndarray, tile: np.ndarray, row: int, column: int) -> None:
+        """Put a tile in its place, with a thin border."""
+        y, x = self.corner(row, column)
+        place = picture[y : y + tile.shape[0], x : x + tile.shape[1]]
+        place[:] = tile
+        place[[0, -1]] = BORDER
+        place[:, [0, -1]] = BORDER
+
+    def write(self, figure: Figure, row: int, column: int, text: str, above: int, **font: Any) -> None:
+        """Write text over a tile, `above` pixels from its upper edge."""
+        y, _ = self.corner(row, column)
+        figure.text(self.centre(row, column)[0], 1 - (y - above) / self.height, text, ha="center", va="bottom", **font)
+
+    def add_axis(self, figure: Figure, row: int, column: int, *, bottom: bool, left: bool) -> None:
+        """Add the coordinates of a tile: labels and ticks at its lower or left edge."""
+        y, x = self.corner(row, column)
+        tiles, observed = self.case.tiles, self.case.observed
+        axis = figure.add_axes(
+            (
+                x / self.width,
+                1 - (y + tiles.height) / self.height,
+                tiles.width / self.width,
+                tiles.height / self.height,
+            ),
+            frameon=False,
+            xlim=edges(display(observed[X])),
+            ylim=sorted(edges(display(observed[Y]))),
+        )
+        axis.locator_params(nbins=4)
+        axis.tick_params(labelsize=6, length=2, color=FAINT, bottom=bottom, left=left)
+        axis.tick_params(labelbottom=bottom, labelleft=left)
+        if bottom:
+            axis.set_xlabel(axis_label(observed[X], "x"), fontsize=7)
+        if left:
+            axis.set_ylabel(axis_label(observed[Y], "y"), fontsize=7)
+
+    def bar_axis(self, figure: Figure) -> Axes:
+        """Add an axis for a colour bar at the right of all tiles."""
+        x = self.width - self.right + 12
+        height = self.height - self.top - self.bottom - self.heading
+        return figure.add_axes((x / self.width, self.bottom / self.height, 12 / self.width, height / self.height))
 
 
-def _tile_size(field: xr.DataArray) -> tuple[int, int]:
-    shape = aspect(field)
-    return round(TILE_PIXELS / max(1.0, shape)), round(TILE_PIXELS * min(1.0, shape))
+def _line(text: str, width: int, height: int) -> np.ndarray:
+    """Return a line of text as a picture."""
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    figure.text(8 / width, 0.5, text, fontsize=9, va="center")
+    return pixels(canvas)
 
 
 def _mean(field: xr.DataArray) -> xr.DataArray:

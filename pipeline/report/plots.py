@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from fieldcast.pipeline.datasets.labels import lead_unit, readable
 from fieldcast.pipeline.report.style import FAINT, INK, LINES, SOFT, Styles, spread_out
 
 DPI = 160
+SKILL_COLUMNS, LEGEND_COLUMNS = 4, 6
 GUIDE = "#999999"  # lines of a perfect forecast
 ROOM = 0.25  # above and below the curves, of their range
 ASIDE = 0.013  # between the intervals of two models at one lead, of the range of leads
@@ -71,23 +73,20 @@ class Performance:
     points: Mapping[str, tuple[float, float]]
 
 
-def skill_figure(panels: Sequence[Panel], styles: Styles, note: str) -> Figure:
-    """Return small multiples of all models against lead time, with one legend and `note` underneath."""
-    columns = 4 if len(panels) > 3 else max(1, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = _figure(3.3 * columns, 2.55 * rows + 0.9, dpi=130)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    names = list(panels[0].values)
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw_panel(axis, panel, styles)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    for axis in axes[max(0, len(panels) - columns) : len(panels)]:
-        axis.set_xlabel(f"lead time, {lead_unit(list(panels[0].values[names[0]]))[1]}", fontsize=8, color=INK)
-    handles = axes[0].get_lines()[: len(names)]
-    labels = [readable(name) for name in names]
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(names)), frameon=False, fontsize=9)
-    figure.supxlabel(note, fontsize=8, color=SOFT)
+def skill_figure(panels: Sequence[np.ndarray], names: Sequence[str], styles: Styles, note: str) -> Figure:
+    """Return the pictures of all panels `(height, width, 3)` in one, with a legend above and `note` underneath."""
+    columns = min(SKILL_COLUMNS, len(panels))
+    blank = np.full_like(panels[0], 255)
+    rows = [[*panels[k : k + columns], *[blank] * columns][:columns] for k in range(0, len(panels), columns)]
+    picture = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    lines = -(-len(names) // LEGEND_COLUMNS)
+    above, below = 20 + 30 * lines, 36  # pixels
+    picture = np.pad(picture, ((above, below), (0, 0), (0, 0)), constant_values=255)
+    figure = Figure(figsize=(picture.shape[1] / DPI, picture.shape[0] / DPI), dpi=DPI, facecolor="white")
+    figure.figimage(picture, zorder=-1)
+    handles = [Line2D([], [], label=readable(name), **styles[name]) for name in names]
+    figure.legend(handles=handles, loc="upper center", ncols=min(LEGEND_COLUMNS, len(names)), frameon=False, fontsize=9)
+    figure.text(0.5, 8 / picture.shape[0], note, fontsize=8, color=SOFT, ha="center")
     return figure
 
 

@@ -100,6 +100,11 @@ def write_png(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
+def write_pixels(picture: np.ndarray, path: Path) -> None:
+    """Write a picture `(height, width, 3)` uint8 as PNG."""
+    Image.fromarray(picture).save(path, format="PNG")
+
+
 def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
     """Write pictures `(height, width, 3)` as an endless animation; the last one is held."""
     durations = [GIF_MILLISECONDS] * (len(frames) - 1) + [4 * GIF_MILLISECONDS]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fieldcast.pipeline.datasets.schema import INIT_TIME
@@ -20,7 +21,7 @@ from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report.content import Contents
 from fieldcast.pipeline.report.html import Picture, Report
 from fieldcast.pipeline.report.maps import Case
-from fieldcast.pipeline.report.style import Styles, model_styles, write_gif, write_png
+from fieldcast.pipeline.report.style import Styles, model_styles, pixels, write_gif, write_pixels, write_png
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cas
     content = Report(
         comparison.verdict,
         comparison.metrics,
-        comparison.titles,
+        comparison.leading,
         comparison.references,
         facts(comparison),
         drawn,
@@ -82,10 +83,13 @@ def _curves(contents: Contents, comparison: Comparison, folder: Path) -> Iterato
     confidence = f"{comparison.evidence.confidence * 100:g} % intervals"
     count = comparison.sums.sizes[INIT_TIME]
     note = f"{count} init times, same cells for all models; bars: {confidence}; dashed: reference forecasts"
-    write_png(diagrams.skill_figure(panels, styles, note), folder / "skill.png")
-    for panel in panels:
+    pictures = [pixels(FigureCanvasAgg(diagrams.panel_figure(panel, styles))) for panel in panels]
+    figure = diagrams.skill_figure(pictures, list(contents.sums), styles, note)
+    write_png(figure, folder / "skill.png")
+    for panel, picture in zip(panels, pictures, strict=True):
         path = folder / f"skill_{_slug(panel.title)}.png"
-        yield _drawn(diagrams.panel_figure(panel, styles), path, panel.title, "skill")
+        write_pixels(picture, path)
+        yield Picture(path, panel.title, "skill")
     coverage = contents.coverage()
     if coverage is not None:
         yield _drawn(diagrams.panel_figure(coverage, styles), folder / "coverage.png", coverage.title, "coverage")

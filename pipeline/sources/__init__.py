@@ -1,7 +1,7 @@
-"""Archives of gridded observations: one file a kind, behind one Protocol, and one dict in view.
+"""Archives of gridded observations: one module a kind, behind one protocol.
 
 In: files, URLs or a simulation. Out: frames in physical units on the source's own grid, and their times.
-May import: `errors`, `config`, `datasets`.
+May import: `errors`, `config`, `datasets`, `models`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
+from fieldcast.pipeline.datasets.grid import spacing
 from fieldcast.pipeline.datasets.schema import X, Y, field_names
 from fieldcast.pipeline.sources.gridded import GriddedSource
 from fieldcast.pipeline.sources.moving_mnist import MovingMnistSource
 from fieldcast.pipeline.sources.radar.composites import RadarSource
 from fieldcast.pipeline.sources.storms import StormsSource
 from fieldcast.pipeline.sources.target import target_of
-from fieldcast.pipeline.sources.time_axis import Plan, plan_axis
+from fieldcast.pipeline.sources.time_axis import TimeAxis, fit_time_axis
 
 
-class Part(Protocol):
+class Segment(Protocol):
     """One file, one simulated event: a few frames that are read together. Pickled to reach other processes."""
 
     @property
@@ -44,8 +45,8 @@ class Part(Protocol):
 class Source(Protocol):
     """An archive."""
 
-    def parts(self) -> Sequence[Part]:
-        """Return the parts in archive order; reads headers alone. Raise `InputError` for broken or mixed files."""
+    def segments(self) -> Sequence[Segment]:
+        """Return the segments in archive order; reads headers alone. Raise `InputError` for broken or mixed files."""
 
     def grid(self) -> xr.Dataset:
         """Return a template without frames: variables `(0, y, x)` with attributes, y, x and `spatial_ref` if known."""
@@ -65,10 +66,10 @@ def open_source(options: SourceOptions) -> Source:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What `look` finds: the store that an ingest of the source would write."""
+class SourceInfo:
+    """The store that an ingest of a source would write, known from its headers alone."""
 
-    plan: Plan
+    time_axis: TimeAxis
     variables: dict[str, str]  # name -> units
     grid_shape: tuple[int, int]  # y, x after crop and coarsening
     spacing: tuple[float, float]  # y, x in coordinate units, positive
@@ -79,30 +80,27 @@ class Summary:
     @property
     def step(self) -> np.timedelta64:
         """Return the step of the regular axis."""
-        return np.timedelta64(self.plan.times[1] - self.plan.times[0])
+        return np.timedelta64(self.time_axis.times[1] - self.time_axis.times[0])
 
 
-def look(options: SourceOptions, rules: IngestOptions | None = None) -> Summary:
+def inspect_source(options: SourceOptions, rules: IngestOptions | None = None) -> SourceInfo:
     """Return a summary of the source, by headers alone; raise the `InputError` that an ingest would raise for them."""
     source = open_source(options)
-    plan = plan_source(source, options, rules or IngestOptions())
+    time_axis = time_axis_of(source, options, rules or IngestOptions())
     grid = target_of(source.grid(), options, f"the source ({options.kind})").grid
-    return Summary(
-        plan=plan,
+    return SourceInfo(
+        time_axis=time_axis,
         variables={name: grid[name].attrs["units"] for name in field_names(grid)},
         grid_shape=(grid.sizes[Y], grid.sizes[X]),
-        spacing=(_spacing(grid[Y].values), _spacing(grid[X].values)),
+        spacing=(spacing(grid[Y].values), spacing(grid[X].values)),
         spacing_units=str(grid[Y].attrs.get("units", "1")),
-        duplicates=plan.duplicates,
+        duplicates=time_axis.duplicates,
         grid=grid[[Y, X]],
     )
 
 
-def plan_source(source: Source, options: SourceOptions, rules: IngestOptions) -> Plan:
+def time_axis_of(source: Source, options: SourceOptions, rules: IngestOptions) -> TimeAxis:
     """Return the regular axis of the source and the frames that fill it; raise `InputError` where it has none."""
-    parts = source.parts()
-    return plan_axis([it.name for it in parts], [it.times for it in parts], options.period, options.step_minutes, rules)
-
-
-def _spacing(centres: np.ndarray) -> float:
-    return float(abs(centres[1] - centres[0])) if centres.size > 1 else float("nan")
+    segments = source.segments()
+    names, times = [segment.name for segment in segments], [segment.times for segment in segments]
+    return fit_time_axis(names, times, options.period, options.step_minutes, rules)

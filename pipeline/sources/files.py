@@ -21,6 +21,8 @@ from dask.base import compute
 from dask.delayed import delayed
 from tqdm import tqdm
 
+from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.grid import crs_wkt, spacing
 from fieldcast.pipeline.datasets.schema import GRID_MAPPING, X, Y, field_names
 from fieldcast.pipeline.errors import InputError
 
@@ -30,7 +32,7 @@ TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself without its fields: its times (datetime64[ns], in its own order) and its grid."""
+    """Header of a file: its times (datetime64[ns], in file order) and its grid, without its fields."""
 
     path: str
     times: np.ndarray
@@ -42,12 +44,12 @@ def find(path: str, patterns: Sequence[str]) -> list[str]:
 
     Raise `InputError` when there is none.
     """
-    found = [name for name in listed(path, patterns) if Path(name).is_file()]
-    if not found:
+    files = [name for name in listed(path, patterns) if Path(name).is_file()]
+    if not files:
         folder = Path(path).expanduser().is_dir()
         sought = f"files named {' or '.join(patterns)}" if folder else "a file, folder or glob"
         raise InputError(f"source.path is '{path}': nothing found, expected {sought}; correct the path")
-    return found
+    return files
 
 
 def listed(path: str, patterns: Sequence[str]) -> list[str]:
@@ -63,7 +65,7 @@ def listed(path: str, patterns: Sequence[str]) -> list[str]:
         return [str(place)]
     anchor = Path(place.anchor) if place.is_absolute() else Path()
     pattern = str(place.relative_to(place.anchor)) if place.is_absolute() else str(place)
-    return sorted(str(found) for found in anchor.glob(pattern))
+    return sorted(str(name) for name in anchor.glob(pattern))
 
 
 def read_headers(read: Callable[[str], Header], paths: Sequence[str]) -> list[Header]:
@@ -84,7 +86,7 @@ def read_headers(read: Callable[[str], Header], paths: Sequence[str]) -> list[He
 def require_alike(header: Header, first: Header) -> None:
     """Raise `InputError` unless `header` has the grid and the units of `first`."""
     for name in field_names(first.template):
-        units, expected = (it.template[name].attrs["units"] for it in (header, first))
+        units, expected = (each.template[name].attrs["units"] for each in (header, first))
         if units != expected:
             raise InputError(
                 f"{header.path}: '{name}' has units '{units}', expected '{expected}' as in {first.path}: "
@@ -92,12 +94,12 @@ def require_alike(header: Header, first: Header) -> None:
             )
     if not _same_grid(header.template, first.template):
         raise InputError(
-            f"{header.path}: the grid is {describe(header.template)}, expected {describe(first.template)} as in "
+            f"{header.path}: the grid is {grid_text(header.template)}, expected {grid_text(first.template)} as in "
             f"{first.path}: keep archives of different grids apart"
         )
 
 
-def describe(grid: xr.Dataset) -> str:
+def grid_text(grid: xr.Dataset) -> str:
     """Return a grid in words: '765 x 700 cells, y -3650.5 to -4414.5 km, x 0.5 to 699.5 km'."""
     axes = ", ".join(
         f"{axis} {grid[axis].values[0]:g} to {grid[axis].values[-1]:g} {grid[axis].attrs.get('units', '')}".rstrip()
@@ -112,14 +114,10 @@ def _same_grid(one: xr.Dataset, other: xr.Dataset) -> bool:
         here, there = one[axis], other[axis]
         if here.shape != there.shape or here.attrs.get("units") != there.attrs.get("units"):
             return False
-        tolerance = 1e-3 * float(np.abs(np.diff(there.values[:2])).sum())
+        tolerance = 1e-3 * spacing(there.values) if there.size > 1 else 0.0
         if not np.allclose(here.values, there.values, rtol=0, atol=tolerance):
             return False
-    return bool(_crs_of(one) == _crs_of(other))
-
-
-def _crs_of(grid: xr.Dataset) -> Any:
-    return grid[GRID_MAPPING].attrs.get("crs_wkt") if GRID_MAPPING in grid.coords else None
+    return bool(crs_wkt(one) == crs_wkt(other))
 
 
 def is_url(path: str) -> bool:
@@ -138,9 +136,9 @@ def fetch(
     local = _download(path, folder or _cache(), storage_options or {}) if is_url(path) else Path(path).expanduser()
     if not local.is_file():
         raise InputError(f"{path}: no such file; correct the path")
-    if sha256 and (found := file_sha256(local)) != sha256.lower():
+    if sha256 and (digest := file_sha256(local)) != sha256.lower():
         hint = f"delete {local} to fetch it again or" if is_url(path) else "replace the file or"
-        raise InputError(f"{path}: sha256 is {found}, expected {sha256.lower()}: {hint} correct the checksum")
+        raise InputError(f"{path}: sha256 is {digest}, expected {sha256.lower()}: {hint} correct the checksum")
     return local
 
 
@@ -159,22 +157,18 @@ def _download(url: str, folder: Path, storage_options: Mapping[str, Any]) -> Pat
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        if url.startswith(("http://", "https://")):
-            with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, partial.open("wb") as file:
-                shutil.copyfileobj(answer, file)
-        else:
-            fsspec.open(url, **storage_options).fs.get_file(url, str(partial))
-        partial.replace(target)
+        with replacing(target, writer=os.getpid()) as partial:  # other processes may want it at the same time
+            if url.startswith(("http://", "https://")):
+                with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, partial.open("wb") as file:
+                    shutil.copyfileobj(answer, file)
+            else:
+                fsspec.open(url, **storage_options).fs.get_file(url, str(partial))
     except urllib.error.HTTPError as error:
         error.close()
         raise InputError(f"{url}: download failed: {error}; check the address") from error
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{url}: download failed: {one_line(error)}; check the address and the network") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

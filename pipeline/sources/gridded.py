@@ -7,7 +7,6 @@ keep the archive's units.
 from __future__ import annotations
 
 import json
-import sqlite3  # noqa: F401  before eccodes, whose old SQLite would serve the whole process, MLflow included
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,8 +47,8 @@ class GriddedSource:
     def _headers(self) -> list[Header]:
         return read_headers(self._header, self._paths())
 
-    def parts(self) -> Sequence[GriddedFile]:
-        """Return one part a file; raise `InputError` for files that are broken or differ in grid or units."""
+    def segments(self) -> Sequence[GriddedFile]:
+        """Return one segment a file; raise `InputError` for files that are broken or differ in grid or units."""
         return [GriddedFile(header.path, header.times, self.options) for header in self._headers]
 
     def grid(self) -> xr.Dataset:
@@ -189,19 +188,19 @@ def _open_grib(path: str, variables: tuple[str, ...], state: tuple[int, int]) ->
     for name in variables:
         dataset = open_messages({"cfVarName": name})
         if name not in dataset:
-            _require_variable(path, name, [str(found) for found in open_messages({}).data_vars])
+            _require_variable(path, name, [str(other) for other in open_messages({}).data_vars])
         datasets.append(dataset[[name]].reset_coords(drop=True))
     return xr.merge(datasets, join="exact", compat="override", combine_attrs="drop_conflicts")
 
 
-def _require_variable(path: str, name: str, found: Sequence[str]) -> None:
-    if name not in found:
-        raise InputError(f"{path}: no variable '{name}', found {', '.join(sorted(found))}: correct source.variables")
+def _require_variable(path: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise InputError(f"{path}: no variable '{name}', found {', '.join(sorted(names))}: correct source.variables")
 
 
 def _canonical(path: str, raw: xr.Dataset, variables: Sequence[str]) -> xr.Dataset:
     for name in variables:
-        _require_variable(path, name, [str(found) for found in raw.data_vars])
+        _require_variable(path, name, [str(other) for other in raw.data_vars])
     first = raw[variables[0]]
     names = {_horizontal(path, raw, first, axis): axis for axis in (Y, X)}
     stamp = _time_name(path, raw, first)

@@ -5,7 +5,7 @@ using LSTMs"): each digit starts at a random place in a random direction, moves 
 bounces off the edges, is drawn at the integer position below its own; overlapping digits combine by their maximum.
 
 As an archive: one sequence a day, hourly frames from hour 0, the hours after them missing. Sequences below
-`sequences_train` show training digits, those after them test digits, so periods tell the two apart.
+`sequences_train` show training digits, those after them test digits, so periods separate the two.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class MovingMnistSource:
 
     options: MovingMnistOptions
 
-    def parts(self) -> Sequence[MovingSequence]:
-        """Return one part a sequence; raise `InputError` where digit files are missing, broken or not the expected."""
+    def segments(self) -> Sequence[MovingSequence]:
+        """Return one segment a sequence; raise `InputError` where digit files are missing, broken or others."""
         options = self.options
         train = str(fetch(options.train_images, options.train_sha256, options.download_folder))
         test = str(fetch(options.test_images, options.test_sha256, options.download_folder))

@@ -14,7 +14,7 @@ move with the wind:
 3. **Growth and decay.** The wet share of the plane is a half sine from 45 % to 100 % of the event's `wet_fraction`,
    with a random phase; it sets the threshold q of g.
 4. **Orography.** `orography` times the normalised slope along the wind is added to g: rain grows on windward slopes and
-   fades in the lee. The hills depend on `seed` alone, so they lie still for all events.
+   fades in the lee. The hills depend on `seed` alone, so they are the same for all events.
 5. **Rain rate.** exp(1.3 (g - q)) - 1 mm/h where g > q, else 0, saturating softly at 100 mm/h: log-normal rates
    (Pegram & Clothier 2001) with soft edges.
 
@@ -59,7 +59,7 @@ class StormsSource:
 
     options: StormsOptions
 
-    def parts(self) -> Sequence[StormEvent]:
+    def segments(self) -> Sequence[StormEvent]:
         """Return the events in time order."""
         return [StormEvent(self.options, event) for event in range(self.options.events)]
 
@@ -73,7 +73,7 @@ class StormsSource:
         return [StormEvent(options, event) for event in range(max(earliest, 0), min(latest, options.events - 1) + 1)]
 
     def grid(self) -> xr.Dataset:
-        """Return the template: `rain_rate (0, y, x)` in mm h-1, y and x in km, no CRS: the domain lies nowhere."""
+        """Return the template: `rain_rate (0, y, x)` in mm h-1, y and x in km; no real place, so no CRS."""
         centres = (np.arange(self.options.cells) + 0.5) * self.options.spacing_km
         y = xr.Variable(Y, centres, {"standard_name": "projection_y_coordinate", "units": "km"})
         x = xr.Variable(X, centres, {"standard_name": "projection_x_coordinate", "units": "km"})

@@ -1,4 +1,4 @@
-"""Frames brought from the grid that a source has to the grid that is wanted of it: crop, coarsening and checks."""
+"""Frames brought from a source's grid to the target grid: crop, coarsening and checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.template import block_mean, cells, target_grid
 
 if TYPE_CHECKING:
-    from fieldcast.pipeline.sources import Part
+    from fieldcast.pipeline.sources import Segment
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ def target_of(source_grid: xr.Dataset, options: SourceOptions, where: str) -> Ta
     return Target(grid, *cells(source_grid, options.crop, where), options.coarsen)
 
 
-def read_frames(part: Part, frames: np.ndarray, target: Target) -> dict[str, np.ndarray]:
-    """Return frames of a part on the target grid, by variable float32 (t, y, x), NaN where missing.
+def read_frames(segment: Segment, frames: np.ndarray, target: Target) -> dict[str, np.ndarray]:
+    """Return frames of a segment on the target grid, by variable float32 (t, y, x), NaN where missing.
 
-    `frames` are positions in the part's times. Raise `InputError` where grid or units are not the target's.
+    `frames` are positions in the segment's times. Raise `InputError` where grid or units are not the target's.
     """
-    read = part.read(frames, target.rows, target.columns)
+    read = segment.read(frames, target.rows, target.columns)
     fields = {}
     for name in field_names(target.grid):
         units, expected = read[name].attrs.get("units"), target.grid[name].attrs["units"]
         if units != expected:
-            raise InputError(f"{part.name}: '{name}' has units '{units}', expected '{expected}'")
+            raise InputError(f"{segment.name}: '{name}' has units '{units}', expected '{expected}'")
         fields[name] = block_mean(read[name].values, target.coarsen)
         shape = (frames.size, target.grid.sizes[Y], target.grid.sizes[X])
         if fields[name].shape != shape:
-            raise InputError(f"{part.name}: '{name}' has the shape {fields[name].shape}, expected {shape}")
+            raise InputError(f"{segment.name}: '{name}' has the shape {fields[name].shape}, expected {shape}")
     return fields

@@ -1,4 +1,4 @@
-"""From the times of an archive's parts to one regular axis: which frame of which part fills which step."""
+"""The regular time axis of an archive: the frame of a segment that fills each step."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fieldcast.pipeline.errors import InputError
 
 @dataclass(frozen=True)
 class Entries:
-    """Frames of an archive as three parallel arrays: their time, their part and their number within the part."""
+    """Frames of an archive as three parallel arrays: their time, their segment and their number within the segment."""
 
     time: np.ndarray
-    part: np.ndarray
+    segment: np.ndarray
     frame: np.ndarray
 
     def __getitem__(self, chosen: np.ndarray | slice) -> Entries:
-        return Entries(self.time[chosen], self.part[chosen], self.frame[chosen])
+        return Entries(self.time[chosen], self.segment[chosen], self.frame[chosen])
 
 
 @dataclass(frozen=True)
-class Plan:
+class TimeAxis:
     """A regular axis, and the entries that fill it: ascending in time, those of one time in archive order."""
 
     times: np.ndarray  # datetime64[ns], regular
@@ -41,14 +41,14 @@ class Plan:
         return present
 
 
-def plan_axis(
+def fit_time_axis(
     names: Sequence[str],
     times: Sequence[np.ndarray],
     period: tuple[datetime, datetime] | None,
     step_minutes: int | None,
     rules: IngestOptions,
-) -> Plan:
-    """Return the plan for parts with these names and times.
+) -> TimeAxis:
+    """Return the axis for segments with these names and times.
 
     The axis runs from the first to the last frame inside `period`. Its step is `step_minutes` or, without one, the most
     frequent step of the archive; frames between the steps are left out. Times are rounded to seconds. Raise
@@ -67,17 +67,17 @@ def plan_axis(
         )
     chosen, duplicates = _resolve(entries, names, rules)
     axis = entries.time[0] + np.arange(slots[-1] + 1) * (step * stride)
-    return Plan(axis.astype("datetime64[ns]"), entries[chosen], slots[chosen], duplicates)
+    return TimeAxis(axis.astype("datetime64[ns]"), entries[chosen], slots[chosen], duplicates)
 
 
 def _entries(times: Sequence[np.ndarray]) -> Entries:
-    if not sum(part.size for part in times):
+    if not sum(segment.size for segment in times):
         raise InputError("source: the archive has no frames: correct the source")
     rounded = np.concatenate(times).astype("datetime64[ns]") + np.timedelta64(500, "ms")
     return Entries(
         rounded.astype("datetime64[s]"),
-        np.repeat(np.arange(len(times)), [part.size for part in times]),
-        np.concatenate([np.arange(part.size) for part in times]),
+        np.repeat(np.arange(len(times)), [segment.size for segment in times]),
+        np.concatenate([np.arange(segment.size) for segment in times]),
     )
 
 
@@ -87,10 +87,10 @@ def _in_order(entries: Entries, names: Sequence[str], rules: IngestOptions) -> E
         return entries
     if rules.out_of_order == "sort":
         return entries[np.argsort(entries.time, kind="stable")]
-    before, after = int(back[0]), int(back[0]) + 1
+    here, before = entries[back[0] + 1 : back[0] + 2], entries[back[0] : back[0] + 1]
     raise InputError(
-        f"{names[entries.part[after]]}: time {_text(entries.time[after])} comes after {_text(entries.time[before])} of "
-        f"{names[entries.part[before]]}, expected ascending times: mend the archive or set ingest.out_of_order to sort"
+        f"{names[here.segment[0]]}: time {_text(here.time[0])} comes after {_text(before.time[0])} of "
+        f"{names[before.segment[0]]}, expected ascending times: repair the archive or set ingest.out_of_order to sort"
     )
 
 
@@ -119,8 +119,8 @@ def _require_regular(entries: Entries, step: np.timedelta64, names: Sequence[str
     off = np.flatnonzero((entries.time - entries.time[0]) % step != np.timedelta64(0))
     if off.size:
         raise InputError(
-            f"{names[entries.part[off[0]]]}: time {_text(entries.time[off[0]])} is not on the regular axis from "
-            f"{_text(entries.time[0])} every {_minutes(step):g} minutes: mend the archive or choose a period without it"
+            f"{names[entries.segment[off[0]]]}: time {_text(entries.time[off[0]])} is not on the regular axis from "
+            f"{_text(entries.time[0])} every {_minutes(step):g} minutes: repair the archive or choose another period"
         )
 
 
@@ -143,8 +143,8 @@ def _resolve(entries: Entries, names: Sequence[str], rules: IngestOptions) -> tu
     if count and rules.duplicates == "refuse":
         second = int(np.argmax(again))
         raise InputError(
-            f"{names[entries.part[second]]}: time {_text(entries.time[second])} is already in "
-            f"{names[entries.part[second - 1]]}: remove one or set ingest.duplicates to first, last or merge"
+            f"{names[entries.segment[second]]}: time {_text(entries.time[second])} is already in "
+            f"{names[entries.segment[second - 1]]}: remove one or set ingest.duplicates to first, last or merge"
         )
     if rules.duplicates == "first":
         return ~again, count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fieldcast.pipeline.datasets.store import file_digest
 from fieldcast.pipeline.forecasting import costs
-from fieldcast.pipeline.tracking.runs import COSTS_FILE, SCORES_FOLDER, Run
+from fieldcast.pipeline.tracking.runs import COSTS_FILE, KIND_TAG, LEAD_SCORES, SCORES_FOLDER, Run
+
+SCORES_TAG = "fieldcast.scores"  # digest of the sums that a run's scores are of
 
 
 def log_comparison(
@@ -19,7 +23,7 @@ def log_comparison(
     case_images: Mapping[str, Mapping[str, np.ndarray]],
     spent: Mapping[str, costs.Costs],
 ) -> None:
-    """Add the comparison's files to every model's run, its costs, and one image a case under the same key in all.
+    """Add the comparison's files, the model's costs and one image a case, under the same key in all, to every run.
 
     `case_images` holds (h, w, 3) uint8 arrays by case, then model.
     """
@@ -36,3 +40,25 @@ def log_comparison(
             costs.write(known, Path(scratch) / COSTS_FILE)
             run.artifact(Path(scratch) / COSTS_FILE, SCORES_FOLDER)
         run.end()
+
+
+def log_scores(run: Run, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path) -> None:
+    """Add a model's scores to its run, unless it has those of the file `sums` already.
+
+    The file goes with them, so that any two runs can be compared later.
+    """
+    digest = file_digest(sums)
+    if run.tag(SCORES_TAG) == digest:
+        return
+    first = {score: curve for score, curve in scores.items() if score.startswith(LEAD_SCORES)}
+    run.curves("lead", first)  # MLflow makes a section of charts of each prefix, in alphabetical order
+    run.curves("lead_more", {score: curve for score, curve in scores.items() if score not in first})
+    run.metrics({f"test/{score}": _mean(curve) for score, curve in first.items()}, step=0)
+    run.artifact(sums, SCORES_FOLDER)
+    run.tags({KIND_TAG: kind, SCORES_TAG: digest})
+    run.end()
+
+
+def _mean(curve: Mapping[int, float]) -> float:
+    values = [value for value in curve.values() if math.isfinite(value)]
+    return sum(values) / len(values) if values else math.nan

@@ -13,7 +13,7 @@ from fieldcast.pipeline.forecasting.forecaster import load
 
 
 class ServedForecaster(PythonModel):
-    """Physical histories in, physical forecasts out."""
+    """MLflow model of a checkpoint: physical histories in, physical forecasts out."""
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint folder that was logged with the model."""

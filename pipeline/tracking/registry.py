@@ -1,4 +1,4 @@
-"""What MLflow knows of runs and registered versions: the scores of any run, and the aliases that promotion moves."""
+"""Runs and registered versions in MLflow: the scores of any run, and the aliases that promotion moves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import xarray as xr
 
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, TrackerError
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.tracking.runs import (
     CHECKPOINT_TAG,
@@ -34,13 +34,9 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class TrackerError(RuntimeError):
-    """MLflow does not answer: try again later. Exit code 75."""
-
-
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run whose forecasts were verified: its sums, and what its training was given."""
+    """A run with verified forecasts: its sums, its costs, and the digest of its training data."""
 
     run_id: str
     model: str
@@ -92,9 +88,9 @@ class Registry:
         return max(versions, key=lambda it: int(it.number), default=None)
 
     def appoint(self, version: Version, alias: str, reason: str) -> None:
-        """Give `version` the alias, with the reason as its description; whoever had the alias loses it.
+        """Give `version` the alias, with the reason as its description; another version with the alias loses it.
 
-        The champion is nobody's challenger.
+        The champion is never the challenger as well.
         """
 
         def give() -> None:
@@ -113,7 +109,7 @@ class Registry:
         stored = [name for name in names if name.endswith(".nc")]
         if len(stored) != 1:
             raise InputError(
-                f"run {wanted}: {len(stored)} files of scores in MLflow, expected one, logged by the stage verify: "
+                f"run {wanted}: {len(stored)} files of scores in MLflow, expected one, logged by the stage compare: "
                 f"dvc repro --force --single-item verify@{tags.get(MODEL_TAG, '<model>')}"
             )
         with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +171,7 @@ class Registry:
 
 
 def _asked(call: Callable[[], Result]) -> Result:
-    """Return what MLflow answers; raise `TrackerError` where it does not."""
+    """Return the result of a call to MLflow; raise `TrackerError` where it does not answer."""
     try:
         return call()
     except (InputError, TrackerError):

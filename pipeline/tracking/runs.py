@@ -1,4 +1,4 @@
-"""What training, verification and comparison tell MLflow. A tracker that is down is reported once, costs no work."""
+"""Records of training, verification and comparison in MLflow; a tracker that is down costs a warning and no work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 
 import fieldcast
 from fieldcast import models
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import partial_of
 from fieldcast.pipeline.datasets.labels import COLOURS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def tracking_uri(root: Path) -> str:
 
 
 class Run:
-    """One MLflow run: a model's training, scores and checkpoint. Every call survives a tracker that does not."""
+    """One MLflow run: a model's training, scores and checkpoint. No call fails where the tracker does."""
 
     def __init__(self, client: MlflowClient | None, run_id: str | None, experiment: str) -> None:
         self.client, self.run_id, self.experiment = client, run_id, experiment
@@ -62,8 +62,13 @@ class Run:
         """Set tags."""
         self._try(lambda client, run_id: [client.set_tag(run_id, key, value) for key, value in values.items()])
 
+    def tag(self, key: str) -> str | None:
+        """Return a tag, None where the run lacks it or the tracker does not answer."""
+        tags: dict[str, str] = self._try(lambda client, run_id: client.get_run(run_id).data.tags) or {}
+        return tags.get(key)
+
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log what identifies the run; the whole of `params.yaml` is an artefact."""
+        """Log the parameters that identify the run; the whole of `params.yaml` is an artefact."""
         from mlflow.entities import Param
 
         params = [Param(key, str(value)[:6000]) for key, value in values.items()]
@@ -92,7 +97,7 @@ class Run:
             self._try(lambda client, run_id, s=start: client.log_batch(run_id, metrics=rows[s : s + 1000]))  # type: ignore[misc]
 
     def image(self, key: str, image: np.ndarray, step: int) -> None:
-        """Log an image (h, w, 3) uint8 under `key`; equal keys lie beside one another in the comparison of runs."""
+        """Log an image (h, w, 3) uint8 under `key`; the comparison of runs shows images of one key side by side."""
         self._try(lambda client, run_id: client.log_image(run_id, image, key=key, step=step))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
@@ -155,7 +160,7 @@ class Run:
         ]
         outputs = [TensorSpec(np.dtype("float32"), (-1, -1, -1, -1, -1))]
         package = Path(fieldcast.__file__).parent
-        quiet = contextlib.redirect_stderr(io.StringIO())  # it prints a line for every version
+        quiet = contextlib.redirect_stderr(io.StringIO())  # MLflow prints a line for every version
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings(), quiet:
             warnings.filterwarnings("ignore", ".*input example was not provided.*")  # the signature is written out
             warnings.filterwarnings("ignore", ".*[Tt]ype hint.*")
@@ -174,7 +179,7 @@ class Run:
 def open_run(
     experiment: str, model: str, checkpoint: str, stage: str, root: Path = Path(), *, run_id: str | None = None
 ) -> Run:
-    """Return the run `run_id` if the tracker knows it, else the newest of this checkpoint, else a new one.
+    """Return the run `run_id` if the tracker has it, else the newest of this checkpoint, else a new one.
 
     `checkpoint` is the digest of the checkpoint folder, or the fingerprint of the training that will write it.
     """
@@ -190,27 +195,16 @@ def open_run(
     return run
 
 
-def log_scores(
-    *, experiment: str, checkpoint: Path, model: str, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path
-) -> Run:
-    """Add a model's scores to the run that trained it (or a new run where the tracker does not know it).
-
-    The file `sums` goes with them, so that any two runs can be compared later.
-    """
-    run = open_run(experiment, model, store.directory_digest(checkpoint), f"verify@{model}")
-    first = {score: curve for score, curve in scores.items() if score.startswith(LEAD_SCORES)}
-    run.curves("lead", first)  # MLflow makes a section of charts of each prefix, in alphabetical order
-    run.curves("lead_more", {score: curve for score, curve in scores.items() if score not in first})
-    run.metrics({f"test/{score}": _mean(curve) for score, curve in first.items()}, step=0)
-    run.artifact(sums, SCORES_FOLDER)
-    run.tags({KIND_TAG: kind})
-    run.end()
-    return run
-
-
 def runs_of(experiment: str, models: Mapping[str, str]) -> dict[str, Run]:
-    """Return the run of each model, by name, from the digests of their checkpoint folders."""
-    return {model: open_run(experiment, model, digest, "compare") for model, digest in models.items()}
+    """Return the run of each model, by name, from the digests of their checkpoint folders.
+
+    Where the tracker does not answer for one of them, the others are not asked for.
+    """
+    runs: dict[str, Run] = {}
+    for model, digest in models.items():
+        silent = any(run.client is None for run in runs.values())
+        runs[model] = Run(None, None, experiment) if silent else open_run(experiment, model, digest, "compare")
+    return runs
 
 
 def experiment_url(base: str, experiment: str, root: Path = Path()) -> str:
@@ -221,11 +215,11 @@ def experiment_url(base: str, experiment: str, root: Path = Path()) -> str:
 
 
 def open_client(root: Path) -> MlflowClient:
-    """Return MLflow's client for `tracking_uri`: a server is not asked yet, a missing database in `root` is made."""
+    """Return MLflow's client for `tracking_uri`: a server is not contacted yet, a missing database is created."""
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # else they tell of every table and version they make
+        logging.getLogger(name).setLevel(logging.WARNING)  # else they log every table and version
     uri, database = tracking_uri(root), root.resolve() / DATABASE
     if uri == f"sqlite:///{database}" and not database.exists():
         _make_database(database)
@@ -233,7 +227,7 @@ def open_client(root: Path) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, name: str, root: Path) -> str:
-    """Return the id of the experiment `name`, made where there is none, with its artefacts in the project's folder."""
+    """Return the id of the experiment `name`; create it where there is none, with artefacts in the project's folder."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -251,17 +245,17 @@ def experiment_id(client: MlflowClient, name: str, root: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, short enough for a log, and without the password that an address may hold."""
+    """Return the first line of an error, short enough for a log, and without a password in an address."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"//[^/@\s]+@", "//", line)[:200]
 
 
 def _make_database(path: Path) -> None:
-    """Make MLflow's database whole or not at all: it takes seconds, several may begin at once, one may be killed."""
+    """Create MLflow's database whole or not at all: it takes seconds, several may begin at once, one may be killed."""
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path, os.getpid())
     partial.unlink(missing_ok=True)
     try:
         MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
@@ -313,8 +307,3 @@ def _git_commit(root: Path) -> dict[str, str]:
 def _dvc_experiment() -> dict[str, str]:
     names = {"dvc.exp_name": "DVC_EXP_NAME", "dvc.baseline_rev": "DVC_EXP_BASELINE_REV"}
     return {tag: os.environ[variable] for tag, variable in names.items() if variable in os.environ}
-
-
-def _mean(curve: Mapping[int, float]) -> float:
-    values = [value for value in curve.values() if math.isfinite(value)]
-    return sum(values) / len(values) if values else math.nan

@@ -1,7 +1,7 @@
 """Attention in clusters for a checkpoint that learned with joint attention, and what that saves and changes.
 
-All weights stay; each layer then answers once for all queries that a few random projections cannot tell apart. How
-near those are is taken from training samples; errors and work are measured on validation samples, never on test data.
+All weights stay; each layer then answers once for all queries that a few random projections do not separate. Their
+distance is taken from training samples; errors and work are measured on validation samples, never on test data.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fieldcast.models.video_transformer.attention.clustered import Clustered
+from fieldcast.models.video_transformer.attention.approximate.clustered import Clustered
 from fieldcast.models.video_transformer.attention.core import projection_macs, score_macs
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
-from fieldcast.pipeline.datasets.signature import check_observations
+from fieldcast.pipeline.datasets.signature import check_signature
+from fieldcast.pipeline.datasets.times import from_seconds
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
-from fieldcast.pipeline.forecasting.checkpoint import CONFIG, CheckpointConfig, card_of, save_checkpoint
+from fieldcast.pipeline.forecasting.checkpoint import CONFIG, CheckpointConfig, model_card, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, build_network, load
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShape
@@ -60,7 +61,7 @@ class Clustering:
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is the same each time it is measured."""
-        rows = {f"validation: {name}": _told(pair) for name, pair in self._rows()}
+        rows = {f"validation: {name}": _text(pair) for name, pair in self._rows()}
         return {**rows, "clusters": f"{self.clusters:.0%} of the tokens"}
 
     def text(self) -> str:
@@ -68,17 +69,19 @@ class Clustering:
         rows = [*self._rows(), ("forecast [ms]", self.milliseconds)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{'':{width}}  {'exact':>9}  {'clustered':>9}  {'change':>8}"]
-        lines += [f"{name:{width}}  {it.exact:9.4g}  {it.clustered:9.4g}  {it.change:+8.2%}" for name, it in rows]
+        lines += [
+            f"{name:{width}}  {pair.exact:9.4g}  {pair.clustered:9.4g}  {pair.change:+8.2%}" for name, pair in rows
+        ]
         return "\n".join([*lines, f"clusters: {self.clusters:.0%} of the tokens"]) + "\n"
 
     def _rows(self) -> list[tuple[str, Pair]]:
-        units = {channel["name"]: channel["units"] for channel in self.forecaster.description.channels}
+        units = {channel.name: channel.units for channel in self.forecaster.config.channels}
         rows = [(f"RMSE of {name} [{readable_units(units[name])}]", pair) for name, pair in self.rmse.items()]
         macs = Pair(self.attention_macs.exact / 1e6, self.attention_macs.clustered / 1e6)
         return [*rows, ("attention [million multiply-adds]", macs)]
 
 
-def _told(pair: Pair) -> str:
+def _text(pair: Pair) -> str:
     return f"{pair.exact:.6g} exact, {pair.clustered:.6g} clustered"
 
 
@@ -92,47 +95,45 @@ def cluster(folder: Path, rounds: int, ratio: float, out: Path) -> Clustering:
         raise InputError(f"--out is {out}, which exists: choose another, or delete it")
     if not ratio > 0:
         raise InputError(f"--ratio is {ratio:g}, expected more than 0")
-    old = checkpoint.describe(folder)
+    old = checkpoint.read_config(folder)
     described = replace(old, model=out.name, options=_options(folder, old, rounds))
-    reader = FrameReader(OBSERVATIONS, [channel["name"] for channel in old.channels])
-    check_observations(OBSERVATIONS, reader.observations, old.contract, old.model)
+    reader = FrameReader(OBSERVATIONS, old.channel_names)
+    check_signature(OBSERVATIONS, reader.observations, old.signature, old.model)
     training, validation = (_samples(reader, old, split) for split in ("train", "validation"))
     exact = load(folder, best_device(old.kind))
     network = _with_clusters(exact, described)
     _calibrate(network, training, ratio)
-    found = _measure(exact, Forecaster(described, exact.arrays, network), validation)
+    clustering = _measure(exact, Forecaster(described, exact.arrays, network), validation)
     facts = {"clusters made from": old.model, "width of bins": f"{ratio:g} of the typical distance"}
     weights = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
-    save_checkpoint(out, described, {**exact.arrays, **weights}, card_of(described, {**facts, **found.facts}))
-    return found
+    save_checkpoint(out, described, {**exact.arrays, **weights}, model_card(described, {**facts, **clustering.facts}))
+    return clustering
 
 
-def _options(folder: Path, description: CheckpointConfig, rounds: int) -> dict[str, Any]:
+def _options(folder: Path, config: CheckpointConfig, rounds: int) -> dict[str, Any]:
     """Return the options of the model with clusters."""
-    path, found = folder / CONFIG, description.options.get("attention", description.kind)
-    if found != "joint":
+    path, attention = folder / CONFIG, config.options.get("attention", config.kind)
+    if attention != "joint":
         raise InputError(
-            f"{path}: attention is {found}, expected joint, which reads all tokens; others save work already"
+            f"{path}: attention is {attention}, expected joint, which reads all tokens; others save work already"
         )
     try:
-        options = VideoTransformerOptions.model_validate(
-            {**description.options, "attention": "clustered", "rounds": rounds}
-        )
+        options = VideoTransformerOptions.model_validate({**config.options, "attention": "clustered", "rounds": rounds})
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise InputError(f"{path}: clusters do not go with its other options: {reason}") from None
     return options.model_dump(mode="json")
 
 
-def _samples(reader: FrameReader, description: CheckpointConfig, split: str) -> list[Batch]:
+def _samples(reader: FrameReader, config: CheckpointConfig, split: str) -> list[Batch]:
     """Return some samples of a period, each a batch of one, as the training saw them."""
     init_times = read_init_times(PREPARED / "init_times.csv", split)
     shape = SampleShape(
-        description.history,
-        description.horizon,
+        config.history,
+        config.horizon,
         tuple(reader.channels),
-        description.targets,
-        description.crop_cells,
+        config.targets,
+        config.crop_cells,
         min_valid_share=1.0,
     )
     samples = SampleDataset(reader, init_times, shape)
@@ -140,12 +141,12 @@ def _samples(reader: FrameReader, description: CheckpointConfig, split: str) -> 
     return [samples[(int(index), int(index))] for index in chosen]
 
 
-def _with_clusters(exact: Forecaster, description: CheckpointConfig) -> Network:
-    """Return the network of `description` with the weights of another, on its device."""
+def _with_clusters(exact: Forecaster, config: CheckpointConfig) -> Network:
+    """Return the network of `config` with the weights of another, on its device."""
     assert exact.network is not None  # a learned model has one
     learned = exact.network.state_dict()
     baseline, scale = (learned[f"normaliser.{name}"] for name in ("baseline", "scale"))
-    network = build_network(description, baseline.cpu().numpy(), scale.cpu().numpy())
+    network = build_network(config, baseline.cpu().numpy(), scale.cpu().numpy())
     network.load_state_dict(learned, strict=False)  # all but the clusters' own projections and widths
     return network.eval().to(scale.device)
 
@@ -177,17 +178,17 @@ def _calibrate(network: Network, samples: list[Batch], ratio: float) -> None:
 
 def _measure(exact: Forecaster, clustered: Forecaster, samples: list[Batch]) -> Clustering:
     """Return what clusters change in forecasts of one sample at a time."""
-    squares: dict[str, list[tuple[float, float, int]]] = {name: [] for name in exact.description.target_names}
+    squares: dict[str, list[tuple[float, float, int]]] = {name: [] for name in exact.config.target_names}
     seconds, work = [], []
     for sample in tqdm(samples, desc="validation samples", unit="sample", disable=None):
         (one, took), (other, took_other) = (_forecast(forecaster, sample) for forecaster in (exact, clustered))
         work.append(_work(clustered, sample))
         seconds.append((took, took_other))
-        truth = sample["target"].numpy()
+        observed = sample["target"].numpy()
         for c, sums in enumerate(squares.values()):
-            known = np.isfinite(truth[:, :, c]) & np.isfinite(one[:, :, c])
-            first, second = (float(((it - truth)[:, :, c][known] ** 2).sum()) for it in (one, other))
-            sums.append((first, second, int(known.sum())))
+            valid = np.isfinite(observed[:, :, c]) & np.isfinite(one[:, :, c])
+            first, second = (float(((forecast - observed)[:, :, c][valid] ** 2).sum()) for forecast in (one, other))
+            sums.append((first, second, int(valid.sum())))
     totals = {name: np.sum(sums, axis=0) for name, sums in squares.items()}
     macs_exact, macs_clustered, share = np.mean(work, axis=0)
     milliseconds = 1000 * np.median(seconds, axis=0)
@@ -202,7 +203,7 @@ def _measure(exact: Forecaster, clustered: Forecaster, samples: list[Batch]) -> 
 
 def _forecast(forecaster: Forecaster, sample: Batch) -> tuple[np.ndarray, float]:
     row, column = sample["origin"][0].tolist()
-    init_times = sample["init_time"].numpy().astype("datetime64[s]").astype("datetime64[ns]")
+    init_times = from_seconds(sample["init_time"].numpy())
     started = time.perf_counter()
     forecast = forecaster(sample["history"].numpy(), init_times, (row, column))
     return forecast, time.perf_counter() - started

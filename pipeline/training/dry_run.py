@@ -1,6 +1,6 @@
-"""What a training step of a model holds in memory, found without spending any: by a rehearsal on tensors without data.
+"""Memory of a training step, measured without spending any: a dry run on tensors without data.
 
-Formulas for attention alone stand beside each pattern (`macs`, `held` of `attention.mixer.Mixer`).
+Formulas for attention alone are beside each pattern (`macs`, `held` of `attention.interface.AttentionPattern`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
-from fieldcast.models.video_transformer.attention.clustered import Clustered
+from fieldcast.models.video_transformer.attention.approximate.clustered import Clustered
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
 
 COPIES = 5  # of each weight: itself, its gradient, two moments of the optimiser, its running average
 
@@ -39,13 +39,13 @@ def held_for_backward(model: nn.Module, history: Tensor) -> int:
 
     Each stretch of memory counts once. Transient values are not seen; they are a small part of a deep network.
     """
-    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     held: dict[int, int] = {}
     kept = []  # alive until the end, so that no address is used twice
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in parameters:
             held[storage._cdata] = storage.nbytes()
             kept.append(tensor)
         return tensor
@@ -58,7 +58,7 @@ def held_for_backward(model: nn.Module, history: Tensor) -> int:
 def training_memory(build: Callable[[], nn.Module], shape: tuple[int, int, int, int]) -> Memory:
     """The memory of training what `build` returns on histories of `shape` (t, c, h, w), in float32.
 
-    Two batch sizes tell what is held for each sample from what is held once. Takes a second and no memory. How many
+    Two batch sizes separate the memory of each sample from what is held once. Takes a second and no memory. How many
     clusters queries fall into is up to the data: they count as if each were its own, with all weights written out.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # shapes without data; seconds to import

@@ -27,7 +27,6 @@ from fieldcast.pipeline import config
 from fieldcast.pipeline.config.training import Train
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
-from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.datasets.transforms import transform
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted
 from fieldcast.pipeline.forecasting.costs import Costs, count_macs, device_name, peak_memory_mb
@@ -44,7 +43,7 @@ class Samples(LightningDataModule):
     def __init__(self, params: config.Params, description: CheckpointConfig) -> None:
         super().__init__()
         self.options, self.sample = params.train, params.sample
-        names = [channel["name"] for channel in description.channels]
+        names = description.channel_names
         self.reader = FrameReader(OBSERVATIONS, names, params.sample.cache)
         self.shape = SampleShape(
             description.history,
@@ -128,7 +127,7 @@ def fit(
     options = params.train
     seed_everything(options.seed, workers=True, verbose=False)
     samples = Samples(params, description)
-    options.check_units([channel["units"] for channel in description.channels[: description.targets]])
+    options.check_units([channel.units for channel in description.channels[: description.targets]])
     network = build_network(description, *statistics(description, climatology))
     if options.compile != "off":
         network.model.compile(mode=options.compile)  # in place: the names of the weights stay
@@ -167,13 +166,13 @@ def has_bfloat16() -> bool:
 
 def statistics(description: CheckpointConfig, climatology: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return the baseline (hours, c, y, x) or (1, c, 1, 1), in transformed values, and the scale (c,)."""
-    scale = np.array([channel["scale"] for channel in description.channels])
+    scale = np.array([channel.scale for channel in description.channels])
     if not description.anomalies:
-        return np.array([channel["mean"] for channel in description.channels])[None, :, None, None], scale
+        return np.array([channel.mean for channel in description.channels])[None, :, None, None], scale
     maps = []
     for channel in description.channels:
-        fields = torch.as_tensor(climatology[channel["name"]].values)  # (hours, y, x)
-        values = transform(fields, channel["transform"], channel["floor"]).numpy()
+        fields = torch.as_tensor(climatology[channel.name].values)  # (hours, y, x)
+        values = transform(fields, channel.transform, channel.floor).numpy()
         maps.append(np.where(np.isfinite(values), values, np.nanmean(values)))
     return np.stack(maps, axis=1), scale
 
@@ -208,7 +207,7 @@ def training_costs(
 ) -> Costs:
     """Return what the training took, and the budget that it was given."""
     side = description.crop_cells
-    cells = [min(side or size, size) for size in (description.contract[axis]["cells"] for axis in (Y, X))]
+    cells = [min(side or size, size) for size in description.signature.grid_shape]
     with torch.compiler.set_stance("force_eager"):  # products are counted as they are called
         macs = count_macs(network.model, (description.history, description.channels_in, *cells))
     return Costs(

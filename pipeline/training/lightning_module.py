@@ -26,7 +26,7 @@ def learning_rate_scale(progress: float, warmup: float) -> float:
 
 
 class Budget:
-    """How much of the training is done: by steps, or by minutes where those run out first.
+    """Budget of a training: steps, or minutes where those run out first.
 
     The schedule follows it, so that the learning rate reaches 0 whichever limit ends the training; the seconds spent
     are kept over a resume.
@@ -61,14 +61,14 @@ class ForecastModule(lightning.LightningModule):
         self.network, self.options, self.budget = network, options, budget
         self.loss = choose(options, network.output)
         self.balanced = options.loss == "balanced" and network.output == "point"
-        rain = [channel.get("units") == RAIN_RATE for channel in network.normaliser.channels]
+        rain = [channel.units == RAIN_RATE for channel in network.normaliser.channels]
         self.register_buffer("is_rain", torch.tensor(rain)[:, None, None], persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch in normalised units, of the leads and with the truths of the curriculum."""
+        """Return the loss of one batch in normalised units, with the leads and observed inputs of the curriculum."""
         horizon = batch["target"].shape[1]
         leads = leads_at(self.budget.progress(self.global_step), horizon, self.options.rollout)
-        loss = self._loss(batch, leads, truth_probability(self.global_step, self.options.teacher))
+        loss = self._loss(batch, leads, truth_probability(self.global_step, self.options.scheduled_sampling))
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch["history"]))
         return loss
 
@@ -114,11 +114,11 @@ class ForecastModule(lightning.LightningModule):
         return learning_rate_scale(self.budget.progress(step), self.options.warmup)
 
     def _loss(self, batch: Batch, leads: int | None = None, probability: float = 0.0) -> Tensor:
-        """Return the loss of the first `leads`, all by default; `probability` is that of being fed the truth."""
+        """Return the loss of the first `leads`, all by default; `probability` is that of observed inputs."""
         where = batch["init_time"], batch["origin"]
         target = self.network.normalise_target(batch["target"], *where)
         truth = None
-        if probability > 0 and self.network.takes_truth:
+        if probability > 0 and self.network.supports_teacher_forcing:
             truth = draw_truth(probability, len(target), target.shape[1], target.device)
         forecast = self.network(batch["history"], *where, target=target, truth=truth).float()
         wanted, weights = first_leads(target, leads or target.shape[1]), self._weights(batch["target"])

@@ -1,4 +1,4 @@
-"""Whether the training of a model fits into memory, told before it starts, with what would fit instead."""
+"""Check before a training that it fits into memory, with the options that would fit instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GB = 1e9
 
 
 def training_memory(kind: str, options: BaseModel, sizes: Mapping[str, Any], cells: tuple[int, int]) -> Memory:
-    """Return what training a model of this kind holds, by a rehearsal; `sizes` are those of `models.build`.
+    """Return the memory of training a model of this kind, by a dry run; `sizes` are those of `models.build`.
 
     `cells` are the rows and columns of a training sample.
     """
@@ -43,7 +43,7 @@ def check_memory(
 ) -> Memory:
     """Return what the training of model `name` holds; raise `InputError` where that is more than the budget.
 
-    The budget is in GB of 10^9 bytes; None stands for what is free on the GPU, or without one on this machine.
+    The budget is in GB of 10^9 bytes; None means what is free on the GPU, or without one on this machine.
     """
     need = training_memory(kind, options, sizes, cells)
     budget = free_bytes() if budget_gb is None else int(budget_gb * GB)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fieldcast.pipeline.datasets.frames import FrameReader
+from fieldcast.pipeline.datasets.times import to_seconds
 
 CROP_DRAWS = 10
 
@@ -21,7 +22,7 @@ Item = tuple[int, int]  # position among the init times, seed of its crop
 
 @dataclass(frozen=True)
 class SampleShape:
-    """What one sample is: frames before and after its init time, channels, and the cells of a training crop."""
+    """Sizes of one sample: frames before and after its init time, channels, and cells of a training crop."""
 
     history: int
     horizon: int
@@ -37,7 +38,7 @@ class SampleDataset(Dataset[Batch]):
     def __init__(self, reader: FrameReader, init_times: np.ndarray, shape: SampleShape) -> None:
         self.reader, self.shape = reader, shape
         self.init_times = init_times
-        self.seconds = init_times.astype("datetime64[s]").astype(np.int64)
+        self.seconds = to_seconds(init_times)
         self.positions = reader.positions(init_times)
 
     def __len__(self) -> int:
@@ -65,8 +66,7 @@ class SampleDataset(Dataset[Batch]):
         }
 
     def _frames(self, index: int) -> np.ndarray:
-        position = int(self.positions[index])
-        return self.reader.read(position + 1 - self.shape.history, position + 1 + self.shape.horizon)
+        return self.reader.sample(int(self.positions[index]), self.shape.history, self.shape.horizon)
 
     def _crop(self, frames: np.ndarray, seed: int) -> tuple[int, int, int, int]:
         """Return (y, x, h, w) of the first crop drawn whose last history frame is valid enough, or the fullest."""

@@ -1,4 +1,4 @@
-"""What a training is spared at first: leads that are far away, and errors of its own earlier forecasts."""
+"""Curricula of a training: fewer leads and fewer errors of its own earlier forecasts at first."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from fieldcast.pipeline.config.training import Rollout, Teacher
+from fieldcast.pipeline.config.training import Rollout, ScheduledSampling
 
 LARGEST = 700.0  # exp of more overflows
 
 
-def truth_probability(step: int, teacher: Teacher) -> float:
-    """Return how probable it is at `step`, from 0, that truth is fed in place of a forecast; see `Teacher`."""
-    if teacher.schedule == "linear":
-        return max(0.0, teacher.start - teacher.decrease * step)
-    k = teacher.k or 1.0
-    if teacher.schedule == "exponential":
+def truth_probability(step: int, options: ScheduledSampling) -> float:
+    """Return the probability at `step`, from 0, that truth is fed in place of a forecast: see `ScheduledSampling`."""
+    if options.schedule == "linear":
+        return max(0.0, options.start - options.decrease * step)
+    k = options.k or 1.0
+    if options.schedule == "exponential":
         return float(k**step)
-    if teacher.schedule == "inverse_sigmoid":
+    if options.schedule == "inverse_sigmoid":
         return k / (k + math.exp(min(step / k, LARGEST)))
     return 0.0
 
@@ -34,7 +34,7 @@ def leads_at(progress: float, horizon: int, rollout: Rollout | None) -> int:
     if rollout is None:
         return horizon
     start = min(rollout.start_leads, horizon)
-    return min(horizon, start + int((horizon - start) * progress / rollout.until))
+    return min(horizon, start + int((horizon - start) * progress / rollout.ramp_fraction))
 
 
 def first_leads(target: Tensor, leads: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Verification scores as pure functions of mergeable sums, one file a family.
+"""Verification scores: pure functions of sums that can be merged, one module a family.
 
-In: forecasts and observations. Out: sums per init time and lead time, scores of such sums, their certainty.
-May import: `errors`, `config`, `datasets`.
+In: forecasts and observations. Out: sums per init time and lead time, scores of such sums, their significance.
+May import: `errors`, `config`, `datasets`, `models`.
 
 `continuous`, `categorical`, `spatial`, `structural`, `spectral` and `probabilistic` each hold the sums of a block of
 frames and the scores of such sums; `strata` counts by region and intensity and divides by hour and event;

@@ -12,16 +12,19 @@ Datasets of disjoint init times merge by concatenation; every score is a pure fu
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, TIME_UNITS, check_scores, lead_minutes, score_key
+from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, TIME_UNITS, check_scores, lead_minutes
 from fieldcast.pipeline.verification import categorical, continuous, probabilistic, spatial, spectral, structural
 from fieldcast.pipeline.verification import strata as groups
+from fieldcast.pipeline.verification.scores import OF_EVENTS, OF_NEIGHBOURHOODS, OF_VALUES, TABLE, Score, Scores
 
 THRESHOLD, SCALE, VALID_CRC, FIELD_UNITS = "threshold", "scale", "valid_crc", "field_units"
 RANK, BIN = "rank", "probability_bin"
@@ -37,36 +40,6 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "rank_histogram": (RANK,),
 }
 DIMENSIONS |= {f"{groups.REGION}_{name}": (groups.REGION, *DIMENSIONS.get(name, ())) for name in groups.REGION_SUMS}
-
-Scores = dict[str, dict[int, float]]  # score name -> lead in minutes -> value
-Score = Callable[[xr.Dataset], xr.DataArray]
-
-_OF_FIELDS: tuple[tuple[Score, str], ...] = (  # a score and the sum without which it is NaN
-    (continuous.rmse, "squared_error"),
-    (continuous.mae, "absolute_error"),
-    (continuous.mean_error, "error"),
-    (continuous.mse_frame, "frames"),
-    (continuous.correlation, "product"),
-    (continuous.anomaly_correlation, "anomaly_product"),
-    (continuous.variance_ratio, "forecast_squared"),
-    (structural.psnr, "peak_squared"),
-    (structural.ssim, "ssim"),
-    (spectral.spectrum_ratio, "fine_forecast_power"),
-    (spectral.effective_resolution_km, "forecast_power"),
-    (probabilistic.crps, "crps"),
-    (probabilistic.spread_skill, "expected_squared_error"),
-    (probabilistic.coverage_90, "interval_covered"),
-)
-_OF_EVENTS: tuple[tuple[Score, str], ...] = (
-    *(
-        (function, "hits")
-        for function in (
-            categorical.csi, categorical.pod, categorical.far, categorical.pofd, categorical.frequency_bias,
-            categorical.ets, categorical.hss, categorical.sedi,
-        )
-    ),
-    (probabilistic.brier, "brier"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,41 +135,69 @@ def field_sums(sums: xr.Dataset, field: str) -> xr.Dataset:
 
 
 def scores_of(sums: xr.Dataset) -> Scores:
-    """Return every score of one model by `score_key` name and lead in minutes; NaN where a score is undefined.
+    """Return every score of one model by lead in minutes; NaN where a score is undefined.
 
-    With more than one field the field's name leads: 'temperature/rmse'.
+    With more than one field each score names its own.
     """
-    fields = fields_of(sums)
+    fields, minutes = fields_of(sums), lead_minutes(sums)
     scores: Scores = {}
     for field in fields:
-        prefix = f"{field}/" if len(fields) > 1 else ""
-        own = score_arrays(field_sums(sums, field), units_of(sums, field))
-        scores |= {prefix + key: _by_lead(values) for key, values in own.items()}
+        arrays = score_arrays(field_sums(sums, field), units_of(sums, field), field if len(fields) > 1 else "")
+        for score, values in arrays.items():
+            scores[score] = dict(zip(minutes, values.values.astype(float).tolist(), strict=True))
     return scores
 
 
-def score_arrays(sums: xr.Dataset, units: str) -> dict[str, xr.DataArray]:
-    """Return every score of one field by `score_key` name, `(…, lead_time)`, from its sums under their plain names.
+def score_arrays(sums: xr.Dataset, units: str, field: str = "") -> dict[Score, xr.DataArray]:
+    """Return every score of one field, `(…, lead_time)`, from its sums under their plain names.
 
-    Dimensions other than the init time stay, for instance one of resampled sums. Scores whose sums are not there, such
-    as those of members where a model has none, are NaN: the names are the same for all models.
+    Dimensions other than the init time stay, for instance one of resampled sums. A score is NaN where its sums are not
+    there, such as those of members of a model that has none.
     """
-    scores = {function.__name__: _score(function, needed, sums) for function, needed in _OF_FIELDS}
-    for threshold in sums[THRESHOLD].values if THRESHOLD in sums.coords else ():
-        at = sums.sel({THRESHOLD: threshold})
-        scores |= {
-            score_key(function.__name__, threshold, units): _score(function, needed, at)
-            for function, needed in _OF_EVENTS
-        }
-        for scale in at[SCALE].values if SCALE in at.coords else ():
-            scores[score_key("fss", threshold, units, scale)] = spatial.fss(at.sel({SCALE: scale}))
+    undefined = xr.full_like(sums["n"].sum(INIT_TIME), np.nan, np.float64)
+    arrays = {
+        definition.name: definition.function(sums[list(definition.sums)])  # all thresholds and scales at once
+        for definition in TABLE.values()
+        if set(definition.sums) <= set(sums.data_vars)
+    }
+    return {
+        score: _select(arrays[score.name], score) if score.name in arrays else undefined
+        for score in field_scores(sums, units, field)
+    }
+
+
+def field_scores(sums: xr.Dataset, units: str, field: str = "") -> list[Score]:
+    """Return all scores of one field's sums (plain names), in the order of the table; the same for all models."""
+    scores = [Score(definition.name, field=field) for definition in OF_VALUES]
+    for threshold in sums[THRESHOLD].values.tolist() if THRESHOLD in sums.coords else ():
+        scores += [Score(definition.name, threshold, None, units, field) for definition in OF_EVENTS]
+        scales = sums[SCALE].values.tolist() if SCALE in sums.coords else ()
+        scores += [
+            Score(definition.name, threshold, scale, units, field)
+            for scale in scales
+            for definition in OF_NEIGHBOURHOODS
+        ]
     return scores
+
+
+def needed_sums(sums: xr.Dataset, score: Score) -> xr.Dataset | None:
+    """Return what `score` is a function of: its sums at its threshold and scale; None where one is not there."""
+    names = list(TABLE[score.name].sums)
+    if not set(names) <= set(sums.data_vars):
+        return None
+    return _select(sums[names], score)
+
+
+Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
+
+
+def _select(values: Labelled, score: Score) -> Labelled:
+    at = {THRESHOLD: score.threshold, SCALE: score.scale_km}
+    return values.sel({dim: value for dim, value in at.items() if value is not None})
 
 
 def write_sums(sums: xr.Dataset, path: Path) -> None:
     """Write `sums` as NetCDF-4, whole or not at all, with the same bytes for the same sums."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     encoding: dict[str, dict[str, object]] = {str(name): {"_FillValue": None} for name in sums.variables}
     encoding[INIT_TIME] |= {"units": TIME_UNITS, "dtype": "int64"}
     stored = sums.copy()
@@ -204,8 +205,8 @@ def write_sums(sums: xr.Dataset, path: Path) -> None:
         stored[name].encoding = {}
     seconds = (sums[LEAD_TIME] / np.timedelta64(1, "s")).astype(np.int64)
     stored[LEAD_TIME] = (LEAD_TIME, seconds.values, {"units": "seconds"})
-    stored.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
-    partial.replace(path)
+    with replacing(path) as partial:
+        stored.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
 
 
 def read_sums(path: Path) -> xr.Dataset:
@@ -301,14 +302,3 @@ def _split(forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if forecast.ndim == 3:
         return forecast, None
     return forecast.mean(axis=1, dtype=np.float64).astype(forecast.dtype), forecast
-
-
-def _score(function: Score, needed: str, sums: xr.Dataset) -> xr.DataArray:
-    if needed in sums:
-        return function(sums)
-    return xr.full_like(sums["n"].sum(INIT_TIME), np.nan, np.float64)
-
-
-def _by_lead(values: xr.DataArray) -> dict[int, float]:
-    minutes = lead_minutes(values.to_dataset(name="score"))
-    return dict(zip(minutes, values.values.astype(float).tolist(), strict=True))

@@ -9,23 +9,12 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fieldcast.pipeline.datasets.schema import INIT_TIME, Y
+from fieldcast.pipeline.datasets.schema import INIT_TIME
 from fieldcast.pipeline.verification.ratios import ratio, weighted_mean
 
 SUMS = ("n", "error", "absolute_error", "squared_error", "observed", "observed_squared")
 MOMENTS = ("forecast", "forecast_squared", "product")
 ANOMALIES = ("anomaly_product", "anomaly_forecast_squared", "anomaly_observed_squared")
-
-
-def row_weights(dataset: xr.Dataset) -> np.ndarray | None:
-    """Return the area weight of each row `(y,)`: cos latitude over its mean on grids in degrees, else None.
-
-    None means that all cells weigh 1. On a latitude-longitude grid the area of a cell goes with cos latitude.
-    """
-    if not str(dataset[Y].attrs.get("units", "")).startswith("degree"):
-        return None
-    cosine = np.cos(np.deg2rad(dataset[Y].values.astype(np.float64)))
-    return np.asarray(cosine / cosine.mean())
 
 
 def error_sums(

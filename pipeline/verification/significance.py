@@ -7,26 +7,30 @@ models. Every score is a function of sums over init times: a resampled score is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit  # Student's distribution; scipy.stats takes seconds to import
 
 from fieldcast.pipeline.config import Compare
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minutes
-from fieldcast.pipeline.verification.aggregation import VALID_CRC, field_sums, fields_of, score_arrays, units_of
+from fieldcast.pipeline.verification.aggregation import (
+    VALID_CRC,
+    field_scores,
+    field_sums,
+    fields_of,
+    needed_sums,
+    units_of,
+)
 from fieldcast.pipeline.verification.bootstrap import block_length, draws, too_narrow
-from fieldcast.pipeline.verification.orientation import badness
+from fieldcast.pipeline.verification.scores import TABLE, Score, direction
 
 REPLICATE = "replicate"
-VALUES_AT_ONCE = 2**22  # of resampled sums held together: 32 MiB
 FINITE_SHARE = 0.9  # of the resampled values; with fewer a score is too often undefined for an interval
-LOSSES = {"rmse": 2, "mae": 1, "crps": 1}  # means of a loss, once taken to this power: what the paired test is about
 
 Word = Literal["better", "worse", "no difference"]
 
@@ -50,7 +54,7 @@ class Difference:
 
     model: str
     other: str
-    score: str
+    score: Score
     lead: int
     value: float
     low: float
@@ -73,17 +77,17 @@ class Evidence:
     confidence: float
     block: int  # init times drawn together
     init_times: int
-    intervals: dict[tuple[str, str], dict[int, Interval]]  # (model, score) -> lead in minutes
-    pairs: dict[tuple[str, str, str], dict[int, Difference]]  # (model, other, score), in the order of `models`
+    intervals: dict[tuple[str, Score], dict[int, Interval]]  # (model, score) -> lead in minutes
+    pairs: dict[tuple[str, str, Score], dict[int, Difference]]  # (model, other, score), in the order of `models`
 
-    def between(self, model: str, other: str, score: str) -> dict[int, Difference]:
+    def between(self, model: str, other: str, score: Score) -> dict[int, Difference]:
         """Return the differences of `model` from `other` by lead, whichever of the two comes first."""
         if (model, other, score) in self.pairs:
             return self.pairs[model, other, score]
         return {lead: difference.reversed() for lead, difference in self.pairs[other, model, score].items()}
 
 
-def evidence(sums: Mapping[str, xr.Dataset], scores: Sequence[str], options: Compare) -> Evidence:
+def evidence(sums: Mapping[str, xr.Dataset], scores: Sequence[Score], options: Compare) -> Evidence:
     """Return intervals of each model's `scores` and of the paired differences of all models, by lead.
 
     The models share init times, leads and cells. An interval is value ± t s √f: s the standard deviation over the
@@ -96,41 +100,26 @@ def evidence(sums: Mapping[str, xr.Dataset], scores: Sequence[str], options: Com
     n, overlaps = first.sizes[INIT_TIME], overlap(first)
     block = common_block(sums, max(overlaps)) if n > 1 else 1
     weights = draws(n, block, options.resamples, options.seed)
-    values = {model: _Values.of(own, scores, weights) for model, own in sums.items()}
+    values = {model: replicates(own, scores, weights) for model, own in sums.items()}
     spread = _Spread(_steps(first), block, options.confidence)
     minutes = lead_minutes(first)
     intervals = {
-        (model, score): dict(zip(minutes, map(Interval, *spread.interval(own.of_score(score))), strict=True))
+        (model, score): dict(zip(minutes, map(Interval, *spread.interval(own[score])), strict=True))
         for model, own in values.items()
         for score in scores
     }
     pairs = {}
     for model, other in combinations(sums, 2):
-        for score in scores:
-            one, two = values[model].of_score(score), values[other].of_score(score)
-            low_high = spread.interval(_minus(one, two, absolute=signs[score] == 0))
-            each = zip(one[2].T, two[2].T, overlaps, strict=True)
+        for score, sign in signs.items():
+            one, two = values[model][score], values[other][score]
+            low_high = spread.interval(_minus(one, two, absolute=sign == 0))
+            each = zip(one.alone.T, two.alone.T, overlaps, strict=True)
             tested = [paired_p_value(score, *single) for single in each]
             pairs[model, other, score] = {
-                lead: Difference(model, other, score, lead, value, low, high, p, _word(low, high, signs[score]))
+                lead: Difference(model, other, score, lead, value, low, high, p, _word(low, high, sign))
                 for lead, value, low, high, p in zip(minutes, *low_high, tested, strict=True)
             }
     return Evidence(list(sums), options.confidence, block, n, intervals, pairs)
-
-
-def direction(score: str) -> int:
-    """Return −1 where lower values of `score` are better, 1 where higher ones are, 0 where values nearer to 0 are.
-
-    Raises ValueError for scores with another best value: their differences say nothing about better or worse.
-    """
-    lower, nil, higher, more = (badness(score, value) for value in (-0.5, 0.0, 0.5, 2.0))
-    if nil < lower == higher < more:
-        return 0
-    if lower < nil < higher < more:
-        return -1
-    if lower > nil > higher > more:
-        return 1
-    raise ValueError(f"differences of {score} are not tested: neither lower, nor higher, nor nearer to 0 is better")
 
 
 def overlap(sums: xr.Dataset) -> list[int]:
@@ -151,35 +140,28 @@ def common_block(sums: Mapping[str, xr.Dataset], least: int) -> int:
     return block_length(np.stack(series), least)
 
 
-def resample(sums: xr.Dataset, weights: np.ndarray) -> xr.Dataset:
-    """Return sums of resampled init times, `(replicate, init_time = 1, lead_time, …)`, on which every score works.
+class Replicates(NamedTuple):
+    """A score of all init times `(lead,)`, then `(replicate, lead)` of resampled ones, of each alone, of all others."""
 
-    `weights` `(replicate, init_time)` says how often each init time counts. The CRC of valid cells is no sum, so it is
-    left out; the init time that remains is the first.
-    """
-    return _replicates(sums, lambda values: np.tensordot(weights, values, axes=1))
+    value: np.ndarray
+    resampled: np.ndarray
+    alone: np.ndarray
+    without: np.ndarray
 
 
-def resampled_scores(sums: xr.Dataset, scores: Sequence[str], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each score of the resampled init times, `(replicate, lead)`, in parts that bound the memory.
+def replicates(sums: xr.Dataset, scores: Sequence[Score], weights: np.ndarray) -> dict[Score, Replicates]:
+    """Return each score of all, of resampled and of left-out init times; `weights` `(replicate, init_time)` are draws.
 
     Raises ValueError for a score that the sums do not give.
     """
-    rows = _rows_at_once(sums)
-    parts = [_chosen(resample(sums, weights[k : k + rows]), scores) for k in range(0, len(weights), rows)]
-    return {score: np.concatenate([part[score] for part in parts]) for score in scores}
-
-
-def single_scores(sums: xr.Dataset, scores: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return each score of every init time by itself, and of all the others without it, `(init_time, lead)` both."""
-    rows = _rows_at_once(sums)
-    cuts = [slice(start, start + rows) for start in range(0, sums.sizes[INIT_TIME], rows)]
-    alone = [_chosen(_replicates(sums, partial(_only, cut)), scores) for cut in cuts]
-    others = [_chosen(_replicates(sums, partial(_all_but, cut)), scores) for cut in cuts]
-    return {
-        score: (np.concatenate([part[score] for part in alone]), np.concatenate([part[score] for part in others]))
-        for score in scores
+    fields = fields_of(sums)
+    by_field = {field if len(fields) > 1 else "": field_sums(sums, field) for field in fields}
+    available = {
+        score for name, own in by_field.items() for score in field_scores(own, units_of(sums, name or fields[0]), name)
     }
+    if missing := [score for score in scores if score not in available]:
+        raise ValueError(f"no score named {missing[0].key()!r} in the sums of {', '.join(fields)}")
+    return {score: _replicates(by_field[score.field], score, weights) for score in scores}
 
 
 def pool_leads(sums: xr.Dataset, minutes: Sequence[int] | None = None) -> xr.Dataset:
@@ -215,40 +197,16 @@ def diebold_mariano(differences: np.ndarray, steps: int) -> tuple[float, float]:
         return math.nan, math.nan
     correction = (n + 1 - 2 * steps + steps * (steps - 1) / n) / n
     statistic = float(kept.mean()) * math.sqrt(correction / variance)
-    return statistic, float(2 * student.sf(abs(statistic), n - 1))
+    return statistic, float(2 * stdtr(n - 1, -abs(statistic)))
 
 
-def paired_p_value(score: str, one: np.ndarray, other: np.ndarray, steps: int) -> float:
+def paired_p_value(score: Score, one: np.ndarray, other: np.ndarray, steps: int) -> float:
     """Return the p-value of equal mean losses, from the scores of single init times; NaN for scores that are no mean.
 
     Frames count alike here, whatever their number of valid cells.
     """
-    power = LOSSES.get(score.rsplit("/", 1)[-1])
+    power = TABLE[score.name].loss_power
     return math.nan if power is None else diebold_mariano(one**power - other**power, steps)[1]
-
-
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # value, resampled, of each init time, without it
-
-
-@dataclass(frozen=True)
-class _Values:
-    """A model's scores, `(row, lead)`: of all init times, of the resampled ones, of each one, of all but each one."""
-
-    rows: dict[str, np.ndarray]
-    resamples: int
-    init_times: int
-
-    @classmethod
-    def of(cls, sums: xr.Dataset, scores: Sequence[str], weights: np.ndarray) -> _Values:
-        n = weights.shape[1]
-        drawn = resampled_scores(sums, scores, np.concatenate([np.ones((1, n)), weights]))
-        alone = single_scores(sums, scores)
-        return cls({score: np.concatenate([drawn[score], *alone[score]]) for score in scores}, len(weights), n)
-
-    def of_score(self, score: str) -> Rows:
-        ends = np.cumsum([1, self.resamples, self.init_times])
-        value, resampled, each, without = np.split(self.rows[score], ends)
-        return value[0], resampled, each, without
 
 
 @dataclass(frozen=True)
@@ -259,12 +217,12 @@ class _Spread:
     block: int
     confidence: float
 
-    def interval(self, rows: Rows) -> tuple[list[float], list[float], list[float]]:
+    def interval(self, rows: Replicates) -> tuple[list[float], list[float], list[float]]:
         value, resampled, _, without = rows
         half = np.full(value.shape, np.nan)
         if self.steps.size > 1:
             freedom = max(1.0, self.steps.size / self.block - 1)
-            quantile = student.ppf((1 + self.confidence) / 2, freedom)
+            quantile = stdtrit(freedom, (1 + self.confidence) / 2)
             half = quantile * _deviation(resampled) * np.sqrt(too_narrow(without, self.steps, self.block))
         return value.tolist(), (value - half).tolist(), (value + half).tolist()
 
@@ -281,11 +239,10 @@ def _steps(sums: xr.Dataset) -> np.ndarray:
     return steps
 
 
-def _minus(one: Rows, other: Rows, absolute: bool) -> Rows:
+def _minus(one: Replicates, other: Replicates, absolute: bool) -> Replicates:
     """Return the difference of two scores; of absolute values by the signs of the estimates, which keeps it smooth."""
-    signs = [np.sign(rows[0]) if absolute else np.ones_like(rows[0]) for rows in (one, other)]
-    value, resampled, each, without = (signs[0] * a - signs[1] * b for a, b in zip(one, other, strict=True))
-    return value, resampled, each, without
+    signs = [np.sign(rows.value) if absolute else np.ones_like(rows.value) for rows in (one, other)]
+    return Replicates(*(signs[0] * a - signs[1] * b for a, b in zip(one, other, strict=True)))
 
 
 def _deviation(resampled: np.ndarray) -> np.ndarray:
@@ -303,40 +260,29 @@ def _word(low: float, high: float, sign: int) -> Word:
     return "better" if (low > 0) == (sign > 0) else "worse"
 
 
-def _replicates(sums: xr.Dataset, rows_of: Callable[[np.ndarray], np.ndarray]) -> xr.Dataset:
-    """Return what `rows_of` makes of each sum `(init_time, …)` as `(replicate, init_time = 1, …)`."""
-    made = {}
-    for name, array in sums.data_vars.items():
-        if str(name).rsplit(".", 1)[-1] != VALID_CRC:
-            rest = tuple(dim for dim in array.dims if dim != INIT_TIME)
-            values = rows_of(array.transpose(INIT_TIME, *rest).values)
-            made[name] = ((REPLICATE, INIT_TIME, *rest), values[:, None], array.attrs)
-    return xr.Dataset(made, coords=sums.isel({INIT_TIME: [0]}).coords)
+def _replicates(sums: xr.Dataset, score: Score, weights: np.ndarray) -> Replicates:
+    """Return one score from its field's sums (plain names): it is a function of sums, so of any sums of init times."""
+    count, n = weights.shape
+    needed = needed_sums(sums, score)
+    if needed is None:
+        leads = sums.sizes[LEAD_TIME]
+        return Replicates(np.full(leads, np.nan), *(np.full((rows, leads), np.nan) for rows in (count, n, n)))
+    drawn = np.concatenate([np.ones((1, n)), weights])
+    stacked = xr.Dataset(
+        {
+            name: ((REPLICATE, INIT_TIME, *array.dims[1:]), _rows(array.values, drawn)[:, None])
+            for name, array in needed.transpose(INIT_TIME, ...).data_vars.items()
+        },
+        coords=needed.drop_vars(INIT_TIME).coords,
+    )
+    values = TABLE[score.name].function(stacked).transpose(REPLICATE, LEAD_TIME).values
+    value, resampled, alone, without = np.split(values, np.cumsum([1, count, n]))
+    return Replicates(value[0], resampled, alone, without)
 
 
-def _only(cut: slice, values: np.ndarray) -> np.ndarray:
-    return np.asarray(values[cut])
-
-
-def _all_but(cut: slice, values: np.ndarray) -> np.ndarray:
-    return np.asarray(values.sum(0) - values[cut])
-
-
-def _rows_at_once(sums: xr.Dataset) -> int:
-    size = sum(array.size // array.sizes[INIT_TIME] for array in sums.data_vars.values())
-    return max(1, VALUES_AT_ONCE // size)
-
-
-def _chosen(sums: xr.Dataset, scores: Sequence[str]) -> dict[str, np.ndarray]:
-    fields = fields_of(sums)
-    found: dict[str, xr.DataArray] = {}
-    for field in fields:
-        prefix = f"{field}/" if len(fields) > 1 else ""
-        own = score_arrays(field_sums(sums, field), units_of(sums, field))
-        found |= {prefix + key: values for key, values in own.items() if prefix + key in scores}
-    if missing := [score for score in scores if score not in found]:
-        raise ValueError(f"no score named {missing[0]!r} in the sums of {', '.join(fields)}")
-    return {score: values.transpose(REPLICATE, LEAD_TIME).values for score, values in found.items()}
+def _rows(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return sums `(row, …)` of `values` `(init_time, …)`: drawn ones, then each alone, then all but each."""
+    return np.concatenate([np.tensordot(drawn, values, axes=1), values, values.sum(0) - values])
 
 
 def _mean_squared_error(sums: xr.Dataset) -> np.ndarray:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import floor
 
 import numpy as np
 import xarray as xr
 
-from fieldcast.pipeline.datasets.schema import INIT_TIME, X, Y
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.datasets.schema import INIT_TIME
 
 SUMS = ("fss_numerator", "fss_denominator")
 MINIMUM_VALID = 0.5
-KM_PER_DEGREE = 111.195  # of a great circle on a sphere of radius 6371 km
-_KM_PER_UNIT = {"m": 1e-3, "metre": 1e-3, "meter": 1e-3, "metres": 1e-3, "meters": 1e-3, "km": 1.0}
 
 
 def fraction_sums(
@@ -64,32 +60,6 @@ def fss(sums: xr.Dataset) -> xr.DataArray:
     return 1.0 - numerator / denominator.where(denominator > 0)
 
 
-def spacing_km(dataset: xr.Dataset) -> tuple[float, float]:
-    """Return the grid spacing along y and x in km, from the `units` of the coordinates.
-
-    Degrees are taken on a sphere, the spacing along x at the grid's mean latitude. Raises `InputError` for other units
-    and for an axis of fewer than two cells.
-    """
-    steps = [_step(dataset[axis]) for axis in (Y, X)]
-    units = [str(dataset[axis].attrs.get("units", "")) for axis in (Y, X)]
-    if all(unit.startswith("degree") for unit in units):
-        shrink = float(np.cos(np.deg2rad(dataset[Y].values.astype(float).mean())))
-        return steps[0] * KM_PER_DEGREE, steps[1] * KM_PER_DEGREE * shrink
-    unknown = [unit for unit in units if unit not in _KM_PER_UNIT]
-    if unknown:
-        raise InputError(
-            f"coordinates 'y' and 'x' have units {units}, expected metres, km or degrees; "
-            "without them leave verify.neighbourhoods_km empty"
-        )
-    return steps[0] * _KM_PER_UNIT[units[0]], steps[1] * _KM_PER_UNIT[units[1]]
-
-
-def window_cells(neighbourhood_km: float, spacing: tuple[float, float]) -> tuple[int, int]:
-    """Return the window `(y, x)` in cells: the odd numbers nearest to its width, of two the larger."""
-    y, x = (max(1, 2 * floor(neighbourhood_km / step / 2) + 1) for step in spacing)
-    return y, x
-
-
 def window_counts(cells: np.ndarray, windows: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], np.ndarray]]:
     """Return each window with its number of true `cells` around every cell `(frame, y, x)`.
 
@@ -107,12 +77,6 @@ def window_counts(cells: np.ndarray, windows: Sequence[tuple[int, int]]) -> list
         rows = table[:, low_y + y : low_y + y + ny] - table[:, low_y : low_y + ny]
         counts.append(((y, x), rows[:, :, low_x + x : low_x + x + nx] - rows[:, :, low_x : low_x + nx]))
     return counts
-
-
-def _step(axis: xr.DataArray) -> float:
-    if axis.size < 2:
-        raise InputError(f"coordinate '{axis.name}' has {axis.size} cell(s), expected at least 2")
-    return float(abs(axis.values[-1] - axis.values[0])) / (axis.size - 1)
 
 
 def _window_weight(valid_count: np.ndarray, window: tuple[int, int], minimum_valid: float) -> np.ndarray:

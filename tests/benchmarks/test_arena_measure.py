@@ -16,8 +16,8 @@ from benchmarks.arena.patterns import EXPLICIT, FACTORISED, JOINT, PATTERNS, SUB
 from benchmarks.arena.picture import FAMILIES, apart
 from benchmarks.arena.quality import SHORT, Lesson, Training, accuracy
 from benchmarks.arena.report import quality_lines
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
-from fieldcast.models.video_transformer.attention.window import Window
+from fieldcast.models.video_transformer.attention.exact.window import Window
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 
 TINY = Training({"recall": Lesson((3, 5, 7), steps=3, batch=2)}, dim=24, heads=3, test_films=4)
 

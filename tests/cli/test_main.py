@@ -1,14 +1,16 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
-from fieldcast.pipeline.cli.check import inspect
+from fieldcast.pipeline.cli.check import facts_of
 from fieldcast.pipeline.cli.main import app
 from fieldcast.pipeline.errors import InputError
 from tests.conftest import ROOT, merged
@@ -19,12 +21,25 @@ def fieldcast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["ui"]])
-def test_help_has_examples(command: list[str]) -> None:
-    result = CliRunner().invoke(app, [*command, "--help"])
+COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+
+
+def test_help_names_every_command() -> None:
+    result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    if command:
-        assert "Example: fieldcast" in result.output.replace("`", "")
+    assert all(name in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_can_be_parsed(name: str) -> None:
+    command = COMMANDS[name]
+    example = re.match(r"Example: `fieldcast ([^`]*)`", command.epilog or "")
+    assert example is not None
+    words = example[1].split()
+    assert words[0] == name
+    command.make_context(name, words[1:])  # parses, and runs nothing; raises for a wrong option
+    with pytest.raises(Exception, match="No such option"):
+        command.make_context(name, ["--no-such-option"])
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -34,11 +49,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_check_prints_what_a_run_would_work_on(
-    tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_prints_the_size_of_a_run(tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
-    facts = inspect(tmp_path / "params.yaml")
+    facts = facts_of(tmp_path / "params.yaml")
     assert facts["frames"] == "120 of 380 (260 missing)"
     assert facts["variables"] == "rain_rate [mm h-1]"
     assert facts["init times"] == "train 42, validation 5, test 7"
@@ -77,7 +90,7 @@ def test_bad_input_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(small, changes)))
     with pytest.raises(InputError) as caught:
-        inspect(tmp_path / "params.yaml")
+        facts_of(tmp_path / "params.yaml")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 

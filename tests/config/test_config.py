@@ -41,12 +41,20 @@ def written(tmp_path: Path, small: dict[str, Any]):
             {"kinds": {"wide": "recurrent"}},
             "the section kinds is gone; state each model's kind with its options, such as models: {wide: {kind: rec",
         ),
+        (
+            {
+                "kinds": {"wide": "recurrent"},
+                "train": {"teacher": {"schedule": "linear"}, "rollout": {"start_leads": 1, "until": 0.5}},
+            },
+            "models: {wide: {kind: recurrent}}; train.teacher is called scheduled_sampling now; train.rollout.until is"
+            " called ramp_fraction now",
+        ),
         ({"source": {"kind": "satellite"}}, "source"),
         ({"source": {"cell": 3}}, "source.cell is 3: unknown key"),
         ({"prepare": {"transform": {"rain_rate": {"kind": "identity", "floor": 1}}}}, "floor has no effect"),
         (
             {"prepare": {"splits": {"train": {"start": "2024-06-02", "end": "2024-06-01"}}}},
-            "prepare.splits.train: the period is empty: end 2024-06-01 00:00:00 lies before start",
+            "prepare.splits.train: the period is empty: end 2024-06-01 00:00:00 is before start",
         ),
         ({"prepare": {"splits": {"train": {"start": "2024-06-01T00:00+02:00"}}}}, "times are UTC and written without"),
         ({"track": {"experiment": "a b"}}, "track.experiment is 'a b'"),

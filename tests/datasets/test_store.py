@@ -3,45 +3,15 @@ import warnings
 
 import numpy as np
 import pytest
-import xarray as xr
 import zarr
 
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.schema import check_forecasts
 from fieldcast.pipeline.errors import InputError, SchemaError
+from tests.datasets.conftest import FRAMES, HEIGHT, SHARD, TIMES, WIDTH, block, write
 
-FRAMES, HEIGHT, WIDTH, SHARD = 11, 5, 7, 3
-TIMES = np.datetime64("2020-01-01", "ns") + np.arange(FRAMES) * np.timedelta64(5, "m")
 LEADS = np.arange(1, 5) * np.timedelta64(10, "m").astype("timedelta64[ns]")
-
-
-@pytest.fixture
-def grid() -> xr.Dataset:
-    empty = np.empty((0, HEIGHT, WIDTH), np.float32)
-    rain = (("time", "y", "x"), empty, {"units": "mm h-1", "valid_min": 0.0, "grid_mapping": "spatial_ref"})
-    coords = {
-        "y": ("y", np.arange(HEIGHT) * 2.0, {"units": "km"}),
-        "x": ("x", np.arange(WIDTH) * 2.0, {"units": "km"}),
-        "spatial_ref": ((), np.int32(0), {"crs_wkt": "WKT"}),
-    }
-    return xr.Dataset({"rain_rate": rain}, coords, {"title": "T"})
-
-
-@pytest.fixture
-def rain() -> np.ndarray:
-    field = np.random.default_rng(0).gamma(1, size=(FRAMES, HEIGHT, WIDTH)).astype(np.float32)
-    field[4, 2] = np.nan
-    return field
-
-
-def block(values: np.ndarray, *dims: str) -> xr.Dataset:
-    return xr.Dataset({"rain_rate": ((*dims, "y", "x"), values)})
-
-
-def write(path, grid, rain) -> None:
-    store.create_observations(path, grid, TIMES, np.arange(FRAMES) != 4, SHARD)
-    for start in range(0, FRAMES, SHARD):
-        store.write_block(path, start, block(rain[start : start + SHARD], "time"))
 
 
 def test_observations_round_trip(tmp_path, grid, rain):
@@ -92,7 +62,7 @@ def test_dask_blocks_are_whole_shards(tmp_path, grid, rain):
 def test_blocks_across_shards_are_refused(tmp_path, grid, start, stop):
     store.create_observations(tmp_path / "a.zarr", grid, TIMES, np.ones(FRAMES, bool), SHARD)
     values = np.zeros((stop - start, HEIGHT, WIDTH), np.float32)
-    with pytest.raises(ValueError, match=rf"block \[{start}, {stop}\) does not lie on borders of shards of 3 in 11"):
+    with pytest.raises(ValueError, match=rf"block \[{start}, {stop}\) is not on borders of shards of 3 in 11"):
         store.write_block(tmp_path / "a.zarr", start, block(values, "time"))
 
 
@@ -140,25 +110,15 @@ def test_contract_is_checked_on_the_way_in_and_out(tmp_path, grid, rain):
 
 def test_replacing_shows_a_store_only_when_complete(tmp_path, grid, rain):
     path = tmp_path / "a.zarr"
-    with store.replacing(path) as partial:
+    with replacing(path) as partial:
         write(partial, grid, rain)
         assert not path.exists()
-    with pytest.raises(ValueError, match="borders of shards"), store.replacing(path) as partial:
+    with pytest.raises(ValueError, match="borders of shards"), replacing(path) as partial:
         store.write_block(path, 1, block(rain[1:2], "time"))
     np.testing.assert_array_equal(store.open_observations(path).rain_rate.values, rain)
-    with store.replacing(path) as partial:
+    with replacing(path) as partial:
         write(partial, grid, 2 * rain)
     np.testing.assert_array_equal(store.open_observations(path).rain_rate.values, 2 * rain)
-    assert [it.name for it in tmp_path.iterdir()] == ["a.zarr"]
-
-
-def test_what_a_killed_writer_left_is_swept(tmp_path):
-    path = tmp_path / "a.zarr"
-    (tmp_path / ".a.zarr.partial").mkdir()
-    store.sweep_partial(path)
-    assert not list(tmp_path.iterdir())
-    (tmp_path / ".a.zarr.partial-old").mkdir()  # killed between the two renames
-    store.sweep_partial(path)
     assert [it.name for it in tmp_path.iterdir()] == ["a.zarr"]
 
 

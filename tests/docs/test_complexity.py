@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from docs.tools.complexity import path_through_windows, theory_of
+from docs.tools.complexity import complexity_of, path_through_windows
 from fieldcast import models
 from fieldcast.models.layers.sizes import Sizes
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 from fieldcast.pipeline.explain.sensitivity import sensitivity
 
 SIZES = Sizes(channels_in=1, channels_out=1, history=3, horizon=2, step_minutes=5)
@@ -16,8 +16,8 @@ CELLS = (13, 7)
 
 
 def counted(kind: str, options: dict[str, Any], cells: tuple[int, int] = CELLS) -> tuple[int, int | None]:
-    found = theory_of(models.OPTIONS[kind].model_validate(options), SIZES, cells)
-    return found.in_a_row, found.path
+    complexity = complexity_of(models.OPTIONS[kind].model_validate(options), SIZES, cells)
+    return complexity.in_a_row, complexity.path
 
 
 STEPS = {"hidden": [4], "patch": 1}
@@ -33,11 +33,11 @@ STEPS = {"hidden": [4], "patch": 1}
         (STEPS | {"kernel": 5, "state_kernel": 1}, CELLS, (5, None)),
         (STEPS | {"patch": 4}, CELLS, (5, 5)),  # three patches to go
         (STEPS | {"hidden": [4, 4, 4]}, (3, 2), (9, 5)),  # the path stays on the first level
-        (STEPS | {"temporal_mixer": "convgru"}, CELLS, (5, 12)),
-        (STEPS | {"temporal_mixer": "trajgru"}, CELLS, (5, 5)),  # flows come from anywhere
-        (STEPS | {"temporal_mixer": "attention"}, (3, 2), (5, 2)),  # all five steps are read at once, two cells to go
-        (STEPS | {"temporal_mixer": "attention", "memory": 2}, (3, 2), (5, 3)),  # two steps, two, one
-        (STEPS | {"temporal_mixer": "attention"}, CELLS, (5, 12)),
+        (STEPS | {"cell": "convgru"}, CELLS, (5, 12)),
+        (STEPS | {"cell": "trajgru"}, CELLS, (5, 5)),  # flows come from anywhere
+        (STEPS | {"cell": "attention"}, (3, 2), (5, 2)),  # all five steps are read at once, two cells to go
+        (STEPS | {"cell": "attention", "memory": 2}, (3, 2), (5, 3)),  # two steps, two, one
+        (STEPS | {"cell": "attention"}, CELLS, (5, 12)),
     ],
 )
 def test_recurrent_by_hand(options: dict[str, Any], cells: tuple[int, int], by_hand: tuple[int, int | None]) -> None:
@@ -99,8 +99,8 @@ def test_one_patch_needs_attention_in_time_alone() -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "row", "path"),
     [
-        ("recurrent", {"temporal_mixer": "convlstm"}, "O(T)", "O(T + n/r)"),
-        ("recurrent", {"temporal_mixer": "attention"}, "O(T)", "O(T/K + n/r)"),
+        ("recurrent", {"cell": "convlstm"}, "O(T)", "O(T + n/r)"),
+        ("recurrent", {"cell": "attention"}, "O(T)", "O(T/K + n/r)"),
         ("simvp", {}, "O(1)", "O(n/r)"),
         ("video_transformer", {"attention": "axial"}, "O(1)", "O(1)"),
         ("video_transformer", {"attention": "window"}, "O(1)", "O(n/r)"),
@@ -113,7 +113,7 @@ def test_growth_is_that_with_longer_histories_and_larger_fields(
     options = models.OPTIONS[kind].model_validate(change)
     short, long = (Sizes(1, 1, steps, steps, 5) for steps in (30, 60))
     small, late, wide = (
-        theory_of(options, sizes, (side, side)) for sizes, side in ((short, 16), (long, 16), (short, 1024))
+        complexity_of(options, sizes, (side, side)) for sizes, side in ((short, 16), (long, 16), (short, 1024))
     )
     assert (small.row_grows, small.path_grows) == (row, path)
     assert (late.in_a_row > small.in_a_row) == ("T" in row)
@@ -135,9 +135,9 @@ TINY = {"dim": 8, "heads": 2, "patch": 2}
         ("recurrent", STEPS, (7, 5)),
         ("recurrent", STEPS | {"hidden": [4, 4]}, (8, 5)),
         ("recurrent", STEPS | {"hidden": [4, 4]}, (9, 5)),
-        ("recurrent", STEPS | {"temporal_mixer": "convgru"}, (7, 5)),
-        ("recurrent", STEPS | {"temporal_mixer": "attention"}, (6, 5)),
-        ("recurrent", STEPS | {"temporal_mixer": "attention"}, (7, 5)),
+        ("recurrent", STEPS | {"cell": "convgru"}, (7, 5)),
+        ("recurrent", STEPS | {"cell": "attention"}, (6, 5)),
+        ("recurrent", STEPS | {"cell": "attention"}, (7, 5)),
         ("simvp", {"levels": 0, "blocks": 1, "kernel": 3, "channels": 4, "hidden": 8}, (14, 5)),
         ("simvp", {"levels": 0, "blocks": 1, "kernel": 3, "channels": 4, "hidden": 8}, (15, 5)),
         ("simvp", {"levels": 2, "blocks": 1, "channels": 4, "hidden": 8}, (14 * 4 + 1, 5)),

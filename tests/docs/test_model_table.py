@@ -1,16 +1,25 @@
-"""The page of models tells the truth: all that follows from the code is compared with it."""
+"""All parts of the page of models that follow from the code are those of the code."""
 
 import re
 
 import pytest
 
-from docs.tools import model_table as catalogue
-from docs.tools.model_table import SIDES, VARIANTS, cost_of, options_table, parameters_of, short, theory_table
+from docs.tools.imports import ROOT
+from docs.tools.model_table import (
+    PAGE_PATH,
+    SIDES,
+    VARIANTS,
+    complexity_table,
+    cost_of,
+    options_table,
+    page,
+    parameters_of,
+    short,
+)
 from fieldcast import models
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
-from tests.imports import ROOT
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 
-PAGE = (ROOT / catalogue.PAGE).read_text()
+PAGE = (ROOT / PAGE_PATH).read_text()
 
 
 def rows(heading: str) -> dict[str, list[str]]:
@@ -21,25 +30,30 @@ def rows(heading: str) -> dict[str, list[str]]:
 
 
 def test_every_attention_and_mixer_is_a_variant() -> None:
-    stated = [variant.stated() for variant in VARIANTS.values()]
-    assert {getattr(it, "attention", None) for it in stated} >= set(ATTENTIONS)
-    assert {getattr(it, "temporal_mixer", None) for it in stated} >= {"convlstm", "convgru", "trajgru", "attention"}
+    options = [variant.checked_options() for variant in VARIANTS.values()]
+    assert {getattr(one, "attention", None) for one in options} >= set(ATTENTIONS)
+    assert {getattr(one, "cell", None) for one in options} >= {"convlstm", "convgru", "trajgru", "attention"}
     assert {variant.kind for variant in VARIANTS.values()} == set(models.LEARNED)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_costs_are_those_of_the_code(name: str) -> None:
     variant, cells = VARIANTS[name], rows("## What they cost")[name]
-    found = cost_of(variant, SIDES[0])
+    cost = cost_of(variant, SIDES[0])
     assert cells[0] == f"{parameters_of(variant) / 1e6:.3f}"
-    assert cells[1] == short(found.macs / 1e9)
-    assert cells[1 + len(SIDES)] == short(found.held_mb)
+    assert cells[1] == short(cost.macs / 1e9)
+    assert cells[1 + len(SIDES)] == short(cost.held_mb)
     assert cells[-2] == f"`{variant.kind}` `{variant.in_yaml()}`"
     assert cells[-1] == variant.paper
 
 
-def test_theory_is_that_of_the_code() -> None:
-    assert theory_table() in PAGE
+def test_complexity_is_that_of_the_code() -> None:
+    assert complexity_table() in PAGE
+
+
+def test_text_is_that_of_the_code() -> None:
+    for part in page("<part>", "<part>", "<part>", "<part>").split("<part>"):
+        assert part in PAGE
 
 
 def test_every_variant_was_timed() -> None:

@@ -14,11 +14,12 @@ from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare
-from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.tracking.comparison import log_scores
 from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry
 from fieldcast.pipeline.train import train
 from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums, write_sums
 from tests.conftest import rewrite
+from tests.tracking.tracked import run_of, train_tracked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 MODELS = ("persistence", "climatology", "damped_persistence")
@@ -47,7 +48,7 @@ class Office:
         free = {"leads_minutes": None, "guards": {"max_mean_error": None, "min_coverage": None, "max_coverage": None}}
         self.params = rewrite(project, {"compare": {"resamples": 200}, "promotion": free})
         for name in MODELS:
-            train(self.params, name)
+            train_tracked(self.params, name)
         self.registry = Registry("small", project)
 
     def digests(self) -> dict[str, str]:
@@ -59,14 +60,7 @@ class Office:
         for name, error in errors.items():
             entries[name] = Entry(sums(error), "recurrent" if name == "climatology" else name)
             write_sums(entries[name].sums, SCORES / f"{name}.nc")
-            tracking.log_scores(
-                experiment="small",
-                checkpoint=CHECKPOINTS / name,
-                model=name,
-                kind=entries[name].kind,
-                scores={},
-                sums=SCORES / f"{name}.nc",
-            )
+            log_scores(run_of("small", name), entries[name].kind, {}, SCORES / f"{name}.nc")
         return compare(entries, self.params.compare)
 
     def promote(self, errors: dict[str, float], params: Params | None = None) -> list[str]:
@@ -119,10 +113,7 @@ def test_a_champion_scored_on_other_cells_stays(office: Office) -> None:
     valid = np.ones((INITS, 2, 5, 5), bool)
     valid[0, 0, 0] = False
     write_sums(sums(0.8, valid), SCORES / "climatology.nc")
-    tracking.log_scores(
-        experiment="small", checkpoint=CHECKPOINTS / "climatology", model="climatology", kind="recurrent", scores={},
-        sums=SCORES / "climatology.nc",
-    )  # fmt: skip
+    log_scores(run_of("small", "climatology"), "recurrent", {}, SCORES / "climatology.nc")
     said = office.promote({"persistence": 1.0, "damped_persistence": 0.6})
     assert office.holds(CHAMPION) == "climatology"
     assert "other cells" in " ".join(said)

@@ -9,16 +9,18 @@ from rich.console import Console
 from fieldcast.pipeline.config import Compare
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation import comparison
-from fieldcast.pipeline.evaluation.comparison import Entry, eventful, extremes, key_scores
+from fieldcast.pipeline.evaluation.comparison import Entry, eventful, extremes, leading_scores
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.report import write as presentation
 from fieldcast.pipeline.report.content import Contents
 from fieldcast.pipeline.report.terminal import terminal_table
 from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums
+from fieldcast.pipeline.verification.scores import Score
 
 INITS, LEADS, N = 24, 3, 12
 ERRORS = {"persistence": (1.0, 2.0, 3.0), "advection": (0.25, 1.0, 2.5), "convlstm": (0.5, 0.75, 1.5)}
 OPTIONS = Compare(resamples=200)
+RMSE = Score("rmse")
 
 
 def sums_of(forecast, observed, valid=None):
@@ -57,8 +59,8 @@ def compared(entries):
 
 
 def test_values_and_file(compared, tmp_path):
-    assert compared.metrics["convlstm"]["rmse"] == pytest.approx({5: 0.5, 10: 0.75, 15: 1.5}, rel=0.05)
-    assert math.isnan(compared.metrics["convlstm"]["csi_500_mm_h"][5])
+    assert compared.metrics["convlstm"][RMSE] == pytest.approx({5: 0.5, 10: 0.75, 15: 1.5}, rel=0.05)
+    assert math.isnan(compared.metrics["convlstm"][Score("csi", 500.0, units="mm h-1")][5])
     comparison.write_metrics(compared.metrics, tmp_path / "metrics.json")
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert list(stored) == sorted(ERRORS)
@@ -75,7 +77,7 @@ def test_the_verdict_is_first_about_rmse_and_sure(compared):
 
 
 def test_skill_against_the_best_reference(compared):
-    values = comparison.skill(compared.metrics, "convlstm", compared.references, "rmse")
+    values = comparison.skill(compared.metrics, "convlstm", compared.references, RMSE)
     assert values == pytest.approx({5: 1 - 4, 10: 1 - 0.75**2, 15: 1 - 0.36}, rel=1e-3)
 
 
@@ -144,7 +146,7 @@ def test_best_and_worst_case_are_those_of_the_leader(entries, observed):
 
 
 def test_scores_that_lead_every_summary(entries):
-    assert list(key_scores(entries["convlstm"].sums)) == [
+    assert [score.key() for score in leading_scores(entries["convlstm"].sums)] == [
         "rmse", "csi_5_mm_h", "csi_500_mm_h", "spectrum_ratio", "fss_5_mm_h_2_km", "crps",
     ]  # fmt: skip
 
@@ -152,7 +154,7 @@ def test_scores_that_lead_every_summary(entries):
 def test_contents_are_what_the_sums_say(compared):
     contents = Contents(compared)
     rmse = next(panel for panel in contents.panels() if panel.title == "RMSE")
-    assert rmse.values["convlstm"] == compared.metrics["convlstm"]["rmse"]
+    assert rmse.values["convlstm"] == compared.metrics["convlstm"][RMSE]
     for model in ERRORS:
         for lead, value in rmse.values[model].items():
             assert rmse.low[model][lead] < value < rmse.high[model][lead]
@@ -170,8 +172,8 @@ def test_contents_are_what_the_sums_say(compared):
     assert list(hours.values) == ["00", "01", "02", "03", "04", "05"]
     pod, far = contents.performance().points["advection"]
     assert (pod, far) == (
-        compared.metrics["advection"]["pod_5_mm_h"][10],
-        compared.metrics["advection"]["far_5_mm_h"][10],
+        compared.metrics["advection"][Score("pod", 5.0, units="mm h-1")][10],
+        compared.metrics["advection"][Score("far", 5.0, units="mm h-1")][10],
     )
 
 

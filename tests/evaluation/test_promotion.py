@@ -4,6 +4,7 @@ import pytest
 from fieldcast.pipeline.config import Compare, Promotion
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.promotion import decide, guard_fault
+from fieldcast.pipeline.verification.scores import Score
 from tests.made_sums import made_sums
 
 FEW = Compare(resamples=200)
@@ -64,12 +65,12 @@ def test_a_champion_without_sums_counts_as_none():
     assert decide(made(SIZES), Promotion(), FEW, REFERENCES, champion="gone").incumbent == "advection"
 
 
-def test_unfair_models_are_no_candidates():
+def test_incomparable_models_are_no_candidates():
     found = decide(made(SIZES), Promotion(), FEW, REFERENCES, excluded={"convlstm": ["other init times"]})
     assert found.champion == "video_transformer"
     stuck = decide(made(SIZES), Promotion(), FEW, REFERENCES, "convlstm", {"convlstm": ["other init times"]})
     assert (stuck.promote, stuck.champion) == (False, "convlstm")
-    assert stuck.reason == "not promoted: the champion convlstm has no fair scores: other init times"
+    assert stuck.reason == "not promoted: the champion convlstm has no comparable scores: other init times"
     with pytest.raises(InputError, match="no model was scored on equal terms"):
         decide(made({"convlstm": 1.0}), Promotion(), FEW, [], excluded={"convlstm": ["why"]})
 
@@ -77,7 +78,7 @@ def test_unfair_models_are_no_candidates():
 def test_a_single_model_takes_office():
     found = decide(made({"convlstm": 1.0}), Promotion(), FEW, REFERENCES)
     assert (found.candidate, found.champion, found.promote) == (None, "convlstm", False)
-    assert found.reason == "convlstm is the only fair model"
+    assert found.reason == "convlstm is the only comparable model"
 
 
 def test_leads_that_no_forecast_has_are_named():
@@ -126,7 +127,7 @@ def test_mean_errors_of_opposite_sign_do_not_cancel():
     ],
 )
 def test_guards(monkeypatch, guards, score, values, fault):
-    scores = {score: dict(zip((5, 10), values, strict=True))}
+    scores = {Score(score): dict(zip((5, 10), values, strict=True))}
     monkeypatch.setattr("fieldcast.pipeline.evaluation.promotion.scores_of", lambda sums: scores)
     found = guard_fault(made_sums(np.ones((3, 2, 2))), Promotion.model_validate({"guards": guards}))
     assert found == fault or (

@@ -2,18 +2,27 @@ import math
 
 import pytest
 
-from fieldcast.pipeline.evaluation.verdict import against_references, best_where, hidden_faults, leaders, spans, verdict
+from fieldcast.pipeline.evaluation.verdict import (
+    against_references,
+    best_models,
+    hidden_faults,
+    leaders,
+    spans,
+    verdict,
+)
+from fieldcast.pipeline.verification.scores import Score
 from fieldcast.pipeline.verification.significance import Difference, Evidence, Interval
 
 LEADS = (15, 30, 45, 60)
 REFERENCES = ["persistence", "advection"]
+RMSE, CSI = Score("rmse"), Score("csi", 1.0, units="mm h-1")
 
 
-def made(values, margin=0.1, score="rmse"):
+def made(values, margin=0.1, score=RMSE):
     """Return evidence from `{model: values at LEADS}`: differences are certain where larger than `margin`."""
     intervals, pairs = {}, {}
     names = list(values)
-    higher = 1 if score.startswith("csi") else -1
+    higher = 1 if score == CSI else -1
     for k, model in enumerate(names):
         own = dict(zip(LEADS, values[model], strict=True))
         intervals[model, score] = {lead: Interval(value, value - 1, value + 1) for lead, value in own.items()}
@@ -40,9 +49,9 @@ def shown():
 
 
 def test_best_alone_or_with_those_that_are_not_certainly_worse(shown):
-    assert leaders(shown, "rmse", 15) == ("advection",)
-    assert leaders(shown, "rmse", 30) == ("advection", "convlstm")
-    assert best_where(shown, "rmse", "RMSE") == (
+    assert leaders(shown, RMSE, 15) == ("advection",)
+    assert leaders(shown, RMSE, 30) == ("advection", "convlstm")
+    assert best_models(shown, RMSE) == (
         "RMSE: advection is better than every other model at 15 minutes; no difference between advection and convlstm "
         "at 30 minutes; no difference between convlstm and video transformer from 45 to 60 minutes."
     )
@@ -51,40 +60,40 @@ def test_best_alone_or_with_those_that_are_not_certainly_worse(shown):
 def test_more_than_a_few_are_not_named():
     names = ("a", "b", "c", "d", "e")
     shown = made({name: (1, 1, 1, 1 + k) for k, name in enumerate(names)} | {"f": (9, 9, 9, 9)})
-    assert best_where(shown, "rmse", "RMSE") == (
+    assert best_models(shown, RMSE) == (
         "RMSE: no certain best, with more than 3 models within chance of it, from 15 to 45 minutes; a is better than "
         "every other model at 60 minutes."
     )
 
 
 def test_higher_values_are_better_for_csi():
-    shown = made({"a": (0.5, 0.5, 0.5, 0.5), "b": (0.9, 0.9, 0.9, 0.9)}, score="csi_1_mm_h")
-    assert best_where(shown, "csi_1_mm_h", "CSI") == "CSI: b is better than every other model at every lead."
+    shown = made({"a": (0.5, 0.5, 0.5, 0.5), "b": (0.9, 0.9, 0.9, 0.9)}, score=CSI)
+    assert best_models(shown, CSI) == "CSI ≥ 1 mm/h: b is better than every other model at every lead."
 
 
 def test_levels_and_lone_models():
-    assert best_where(made({"a": (1, 1, 1, 1), "b": (1, 1, 1, 1)}), "rmse", "RMSE") == (
+    assert best_models(made({"a": (1, 1, 1, 1), "b": (1, 1, 1, 1)}), RMSE) == (
         "RMSE: no difference between any models at every lead."
     )
-    assert best_where(made({"a": (1, 1, 1, 1)}), "rmse", "RMSE") == "RMSE: a stands alone at every lead."
+    assert best_models(made({"a": (1, 1, 1, 1)}), RMSE) == "RMSE: a is the only model at every lead."
     nothing = made({"a": (math.nan, 1, 1, 1), "b": (math.nan, 2, 2, 2)})
-    assert best_where(nothing, "rmse", "RMSE") == (
+    assert best_models(nothing, RMSE) == (
         "RMSE: undefined at 15 minutes; a is better than every other model from 30 to 60 minutes."
     )
 
 
 def test_an_undefined_model_leads_nothing():
     shown = made({"a": (math.nan, 1, 1, 1), "b": (3, 2, 2, 2)})
-    assert leaders(shown, "rmse", 15) == ("b",)
+    assert leaders(shown, RMSE, 15) == ("b",)
 
 
 def test_learned_models_against_the_best_reference_of_each_lead(shown):
-    assert against_references(shown, "convlstm", REFERENCES, "rmse", "RMSE") == (
+    assert against_references(shown, "convlstm", REFERENCES, RMSE) == (
         "convlstm against the best reference, RMSE: worse than advection at 15 minutes; no difference from advection "
         "at 30 minutes; better than advection from 45 to 60 minutes."
     )
     changing = made({"persistence": (1, 1, 3, 3), "advection": (2, 2, 2, 2), "convlstm": (1.5, 1.5, 1.5, 1.5)})
-    assert against_references(changing, "convlstm", REFERENCES, "rmse", "RMSE") == (
+    assert against_references(changing, "convlstm", REFERENCES, RMSE) == (
         "convlstm against the best reference, RMSE: worse than persistence from 15 to 30 minutes; better than "
         "advection from 45 to 60 minutes."
     )
@@ -92,41 +101,41 @@ def test_learned_models_against_the_best_reference_of_each_lead(shown):
 
 def scores(ratio, csi):
     return {
-        "rmse": dict.fromkeys(LEADS, 1.0),
-        "spectrum_ratio": dict.fromkeys(LEADS, ratio),
-        "csi_1_mm_h": dict.fromkeys(LEADS, 0.5),
-        "csi_10_mm_h": dict.fromkeys(LEADS, csi),
+        RMSE: dict.fromkeys(LEADS, 1.0),
+        Score("spectrum_ratio"): dict.fromkeys(LEADS, ratio),
+        CSI: dict.fromkeys(LEADS, 0.5),
+        CSI._replace(threshold=10.0): dict.fromkeys(LEADS, csi),
     }
 
 
 def test_a_blurred_winner_is_warned_of(shown):
     metrics = {name: scores(0.9, 0.3) for name in shown.models} | {"convlstm": scores(0.12, 0.3)}
-    assert hidden_faults(shown, metrics, "rmse", "RMSE") == [
+    assert hidden_faults(shown, metrics, RMSE) == [
         "convlstm has the best RMSE at 60 minutes with a blurred field: 12 % of the observed variance at fine scales."
     ]
 
 
 def test_a_winner_that_misses_heavy_events_is_warned_of(shown):
     metrics = {name: scores(0.9, 0.3) for name in shown.models} | {"convlstm": scores(0.9, 0.14)}
-    (sentence,) = hidden_faults(shown, metrics, "rmse", "RMSE")
+    (sentence,) = hidden_faults(shown, metrics, RMSE)
     assert sentence == (
         "convlstm has the best RMSE at 60 minutes but misses heavy events: CSI 0.14 at the highest threshold, the "
         "best model's is 0.30."
     )
-    assert hidden_faults(shown, metrics | {"convlstm": scores(0.9, 0.16)}, "rmse", "RMSE") == []
+    assert hidden_faults(shown, metrics | {"convlstm": scores(0.9, 0.16)}, RMSE) == []
 
 
 def test_scores_that_are_not_there_warn_of_nothing(shown):
-    metrics = {name: {"rmse": dict.fromkeys(LEADS, 1.0)} for name in shown.models}
-    assert hidden_faults(shown, metrics, "rmse", "RMSE") == []
+    metrics = {name: {RMSE: dict.fromkeys(LEADS, 1.0)} for name in shown.models}
+    assert hidden_faults(shown, metrics, RMSE) == []
     undefined = {name: scores(math.nan, math.nan) for name in shown.models}
-    assert hidden_faults(shown, undefined, "rmse", "RMSE") == []
+    assert hidden_faults(shown, undefined, RMSE) == []
 
 
 def test_the_verdict_in_its_order(shown):
     metrics = {name: scores(0.9, 0.3) for name in shown.models}
     left_out = {"old_model": ["20 init times instead of 130 (persistence)", "scored on other cells than persistence"]}
-    sentences = verdict(shown, metrics, {"rmse": "RMSE"}, REFERENCES, left_out)
+    sentences = verdict(shown, metrics, [RMSE], REFERENCES, left_out)
     assert [sentence.split()[0] for sentence in sentences] == ["RMSE:", "convlstm", "video", "old", "Differences"]
     assert sentences[-2] == (
         "old model is left out: 20 init times instead of 130 (persistence); scored on other cells than persistence."

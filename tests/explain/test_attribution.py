@@ -111,12 +111,12 @@ def test_what_cannot_be_explained_is_refused(project: Path, changes: dict[str, A
 
 def test_other_checkpoints_are_refused(project: Path) -> None:
     folder = untrained(project, "recurrent")
-    description = checkpoint.describe(folder)
+    description = checkpoint.read_config(folder)
     checkpoint.save_checkpoint(folder, replace(description, kind="persistence", options={}), {}, "")
     with pytest.raises(InputError, match="mine is a persistence, which learns nothing that could be explained"):
         explain(folder, Question(AT, 10))
-    contract = {**description.contract, "units": {"rain_rate": "mm"}}
-    checkpoint.save_checkpoint(folder, replace(description, contract=contract), {}, "")
+    signature = replace(description.signature, units={"rain_rate": "mm"})
+    checkpoint.save_checkpoint(folder, replace(description, signature=signature), {}, "")
     with pytest.raises(InputError, match="units of rain_rate are 'mm h-1', expected 'mm', as mine was trained"):
         explain(folder, Question(AT, 10))
 

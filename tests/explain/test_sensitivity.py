@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from fieldcast import models
 from fieldcast.models.simvp.options import SimVPOptions
-from fieldcast.models.video_transformer.attention.rollout import look_back
+from fieldcast.models.video_transformer.attention.inspect.rollout import look_back
 from fieldcast.pipeline.explain.sensitivity import contribution, sensitivity
 from tests.models.conftest import shake
 

@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import torch
 
 from fieldcast import models
 from fieldcast.models.layers.reference import climatology_at
-from fieldcast.models.video_transformer.attention.choices import ATTENTIONS
-from fieldcast.pipeline.datasets.signature import contract_digest
+from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
+from fieldcast.pipeline.datasets.signature import Axis, Channel, DataSignature
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.calibration import Calibration
@@ -20,29 +22,17 @@ from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load, load_cached, mean_of_members
 from tests.conftest import ROOT
 
-RAIN: dict[str, Any] = {
-    "name": "rain_rate",
-    "units": "mm h-1",
-    "transform": "log",
-    "floor": 0.5,
-    "valid_min": 0.0,
-    "valid_max": None,
-}
+RAIN = Channel("rain_rate", "mm h-1", "log", 0.5, valid_min=0.0)
 LEARNED = {"recurrent": {"hidden": [5], "patch": 2}, "video_transformer": {"dim": 8, "heads": 2, "patch": 3}}
-CONTRACT: dict[str, Any] = {
-    "units": {"rain_rate": "mm h-1"},
-    "y": {"cells": 11, "first": 0.5, "last": 10.5, "units": "km"},
-    "x": {"cells": 13, "first": 0.5, "last": 12.5, "units": "km"},
-    "crs": None,
-    "step_minutes": 5,
-    "phase_seconds": 0,
-}
+SIGNATURE = DataSignature(
+    {"rain_rate": "mm h-1"}, Axis(11, 0.5, 10.5, "km"), Axis(13, 0.5, 12.5, "km"), None, step_minutes=5, phase_seconds=0
+)
 TIMES = np.array(["2024-06-01T05:00", "2024-06-01T23:55"], dtype="datetime64[ns]")
 
 
 def description(model: str, **changes: Any) -> CheckpointConfig:
     options = LEARNED.get(model, {"frames": 3} if model == "advection" else {})
-    base = CheckpointConfig(model, model, options, 3, 4, 5, [RAIN], 1, False, CONTRACT, None, "0" * 32 + ".dir")
+    base = CheckpointConfig(model, model, options, 3, 4, 5, (RAIN,), 1, False, SIGNATURE, None, "0" * 32 + ".dir")
     return replace(base, **changes)
 
 
@@ -79,7 +69,7 @@ def test_round_trip_is_bitwise(model: str, tmp_path: Path) -> None:
 VARIANTS = {
     **{attention: ("video_transformer", {"attention": attention}) for attention in ATTENTIONS},
     **{
-        mixer: ("recurrent", {"temporal_mixer": mixer, "hidden": [8]})
+        mixer: ("recurrent", {"cell": mixer, "hidden": [8]})
         for mixer in ("convlstm", "convgru", "trajgru", "attention")
     },
 }
@@ -125,14 +115,38 @@ def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path: Path) -> None
     assert load_cached(tmp_path / "c", "one") is first
     trained("recurrent", tmp_path / "c", horizon=2)
     second = load_cached(tmp_path / "c", "two")
-    assert (first.description.horizon, second.description.horizon) == (4, 2)
+    assert (first.config.horizon, second.config.horizon) == (4, 2)
     checkpoint.save_checkpoint(tmp_path / "p", description("persistence"), {}, "")
     assert load_cached(tmp_path / "p", "three").network is None
 
 
-def test_contract_digest_follows_the_contract() -> None:
-    other = description("recurrent", contract={**CONTRACT, "step_minutes": 10})
-    assert other.contract_digest != description("recurrent").contract_digest == contract_digest(CONTRACT)
+def test_config_comes_back_from_its_folder(tmp_path: Path) -> None:
+    saved = description("recurrent", calendar=True, signature=replace(SIGNATURE, crs="WKT", step_minutes=10))
+    checkpoint.save_checkpoint(tmp_path / "it", saved, {}, "")
+    assert checkpoint.read_config(tmp_path / "it") == saved
+    assert saved.signature.digest != SIGNATURE.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content.update(format=4), "format is 4, expected 5; train the model again"),
+        (lambda content: content.update(odd=1), "unknown or missing keys ['odd']"),
+        (lambda content: content["channels"][0].update(odd=1), "unexpected keyword argument 'odd'"),
+        (lambda content: content["signature"].pop("y"), "missing 1 required positional argument: 'y'"),
+        (lambda content: content["signature"]["y"].pop("cells"), "missing 1 required positional argument: 'cells'"),
+    ],
+    ids=["format", "key", "channel", "axis", "cells"],
+)
+def test_a_config_of_another_shape_is_refused(
+    change: Callable[[dict[str, Any]], Any], words: str, tmp_path: Path
+) -> None:
+    checkpoint.save_checkpoint(tmp_path / "it", description("recurrent"), {}, "")
+    content = json.loads((tmp_path / "it/config.json").read_text())
+    change(content)
+    (tmp_path / "it/config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=re.escape(words)):
+        checkpoint.read_config(tmp_path / "it")
 
 
 def test_climatology_by_hour() -> None:
@@ -156,7 +170,7 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
     trained("recurrent", tmp_path / "c")
     path = tmp_path / "c" / "config.json"
     content = json.loads(path.read_text())
-    for change, expected in (({"format": 1}, "format is 1, expected 4"), ({"colour": 1}, "colour")):
+    for change, expected in (({"format": 1}, "format is 1, expected 5"), ({"colour": 1}, "colour")):
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(InputError, match=expected):
             load(tmp_path / "c")
@@ -211,7 +225,7 @@ def with_members(case: str, folder: Path) -> Forecaster:
 def test_members_are_complete_and_their_mean_is_the_forecast(case: str, tmp_path: Path) -> None:
     forecaster = with_members(case, tmp_path / case)
     members = forecaster.members(history(), TIMES)
-    assert forecaster.description.members == members.shape[1]
+    assert forecaster.config.members == members.shape[1]
     assert members.shape[:1] + members.shape[2:] == (2, 4, 1, 11, 13)
     assert members.dtype == np.float32
     assert np.isnan(members[..., 0]).all()
@@ -238,7 +252,7 @@ def test_members_follow_from_the_init_time_whatever_the_batch_and_tile(case: str
 
 def test_calibration_moves_members_and_is_no_weight(tmp_path: Path) -> None:
     calibrated = with_members("convlstm_ensemble", tmp_path / "c")
-    raw = Forecaster(calibrated.description, {}, calibrated.network)
+    raw = Forecaster(calibrated.config, {}, calibrated.network)
     moved = calibrated.members(history(), TIMES) - raw.members(history(), TIMES)
     assert np.nanmax(moved) == pytest.approx(3, abs=1e-3)
     assert np.nanmin(moved) == 0

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from fieldcast import models
 from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
 from fieldcast.pipeline.forecasting.network import Network, calendar_planes, coordinate_planes
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
 from tests.forecasting.test_checkpoint import TIMES, description, history
 
-CHANNEL = {"units": "K", "transform": "identity", "floor": 1.0, "valid_min": None, "valid_max": None}
+CHANNEL = Channel("t2m", "K")
 
 
 def seconds(*times: tuple[int, ...]) -> Tensor:
@@ -97,7 +98,7 @@ def test_a_checkpoint_keeps_its_inputs(kind: str, tmp_path: Path) -> None:
     arrays = {name: value.numpy() for name, value in network.state_dict().items()}
     checkpoint.save_checkpoint(tmp_path / "c", described, arrays, "")
     loaded = load(tmp_path / "c")
-    assert loaded.description == described
+    assert loaded.config == described
     forecast = loaded(history(), TIMES)
     np.testing.assert_array_equal(forecast, Forecaster(described, {}, network.eval())(history(), TIMES))
     assert not np.array_equal(forecast, loaded(history(), TIMES + np.timedelta64(5, "h")), equal_nan=True)
@@ -117,9 +118,9 @@ def test_untrained_it_is_persistence_with_any_inputs() -> None:
 def test_a_checkpoint_that_says_nothing_of_its_inputs_is_refused(tmp_path: Path) -> None:
     checkpoint.save_checkpoint(tmp_path, description("persistence"), {}, "")
     content = json.loads((tmp_path / "config.json").read_text())
-    assert content["format"] == 4
+    assert content["format"] == 5
     assert (content["calendar"], content["coordinates"]) == (False, False)
     del content["calendar"]
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(checkpoint.InputError, match="unknown or missing keys"):
-        checkpoint.describe(tmp_path)
+        checkpoint.read_config(tmp_path)

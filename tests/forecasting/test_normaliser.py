@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.datasets.transforms import inverse_transform, transform
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
 
@@ -23,8 +24,8 @@ def test_transforms_by_hand() -> None:
     assert inverse_transform(torch.tensor(-0.3), "log", 0.5).item() == 0  # rain is never negative
 
 
-def channel(low: float | None = None, high: float | None = None) -> dict[str, object]:
-    return {"transform": "identity", "floor": 1.0, "valid_min": low, "valid_max": high}
+def channel(low: float | None = None, high: float | None = None) -> Channel:
+    return Channel("t2m", "K", valid_min=low, valid_max=high)
 
 
 def test_one_mean() -> None:

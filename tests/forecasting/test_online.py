@@ -227,7 +227,7 @@ def test_a_step_is_that_of_adagrad_on_the_squared_error(folder: Path, archive: P
     frames = FrameReader(archive, ["rain_rate"]).read(position - HISTORY - HORIZON + 1, position + 1)
     seconds = time.astype("datetime64[s]").astype(int)
     where = torch.tensor([seconds]), torch.zeros(1, 2, dtype=torch.int64)
-    truth = (np.log1p(frames[None, HISTORY:] / RAIN["floor"]) - 0.5) / 1.0
+    truth = (np.log1p(frames[None, HISTORY:] / RAIN.floor) - 0.5) / 1.0
     loss = ((twin(torch.from_numpy(frames[None, :HISTORY]), *where) - torch.from_numpy(truth)) ** 2).mean()
     loss.backward()
     assert learning.before(START + position * STEP) == pytest.approx(loss.item(), rel=1e-5)
@@ -303,7 +303,7 @@ def test_wrong_options_are_one_line(online: Any, expected: str, small: dict[str,
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_reference_nobody_could_be_champion(small: dict[str, Any], tmp_path: Path) -> None:
+def test_without_a_reference_no_model_could_be_champion(small: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     only = {"models": {"convlstm": {"kind": "recurrent"}}}
     path.write_text(yaml.safe_dump(small | only | {"forecast": {"online": {}}}))
@@ -335,7 +335,7 @@ def test_a_model_that_learnt_on_is_not_promoted() -> None:
     assert (found.promote, found.champion) == (True, "video_transformer")
     stays = decide(sums, Promotion(), few, ["persistence"], champion="convlstm")
     assert (stays.promote, stays.champion) == (False, "convlstm")
-    assert stays.reason == f"not promoted: the champion convlstm has no fair scores: {why}"
+    assert stays.reason == f"not promoted: the champion convlstm has no comparable scores: {why}"
     said = compare({name: Entry(own, name) for name, own in sums.items()}, few).verdict
     assert f"convlstm cannot be champion: {why}." in said
     assert sum("cannot be champion" in sentence for sentence in said) == 1

@@ -12,7 +12,7 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import GriddedOptions, IngestOptions, RadarOptions, SourceOptions
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.schema import field_names
-from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.signature import DataSignature, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.live.clock import Clock, SimulatedClock
@@ -76,10 +76,10 @@ def ingested(source: SourceOptions, folder: Path, **rules: Any) -> xr.Dataset:
     return store.open_observations(folder).load()
 
 
-def contract(observations: xr.Dataset) -> dict[str, Any]:
-    """Return the contract of a model trained on these observations."""
+def contract(observations: xr.Dataset) -> DataSignature:
+    """Return the signature of a model trained on these observations."""
     times = observations.time.values
-    return contract_of(observations, field_names(observations), times[1] - times[0], times[0])
+    return signature_of(observations, field_names(observations), times[1] - times[0], times[0])
 
 
 def live_of(folder: Path, source: SourceOptions, expected: dict[str, Any], now: Clock | None = None, **rules: Any):

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from fieldcast.pipeline.datasets.store import directory_digest
-from fieldcast.pipeline.live.archive.durable import CannotWriteError
+from fieldcast.pipeline.errors import CannotWriteError
 from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER, audit, open_forecasts, path_of
+from tests.campaign import size
 from tests.live.publishing import at, fields, grid, publish
 
-KILOBYTES = [*range(90, 570, 32), *range(2200, 2550, 70)]  # of a ledger without a cycle to five cycles; with a reserve
+KILOBYTES = [  # of a ledger without a cycle to five cycles; with a reserve
+    *range(90, 570, size(96, 32)),
+    *range(2200, 2550, size(175, 70)),
+]
 SIZE = (40, 60)
 CYCLES = 6
 
@@ -35,7 +39,7 @@ def publish_until_full(folder: Path, reserve: float | None) -> tuple[list[int], 
 
 
 def require_readable(folder: Path, done: list[int]) -> None:
-    """Fail unless readers find what was acknowledged, and nothing that is not whole."""
+    """Fail unless readers find the acknowledged forecasts, and only complete ones."""
     if not done:
         return
     forecasts = open_forecasts(folder).load()
@@ -56,7 +60,7 @@ def main(folder: Path) -> None:
         disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", disk], check=True)
         live = disk / "live"
-        reserve = None if kilobytes < 1000 else 0.0  # None: as if somebody else filled the disk meanwhile
+        reserve = None if kilobytes < 1000 else 0.0  # None: as if another process filled the disk meanwhile
         done, messages = publish_until_full(live, reserve)
         require_readable(live, done)
         assert messages

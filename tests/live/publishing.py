@@ -18,9 +18,10 @@ import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.config import Retention
+from fieldcast.pipeline.errors import BusyError
 from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive import recovery
-from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, failpoint, locked
+from fieldcast.pipeline.live.archive.durable import FAILPOINT, failpoint, locked
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import Issue, path_of
 from fieldcast.pipeline.live.clock import SystemClock

@@ -8,7 +8,7 @@ import numpy as np
 
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.config.sources import StormsOptions
-from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.signature import Channel, signature_of
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import build_network
 from fieldcast.pipeline.live.clock import SimulatedClock
@@ -54,20 +54,8 @@ def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> Che
     options = StormsOptions(**source)
     storms = StormsSource(options)
     grid = target_of(storms.grid(), options, "storms").grid
-    contract = contract_of(grid, ["rain_rate"], np.timedelta64(5, "m"), np.datetime64("2024-01-01", "ns"))
-    channel = {
-        "name": "rain_rate",
-        "units": "mm h-1",
-        "transform": "log",
-        "floor": 0.5,
-        "valid_min": 0.0,
-        "valid_max": None,
-        "mean": 0.3,
-        "scale": 0.6,
-        "min": 0.0,
-        "max": 100.0,
-        "valid_values": 1,
-    }
+    signature = signature_of(grid, ["rain_rate"], np.timedelta64(5, "m"), np.datetime64("2024-01-01", "ns"))
+    channel = Channel("rain_rate", "mm h-1", "log", 0.5, valid_min=0.0, mean=0.3, scale=0.6, max=100.0)
     facts: dict[str, Any] = {
         "model": model,
         "kind": model,
@@ -75,10 +63,10 @@ def describe(model: str, source: dict[str, Any] = SOURCE, **changes: Any) -> Che
         "history": 3,
         "horizon": 4,
         "step_minutes": 5,
-        "channels": [channel],
+        "channels": (channel,),
         "targets": 1,
         "anomalies": False,
-        "contract": contract,
+        "signature": signature,
         "crop_cells": None,
         "data_digest": "none",
     }

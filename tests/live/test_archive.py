@@ -21,13 +21,13 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets.schema import check_forecasts
 from fieldcast.pipeline.datasets.store import directory_digest
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live import open_forecasts
 from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError
 from fieldcast.pipeline.live.archive.ledger import Ledger, State
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, MANIFEST, path_of, read_catalogue, staging_of
 from fieldcast.pipeline.sources.template import grid_template
+from tests.campaign import size
 from tests.live.publishing import (
     HEIGHT,
     LEADS,
@@ -60,7 +60,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(published: Path, tmp_path: Path) -> Iterator[Path]:
-    """Return a live folder of one's own with three published cycles; nothing in it has been checked before."""
+    """Return a live folder with three published cycles; nothing in it has been checked before."""
     archive._checked.cache_clear()
     yield Path(shutil.copytree(published, tmp_path / "live"))
     archive._checked.cache_clear()
@@ -134,7 +134,7 @@ def test_a_manifest_lists_every_file(published: Path) -> None:
 def test_no_flipped_bit_in_a_forecast_goes_unnoticed(folder: Path, seed: int) -> None:
     rng = random.Random(seed)
     files = files_of(path_of(folder, START))
-    for number in range(1000):
+    for number in range(size(150, 1000)):
         path = files[number % len(files)]
         whole = path.read_bytes()
         flipped = bytearray(whole)
@@ -173,7 +173,7 @@ def test_every_damaged_file_is_named(folder: Path, tmp_path: Path, damage: str) 
     read(folder)
 
 
-def test_whatever_was_added_or_exchanged_is_named(folder: Path) -> None:
+def test_added_or_swapped_files_are_named(folder: Path) -> None:
     store = path_of(folder, at(1))
     added = store / "rain_rate/c/0/0/0/1"
     added.write_bytes(b"")
@@ -190,7 +190,7 @@ def test_whatever_was_added_or_exchanged_is_named(folder: Path) -> None:
     read(folder, "2020-10-31T06:10")
 
 
-def test_a_process_of_its_own_notices_damage_too(folder: Path) -> None:
+def test_another_process_notices_damage_too(folder: Path) -> None:
     assert ended(start(read, folder)) == 0
     chunk = path_of(folder, START) / "rain_rate/c/0/0/0/0"
     chunk.write_bytes(chunk.read_bytes()[::-1])
@@ -203,7 +203,7 @@ def test_no_flipped_bit_in_the_catalogue_goes_unnoticed(folder: Path, seed: int)
     rng = random.Random(seed)
     path = folder / CATALOGUE
     whole, entries = path.read_bytes(), read_catalogue(folder)
-    for _ in range(500):
+    for _ in range(size(100, 500)):
         flipped = bytearray(whole)
         flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
@@ -276,7 +276,7 @@ def test_spans_beyond_the_catalogue_are_found_in_the_ledger(folder: Path, monkey
         open_forecasts(folder)
 
 
-def test_models_with_other_leads_and_fields_lie_in_one_dataset(folder: Path) -> None:
+def test_models_with_other_leads_and_fields_share_one_dataset(folder: Path) -> None:
     publish(folder, at(3), fields(at(3), leads=5))
     publish(folder, at(4), fields(at(4), channels=2), on=grid(["rain_rate", "wind"]), quality="filled")
     forecasts = open_forecasts(folder)

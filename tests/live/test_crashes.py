@@ -21,12 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from docs.tools.imports import ROOT
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive.durable import FAILPOINT
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
 from fieldcast.pipeline.live.clock import iso, parse
-from tests.imports import ROOT
+from tests.campaign import size
+from tests.live.full_disk import KILOBYTES
 from tests.live.publishing import (
     SEED,
     START,
@@ -53,7 +56,7 @@ FAILPOINTS = sorted(
         for name in re.findall(r'failpoint\("(\w+)"\)', (ROOT / f"pipeline/live/{module}.py").read_text())
     }
 )
-ACTIONS = ("kill", "enospc", "eio", "raise")
+ERRORS: dict[str, type[Exception]] = {"enospc": OSError, "eio": OSError, "raise": RuntimeError}
 CYCLES = 3
 
 
@@ -75,7 +78,7 @@ def undisturbed(published: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def folder(published: Path, tmp_path: Path) -> Iterator[Path]:
-    """Return a live folder of one's own with three published cycles."""
+    """Return a live folder with three published cycles."""
     archive._checked.cache_clear()
     yield Path(shutil.copytree(published, tmp_path / "live"))
     archive._checked.cache_clear()
@@ -115,12 +118,18 @@ def test_there_are_failpoints() -> None:
 
 
 @pytest.mark.parametrize("name", FAILPOINTS)
-@pytest.mark.parametrize("action", ["kill", *(pytest.param(it, marks=pytest.mark.slow) for it in ACTIONS[1:])])
-def test_a_run_cut_at_a_failpoint_is_made_good_by_the_next(
-    folder: Path, undisturbed: dict[str, str], name: str, action: str
+@pytest.mark.parametrize("action", ["kill", *(pytest.param(it, marks=pytest.mark.slow) for it in ERRORS)])
+def test_the_next_run_repairs_one_cut_at_a_failpoint(
+    folder: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, action: str
 ) -> None:
-    code = ended(start(failing, f"{name}:{action}", publish_and_retire, folder, at(CYCLES)))
-    assert code == (-signal.SIGKILL if action == "kill" else 1), f"'{name}' was not reached"
+    if action == "kill":
+        killed = start(failing, f"{name}:kill", publish_and_retire, folder, at(CYCLES))
+        assert ended(killed) == -signal.SIGKILL, f"'{name}' was not reached"
+    else:
+        monkeypatch.setenv(FAILPOINT, f"{name}:{action}")
+        with pytest.raises(ERRORS[action]):
+            publish_and_retire(folder, at(CYCLES))
+        monkeypatch.delenv(FAILPOINT)
     seen = numbers_read(folder)
     assert seen in ([0, 1, 2], [0, 1, 2, 3], [2, 3])
     publish_and_retire(folder, at(CYCLES))
@@ -130,7 +139,9 @@ def test_a_run_cut_at_a_failpoint_is_made_good_by_the_next(
 
 
 @pytest.mark.parametrize("first", ["renamed", "before_catalogue", "before_commit"])
-def test_a_start_that_is_cut_itself_is_made_good_too(folder: Path, undisturbed: dict[str, str], first: str) -> None:
+def test_the_next_run_repairs_a_start_that_was_cut_itself(
+    folder: Path, undisturbed: dict[str, str], first: str
+) -> None:
     for name in (first, "before_catalogue"):
         killed = start(failing, f"{name}:kill", publish_and_retire, folder, at(CYCLES))
         assert ended(killed) == -signal.SIGKILL
@@ -141,7 +152,7 @@ def test_a_start_that_is_cut_itself_is_made_good_too(folder: Path, undisturbed: 
 
 
 def take_turns(folder: Path, rounds: int, barrier: Any, results: Any) -> None:
-    """Publish the same cycles as everybody else, all at the same moment; report each that was published here."""
+    """Publish the same cycles as the other processes, all at the same moment; report the attempts of each."""
     for number in range(rounds):
         barrier.wait()
         publish_patiently(folder, [at(number)])
@@ -157,49 +168,53 @@ def run_together(*jobs: tuple[Any, ...]) -> None:
 
 @pytest.mark.slow
 def test_cycles_published_by_many_processes_at_once(tmp_path: Path) -> None:
-    """Eight processes with 25 cycles each, none lost, none twice."""
+    """None of the cycles is lost, none is published twice."""
+    together, each = size(4, 8), size(3, 25)
+    total = together * each
     folder = tmp_path / "live"
     folder.mkdir()
-    run_together(*((publish_patiently, folder, [at(8 * i + own) for i in range(25)]) for own in range(8)))
-    assert numbers_read(folder) == list(range(200))
+    jobs = [[at(together * i + number) for i in range(each)] for number in range(together)]
+    run_together(*((publish_patiently, folder, moments) for moments in jobs))
+    assert numbers_read(folder) == list(range(total))
     with Ledger(folder / LEDGER) as ledger:
         rows = ledger.cycles()
-        assert [(row.state, row.attempt, row.revision) for row in rows] == [(State.PUBLISHED, 1, 0)] * 200
-        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == 200
-        assert len(ledger.pending()) == 200
-    assert len(list((folder / "forecasts").iterdir())) == 200
+        assert [(row.state, row.attempt, row.revision) for row in rows] == [(State.PUBLISHED, 1, 0)] * total
+        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == total
+        assert len(ledger.pending()) == total
+    assert len(list((folder / "forecasts").iterdir())) == total
     require_whole(folder)
 
 
 @pytest.mark.slow
 def test_one_cycle_published_by_many_processes_at_once(tmp_path: Path) -> None:
-    """Exactly one of eight processes publishes it, ten times."""
+    """Exactly one of the processes publishes it, in each round."""
+    together, rounds = size(4, 8), size(3, 10)
     folder = tmp_path / "live"
     folder.mkdir()
-    barrier, (here, there) = processes.Barrier(8), processes.Pipe(duplex=False)
-    run_together(*((take_turns, folder, 10, barrier, there) for _ in range(8)))
-    attempts = [here.recv() for _ in range(80)]
-    assert set(attempts) == {(number, 1) for number in range(10)}
+    barrier, (here, there) = processes.Barrier(together), processes.Pipe(duplex=False)
+    run_together(*((take_turns, folder, rounds, barrier, there) for _ in range(together)))
+    attempts = [here.recv() for _ in range(together * rounds)]
+    assert set(attempts) == {(number, 1) for number in range(rounds)}
     with Ledger(folder / LEDGER) as ledger:
-        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == 10
-        assert sum(event["event"] == "running" for event in ledger.events(10**6)) == 10
-    assert numbers_read(folder) == list(range(10))
+        assert sum(event["event"] == "published" for event in ledger.events(10**6)) == rounds
+        assert sum(event["event"] == "running" for event in ledger.events(10**6)) == rounds
+    assert numbers_read(folder) == list(range(rounds))
     require_whole(folder)
 
 
-def publish_for_ever(folder: Path, acknowledged: Path) -> None:
+def publish_forever(folder: Path, acknowledged: Path) -> None:
     """Publish the next cycles one after the other, as a schedule does, and write down each that is done."""
     with acknowledged.open("ab", buffering=0) as record:
         while True:
             with writing(folder, attempts=10**6) as ledger:
                 waiting = ledger.cycles(states=OPEN)
-                newest = ledger.newest_init_time()
-                moment = waiting[0].init_time if waiting else newest + STEP if newest else START
+                newest = ledger.cycles(newest=1)
+                moment = waiting[0].init_time if waiting else newest[0].init_time + STEP if newest else START
                 issue(folder, ledger, claim(ledger, moment))
             record.write(f"{iso(moment)}\n".encode())
 
 
-def read_for_ever(folder: Path, stop: Any, results: Connection) -> None:
+def read_forever(folder: Path, stop: Any, results: Connection) -> None:
     """Open the newest forecast again and again; report how often, or what was wrong."""
     reads, newest = 0, ""
     try:
@@ -223,11 +238,11 @@ def kill(process: BaseProcess) -> None:
 
 
 def seconds_to_publish(folder: Path, acknowledged: Path) -> float:
-    """Return how long it takes on this machine until a new process has published something."""
+    """Return the seconds until a new process has published something on this machine."""
     seconds = []
-    for _ in range(3):
+    for _ in range(size(1, 3)):
         before, lines = time.perf_counter(), acknowledged.read_text() if acknowledged.exists() else ""
-        writer = start(publish_for_ever, folder, acknowledged)
+        writer = start(publish_forever, folder, acknowledged)
         while not acknowledged.exists() or acknowledged.read_text() == lines:
             time.sleep(0.005)
         seconds.append(time.perf_counter() - before)
@@ -237,29 +252,29 @@ def seconds_to_publish(folder: Path, acknowledged: Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED])
-def test_two_hundred_kills_while_somebody_reads(tmp_path: Path, seed: int) -> None:
+def test_many_kills_beside_a_reader(tmp_path: Path, seed: int) -> None:
     """No partial or lost forecast, none that cannot be read, and the newest never goes back."""
     folder, acknowledged = tmp_path / "live", tmp_path / "acknowledged"
     publish(folder, at(0))
     stop, (here, there) = processes.Event(), processes.Pipe(duplex=False)
-    reader = start(read_for_ever, folder, stop, there)
+    reader = start(read_forever, folder, stop, there)
     rng = random.Random(seed)
     longest = 1.5 * seconds_to_publish(folder, acknowledged)
-    for _ in range(200):
-        writer = start(publish_for_ever, folder, acknowledged)
+    for _ in range(size(15, 200)):
+        writer = start(publish_forever, folder, acknowledged)
         time.sleep(rng.uniform(0, longest))
         kill(writer)
     stop.set()
     reads, wrong = here.recv()
     assert ended(reader) == 0
     assert wrong == ""
-    assert reads > 5
+    assert reads > size(0, 5)
     with writing(folder, attempts=10**6) as ledger:
         for cycle in ledger.cycles(states=OPEN):
             issue(folder, ledger, claim(ledger, cycle.init_time))
         shown = [row.init_time for row in ledger.cycles(states=VISIBLE)]
     done = {parse(line) for line in acknowledged.read_text().split()}
-    assert len(done) > 5
+    assert len(done) > size(0, 5)
     assert shown == [at(number) for number in range(len(shown))]
     assert done <= set(shown)
     require_whole(folder)
@@ -295,4 +310,4 @@ def test_full_disks(tmp_path: Path) -> None:
     command = [*mounting(), sys.executable, "-W", "error", "-m", "tests.live.full_disk", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("errors 73") == 20
+    assert done.stdout.count("errors 73") == len(KILOBYTES)

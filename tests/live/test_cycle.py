@@ -15,12 +15,11 @@ from fieldcast.pipeline.config.sources import StormsOptions
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.datasets.times import to_numpy
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, DamagedError, InputError
 from fieldcast.pipeline.forecast import forecast as hindcast_all
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.live import cycle
 from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive.durable import BusyError, DamagedError
 from fieldcast.pipeline.live.archive.ledger import Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts, path_of
 from fieldcast.pipeline.live.clock import SimulatedClock, iso

@@ -26,7 +26,7 @@ TENS = [0, 10, 20, 30]
 
 
 class Server:
-    """A web server of one folder that tells what it was asked, and can be made to misbehave."""
+    """A web server of one folder that records requests, and can be made to misbehave."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -124,7 +124,7 @@ def test_an_address_a_frame(server, pattern, trained, tmp_path):
         "0010 200",
         "0000 200",
     ]
-    scan = live.bring_in(START, at(30))
+    scan = live.fetch_frames(START, at(30))
     assert scan.added == [at(0), at(10), at(30)]
     missing = f"{server.url}/2024/06/rain_202406010020.nc"
     assert scan.waiting == [f"{missing}: HTTP 404 Not Found: left for later"]
@@ -132,10 +132,10 @@ def test_an_address_a_frame(server, pattern, trained, tmp_path):
     server.asked()
     publish(server, 20)
     assert live.peek(START, at(30)) == [at(20)]
-    assert live.bring_in(START, at(30)).added == [at(20)]
+    assert live.fetch_frames(START, at(30)).added == [at(20)]
     assert [path for path, _ in server.asked()] == 2 * ["/2024/06/rain_202406010020.nc"]  # nothing else again
     require_equal(live, trained)
-    assert live.bring_in(START, at(30)) == type(scan)()
+    assert live.fetch_frames(START, at(30)) == type(scan)()
     assert server.asked() == []
 
 
@@ -143,7 +143,7 @@ def test_a_download_cut_short_or_broken_is_fetched_again(server, pattern, traine
     live = live_of(tmp_path / "live", bom(pattern), contract(trained), SimulatedClock(at(0)))
     path = publish(server, 0)
     server.declared = 100
-    [waiting] = live.bring_in(START, at(0)).waiting
+    [waiting] = live.fetch_frames(START, at(0)).waiting
     assert waiting.endswith(
         f"broke off after {path.stat().st_size} of {path.stat().st_size + 100} bytes: left for later"
     )
@@ -152,25 +152,25 @@ def test_a_download_cut_short_or_broken_is_fetched_again(server, pattern, traine
     whole = path.read_bytes()
     path.write_bytes(whole[:-50])
     for _ in range(5):
-        [waiting] = live.bring_in(START, at(0)).waiting
+        [waiting] = live.fetch_frames(START, at(0)).waiting
         assert waiting.startswith(f"{server.url}/2024/06/rain_202406010000.nc: ")
         assert "truncated file" in waiting
     assert [status for _, status in server.asked()] == [200, 200, 304, 304, 304, 304]
     path.write_bytes(whole)
-    assert live.bring_in(START, at(0)).added == [START]
+    assert live.fetch_frames(START, at(0)).added == [START]
 
 
 def test_a_file_of_another_time_than_its_address_counts_for_its_own(server, pattern, trained, tmp_path):
     live = live_of(tmp_path / "live", bom(pattern), contract(trained), SimulatedClock(at(10)))
     feeds.write_bom(server.folder / "2024/06", 0, name="rain_202406010010.nc")
     for _ in range(2):
-        scan = live.bring_in(START, at(10))
+        scan = live.fetch_frames(START, at(10))
         [line] = [line for line in scan.waiting if "holds" in line]
         assert line.startswith(f"{server.url}/2024/06/rain_202406010010.nc: ")
         assert line.endswith("holds 2024-06-01T00:00:00Z, expected 2024-06-01T00:10:00Z: left for later")
     assert live.times(*WHOLE) == [START]
     publish(server, 10)
-    assert live.bring_in(START, at(10)).added == [at(10)]
+    assert live.fetch_frames(START, at(10)).added == [at(10)]
     require_equal(live, trained.isel(time=slice(0, 2)))
 
 
@@ -180,14 +180,14 @@ def test_what_is_refused_is_not_fetched_again(server, pattern, trained, tmp_path
     path = f"{at(10):%Y/%m/rain_%Y%m%d%H%M.nc}"
     feeds.write_bom(server.folder, 10, np.full((5, 7), -1, np.int16), name=path)
     feeds.write_bom(server.folder, 20, np.ones((4, 4), np.int16), name=f"{at(20):%Y/%m/rain_%Y%m%d%H%M.nc}")
-    refused = live.bring_in(START, at(20)).refused
+    refused = live.fetch_frames(START, at(20)).refused
     assert [line.partition(".nc: ")[2] for line in refused] == [
         "y has 4 cells, expected 5 as in the training data: remove the file, correct live.source (path, crop, coarsen, "
         "variables) or train on such data",
         "time 2024-06-01T00:10:00Z: every cell is missing",
     ]
     server.asked()
-    live.bring_in(START, at(20))
+    live.fetch_frames(START, at(20))
     assert server.asked() == []
 
 
@@ -199,14 +199,14 @@ def test_one_address_of_a_file_that_grows(server, tmp_path):
     live = live_of(tmp_path / "live", gridded(url), contract(observations))
     assert live.peek(*WHOLE) == [at(0), at(10)]
     assert not (tmp_path / "live").exists()
-    assert live.bring_in(*WHOLE).added == [at(0), at(10)]
-    assert live.bring_in(*WHOLE).added == []
+    assert live.fetch_frames(*WHOLE).added == [at(0), at(10)]
+    assert live.fetch_frames(*WHOLE).added == []
     assert [status for _, status in server.asked()] == [200, 200, 304]
     feeds.write_gridded(path, TENS)
     assert live.peek(*WHOLE) == [at(20), at(30)]
-    assert live.bring_in(START, at(20)).added == [at(20)]
+    assert live.fetch_frames(START, at(20)).added == [at(20)]
     path.unlink()  # the copy that is here serves on
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.added, len(scan.waiting)) == ([at(30)], 1)
     assert "HTTP 404" in scan.waiting[0]
     require_equal(live, observations)
@@ -216,21 +216,21 @@ def test_one_address_of_a_file_that_grows(server, tmp_path):
     assert b"hidden" not in (tmp_path / "live" / "index.sqlite").read_bytes()
     feeds.write_gridded(path, [*TENS, 40])
     server.validators = False
-    assert [live.bring_in(*WHOLE).added for _ in range(2)] == [[at(40)], []]
+    assert [live.fetch_frames(*WHOLE).added for _ in range(2)] == [[at(40)], []]
 
 
 def test_downloads_are_pruned_with_their_frames(server, pattern, trained, tmp_path):
     live = live_of(tmp_path / "live", bom(pattern), contract(trained), SimulatedClock(at(30)))
     for minutes in TENS:
         publish(server, minutes)
-    live.bring_in(START, at(30))
+    live.fetch_frames(START, at(30))
     incoming = tmp_path / "live" / "incoming"
     (incoming / ".left.partial").write_bytes(b"by a crash")
     assert len(list(incoming.iterdir())) == 5
     assert live.prune(at(20)) == 2
     assert sorted(path.name[17:] for path in incoming.iterdir()) == ["rain_202406010020.nc", "rain_202406010030.nc"]
     server.asked()
-    assert live.bring_in(at(20), at(30)).added == []
+    assert live.fetch_frames(at(20), at(30)).added == []
     assert server.asked() == []
 
 
@@ -238,17 +238,17 @@ def test_a_server_that_is_down_or_silent(server, pattern, trained, tmp_path, mon
     publish(server, 0)
     server.close()
     live = live_of(tmp_path / "live", bom(pattern), contract(trained), SimulatedClock(at(10)))
-    scan = live.bring_in(START, at(10))
+    scan = live.fetch_frames(START, at(10))
     assert len(scan.waiting) == 2
     assert all("no answer (<urlopen error" in line and "refused" in line for line in scan.waiting)
     silent = Server(server.folder)
     silent.stalled.clear()
     monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.SCAN_SECONDS", 0.5)
+    monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.POLL_SECONDS", 0.5)
     url = pattern.replace(server.url, silent.url)
     slow = live_of(tmp_path / "slow", bom(url), contract(trained), SystemClock())
     before = time.monotonic()
-    waiting = slow.bring_in(START, at(100)).waiting
+    waiting = slow.fetch_frames(START, at(100)).waiting
     assert time.monotonic() - before < 1.5
     assert len(waiting) == 11
     assert "timed out" in waiting[0]
@@ -257,22 +257,22 @@ def test_a_server_that_is_down_or_silent(server, pattern, trained, tmp_path, mon
 
 
 def test_addresses_through_fsspec(trained, tmp_path):
-    """`memory://` stands for s3:// and all others: a version instead of an ETag, and the same rules."""
+    """`memory://` in the place of s3:// and all others: a version instead of an ETag, and the same rules."""
     memory = fsspec.filesystem("memory")
     for minutes in (0, 10):
         path = feeds.write_bom(tmp_path / "feed", minutes)
         memory.pipe(f"/feed/{at(minutes):%H%M}.nc", path.read_bytes())
     live = live_of(tmp_path / "live", bom("memory://feed/%H%M.nc"), contract(trained), SimulatedClock(at(20)))
-    scan = live.bring_in(START, at(20))
+    scan = live.fetch_frames(START, at(20))
     assert (scan.added, scan.waiting) == ([at(0), at(10)], ["memory://feed/0020.nc: not there: left for later"])
     observations = ingested(gridded(feeds.write_gridded(tmp_path / "a.nc", TENS)), tmp_path / "o.zarr")
     one = live_of(tmp_path / "one", gridded("memory://feed/latest.nc"), contract(observations))
-    assert one.bring_in(*WHOLE).waiting == ["memory://feed/latest.nc: not there: left for later"]
+    assert one.fetch_frames(*WHOLE).waiting == ["memory://feed/latest.nc: not there: left for later"]
     memory.pipe("/feed/latest.nc", feeds.write_gridded(tmp_path / "b.nc", TENS[:2]).read_bytes())
-    assert one.bring_in(*WHOLE).added == [at(0), at(10)]
-    assert one.bring_in(*WHOLE).added == []
+    assert one.fetch_frames(*WHOLE).added == [at(0), at(10)]
+    assert one.fetch_frames(*WHOLE).added == []
     memory.pipe("/feed/latest.nc", (tmp_path / "a.nc").read_bytes())
-    assert one.bring_in(*WHOLE).added == [at(20), at(30)]
+    assert one.fetch_frames(*WHOLE).added == [at(20), at(30)]
     require_equal(one, observations)
     memory.rm("/feed", recursive=True)
 
@@ -280,10 +280,10 @@ def test_addresses_through_fsspec(trained, tmp_path):
 def test_addresses_that_cannot_be_used(trained, tmp_path):
     live = live_of(tmp_path, bom("https://me:secret@127.0.0.1/a.nc"), contract(trained))
     with pytest.raises(InputError, match="with a user name, expected an address without") as error:
-        live.bring_in(*WHOLE)
+        live.fetch_frames(*WHOLE)
     assert "secret" not in str(error.value)
     with pytest.raises(InputError, match=r"source\.path is 'odd://a/b\.nc': Protocol not known: odd: correct it"):
-        live_of(tmp_path, bom("odd://a/b.nc"), contract(trained)).bring_in(*WHOLE)
+        live_of(tmp_path, bom("odd://a/b.nc"), contract(trained)).fetch_frames(*WHOLE)
 
 
 @pytest.mark.parametrize("address_of", [str, lambda path: f"file://{path}"])
@@ -292,26 +292,26 @@ def test_a_zarr_store_that_grows(tmp_path, address_of: Callable[[Path], str]):
     whole.drop_encoding().to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
     observations = ingested(gridded(tmp_path / "a.zarr"), tmp_path / "o.zarr")
     live = live_of(tmp_path / "live", gridded(address_of(tmp_path / "feed.zarr")), contract(observations))
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.added, len(scan.waiting)) == ([], 1)
     start = whole.isel(time=slice(0, 2)).drop_encoding()
     start.to_zarr(tmp_path / "feed.zarr", zarr_format=3, consolidated=False)
-    assert live.bring_in(*WHOLE).added == [at(0), at(10)]
+    assert live.fetch_frames(*WHOLE).added == [at(0), at(10)]
     rest = whole.isel(time=slice(2, 4)).drop_encoding()
     rest.to_zarr(tmp_path / "feed.zarr", append_dim="time", consolidated=False)
     chunk = tmp_path / "feed.zarr" / "rain" / "c" / "1" / "0" / "0"
     chunk.rename(tmp_path / "later")  # the times are there, the fields are not yet
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert scan.added == []
     assert [line.partition(": time ")[2] for line in scan.waiting] == [
         f"2024-06-01T00:{minutes}:00Z: every cell is missing: left for later" for minutes in (20, 30)
     ]
     (tmp_path / "later").rename(chunk)
     assert live.peek(*WHOLE) == [at(20), at(30)]
-    assert live.bring_in(*WHOLE).added == [at(20), at(30)]
+    assert live.fetch_frames(*WHOLE).added == [at(20), at(30)]
     require_equal(live, observations)
     before = (tmp_path / "live" / "index.sqlite").stat().st_mtime_ns
-    assert live.bring_in(*WHOLE) == type(scan)()
+    assert live.fetch_frames(*WHOLE) == type(scan)()
     assert (tmp_path / "live" / "index.sqlite").stat().st_mtime_ns == before
 
 

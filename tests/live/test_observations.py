@@ -1,7 +1,9 @@
+import hashlib
 import os
 import shutil
 import sqlite3
 import tempfile
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import xarray as xr
 
 from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, StormsOptions
 from fieldcast.pipeline.datasets.times import from_numpy
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import FAILPOINT, BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import FAILPOINT
 from fieldcast.pipeline.live.clock import SimulatedClock
-from fieldcast.pipeline.live.feed.store import LiveObservations, encode
+from fieldcast.pipeline.live.feed.frame_file import encode
+from fieldcast.pipeline.live.feed.store import LiveObservations
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.sources.storms import StormsSource
+from tests.campaign import size
 from tests.live.feeds import (
     LATER,
     START,
@@ -71,7 +75,7 @@ def test_folder_and_glob_give_the_bits_of_an_ingest(feed, tmp_path, pattern, mor
     source = bom(feed / pattern, **more)
     observations = ingested(source, tmp_path / "o.zarr")
     live = live_of(tmp_path / "live", source, contract(observations))
-    assert len(live.bring_in(*WHOLE).added) == len(TENS)
+    assert len(live.fetch_frames(*WHOLE).added) == len(TENS)
     require_equal(live, observations)
     assert np.isnan(live.read([START], ["rain_rate"])).any()
     template = observations.drop_vars("frame_present").isel(time=slice(0, 0)).drop_vars("time")
@@ -90,12 +94,12 @@ def test_other_formats_give_the_bits_of_an_ingest(tmp_path):
         source = RadarOptions.model_validate({"path": str(tmp_path / kind), "format": kind})
         observations = ingested(source, tmp_path / f"{kind}.zarr")
         live = live_of(tmp_path / f"{kind}-live", source, contract(observations))
-        live.bring_in(*WHOLE)
+        live.fetch_frames(*WHOLE)
         require_equal(live, observations)
 
 
-def test_what_is_known_of_a_frame(live, feed):
-    live.bring_in(*WHOLE)
+def test_the_index_entry_of_a_frame(live, feed):
+    live.fetch_frames(*WHOLE)
     frames = live.frames([at(10), at(15)])
     assert list(frames) == [at(10)]
     found = frames[at(10)]
@@ -109,49 +113,49 @@ def test_what_is_known_of_a_frame(live, feed):
     assert found.statistics["rain_rate"] == pytest.approx(expected | {"mean": np.nanmean(rain, dtype=np.float64)})
 
 
-def test_twice_is_once_and_a_look_ahead_writes_nothing(live, tmp_path):
+def test_twice_is_once_and_a_peek_writes_nothing(live, tmp_path):
     expected = [at(minutes) for minutes in TENS]
     assert live.peek(*WHOLE) == expected
     assert not (tmp_path / "live").exists()
     assert live.times(*WHOLE) == []
     assert np.isnan(live.read([START], ["rain_rate"])).all()
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.added, scan.duplicates, scan.waiting, scan.refused, scan.stale) == (expected, 0, [], [], [])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "live").rglob("*")}
     assert live.peek(*WHOLE) == []
-    assert live.bring_in(*WHOLE) == type(scan)()
+    assert live.fetch_frames(*WHOLE) == type(scan)()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "live").rglob("*")} == before
 
 
 def test_only_frames_of_the_window_come_in_and_the_others_when_it_covers_them(live, trained):
-    assert live.bring_in(at(25), at(50)).added == [at(30), at(40), at(50)]
-    assert live.bring_in(at(60), at(60)).added == [at(60)]
-    assert live.bring_in(at(10), at(50)).added == [at(10), at(20)]
-    live.bring_in(*WHOLE)
+    assert live.fetch_frames(at(25), at(50)).added == [at(30), at(40), at(50)]
+    assert live.fetch_frames(at(60), at(60)).added == [at(60)]
+    assert live.fetch_frames(at(10), at(50)).added == [at(10), at(20)]
+    live.fetch_frames(*WHOLE)
     require_equal(live, trained)
 
 
 def test_known_files_are_not_opened_again(live, feed):
-    live.bring_in(at(0), at(50))
+    live.fetch_frames(at(0), at(50))
     for path in feed.iterdir():
         status = path.stat()
         path.write_bytes(bytes(status.st_size))
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    scan = live.bring_in(at(0), at(50))
+    scan = live.fetch_frames(at(0), at(50))
     assert (scan.added, scan.waiting) == ([], [])
-    assert len(live.bring_in(at(0), at(60)).waiting) == 1
+    assert len(live.fetch_frames(at(0), at(60)).waiting) == 1
 
 
 def test_files_out_of_order_late_and_one_by_one(live, feed, tmp_path, trained):
     away = tmp_path / "away"
     feed.rename(away)
     feed.mkdir()
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert scan.waiting == [f"source.path is '{feed}': nothing there yet"]
     for number in np.random.default_rng(0).permutation(len(TENS)):
         name = f"rain_{TENS[number]:04d}.nc"
         (away / name).rename(feed / name)
-        assert live.bring_in(*WHOLE).added == [at(TENS[number])]
+        assert live.fetch_frames(*WHOLE).added == [at(TENS[number])]
     require_equal(live, trained)
 
 
@@ -160,12 +164,12 @@ def test_a_file_cut_short_waits_until_it_is_whole(live, feed, trained):
     for share in (0, 0.3, 0.9):
         (feed / "rain_0050.nc").write_bytes(whole[: int(len(whole) * share)])
         for _ in range(5):
-            scan = live.bring_in(*WHOLE)
+            scan = live.fetch_frames(*WHOLE)
             assert at(50) not in live.times(*WHOLE)
             assert len(scan.waiting) == 1
             assert scan.waiting[0].startswith(f"{feed / 'rain_0050.nc'}: ")
     (feed / "rain_0050.nc").write_bytes(whole)
-    assert live.bring_in(*WHOLE).added == [at(50)]
+    assert live.fetch_frames(*WHOLE).added == [at(50)]
     require_equal(live, trained)
 
 
@@ -179,7 +183,7 @@ def test_a_file_that_cannot_be_read_at_all_costs_nothing_but_itself(live, feed):
     (feed / "rain_0040.nc").unlink()
     (feed / "rain_0040.nc").mkdir()
     (feed / "loop.nc").symlink_to(feed / "loop.nc")
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert scan.added == [at(minutes) for minutes in TENS[5:]]
     assert [Path(line.split(": ")[0]).name for line in sorted(scan.waiting)] == [
         "loop.nc",
@@ -200,13 +204,13 @@ def test_a_file_without_permission_comes_in_as_soon_as_it_has_one(trained):
         own = os.geteuid()
         try:
             os.seteuid(own or 65534)
-            scan = live.bring_in(*WHOLE)
+            scan = live.fetch_frames(*WHOLE)
         finally:
             os.seteuid(own)
         assert scan.added == [at(0)]
         assert scan.waiting == [f"{folder / 'feed' / 'rain_0010.nc'}: permission denied"]
         (folder / "feed" / "rain_0010.nc").chmod(0o644)
-        assert live.bring_in(*WHOLE).added == [at(10)]
+        assert live.fetch_frames(*WHOLE).added == [at(10)]
 
 
 def test_a_growing_file_gives_its_new_times_alone(tmp_path):
@@ -215,48 +219,48 @@ def test_a_growing_file_gives_its_new_times_alone(tmp_path):
     whole = contract(observations)
     write_gridded(path, [0, 10])
     live = live_of(tmp_path / "live", gridded(tmp_path / "feed"), whole)
-    assert live.bring_in(*WHOLE).added == [at(0), at(10)]
+    assert live.fetch_frames(*WHOLE).added == [at(0), at(10)]
     write_gridded(path, range(0, 60, 10))
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.added, scan.duplicates, scan.refused) == ([at(20), at(30), at(40), at(50)], 0, [])
     require_equal(live, observations)
 
 
 def test_equal_duplicates_are_counted_and_other_values_refused(live, feed, trained):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     write_bom(feed, 20, name="again.nc")
     write_bom(feed, 30, frame(99), name="other.nc")
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.added, scan.duplicates) == ([], 1)
     assert scan.refused == [
         f"{feed / 'other.nc'}: time 2024-06-01T00:30:00Z: conflict, other values than those of "
         f"{feed / 'rain_0030.nc'}, which came first and stay"
     ]
     write_bom(feed, 40, frame(98))  # issued again under the same name
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.added, scan.duplicates, len(scan.refused)) == ([], 0, 1)
-    assert live.bring_in(*WHOLE) == type(scan)()
+    assert live.fetch_frames(*WHOLE) == type(scan)()
     require_equal(live, trained)
 
 
 @pytest.mark.parametrize("rule", ["first", "last", "merge"])
-def test_duplicates_of_one_look_follow_the_rule_of_the_ingest(feed, tmp_path, rule):
+def test_duplicates_of_one_fetch_follow_the_rule_of_the_ingest(feed, tmp_path, rule):
     other = frame(99)
     other[:2] = -1
     write_bom(feed, 30, other, name="another.nc")
     observations = ingested(bom(feed), tmp_path / "o.zarr", duplicates=rule, out_of_order="sort")
     live = live_of(tmp_path / "live", bom(feed), contract(observations), duplicates=rule)
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.duplicates, scan.refused) == (1, [])
     require_equal(live, observations)
-    assert live.bring_in(*WHOLE) == type(scan)()
+    assert live.fetch_frames(*WHOLE) == type(scan)()
 
 
 def test_without_a_rule_the_first_by_name_stays(feed, tmp_path, trained):
     write_bom(feed, 30, frame(99), name="z.nc")
     write_bom(feed, 40, name="z2.nc")
     live = live_of(tmp_path / "live", bom(feed), contract(trained))
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (len(scan.added), scan.duplicates, len(scan.refused)) == (len(TENS), 1, 1)
     require_equal(live, trained)
 
@@ -276,51 +280,51 @@ def test_a_file_of_another_grid_or_units_is_refused_and_a_feed_of_them_an_error(
     live = live_of(tmp_path / "live", gridded(feed), expected)
     for _ in range(2):  # for as long as nothing else is there
         with pytest.raises(InputError, match=r"wrong\.nc: ") as error:
-            live.bring_in(*WHOLE)
+            live.fetch_frames(*WHOLE)
         assert message in str(error.value)
         assert "correct live.source" in str(error.value)
     with pytest.raises(InputError, match=r"wrong\.nc: "):
         live.peek(*WHOLE)
     write_gridded(feed / "right.nc", [10])
-    assert live.bring_in(*WHOLE).added == [at(10)]
+    assert live.fetch_frames(*WHOLE).added == [at(10)]
     write_gridded(feed / "wrong.nc", [0, 20], **(change if "fields" not in change else {"shift": 3.0}))
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert (scan.added, len(scan.refused)) == ([], 1)
     assert scan.refused[0].startswith(str(wrong))
-    assert live.bring_in(*WHOLE) == type(scan)()
-    write_gridded(feed / "wrong.nc", [0])  # mended
-    assert live.bring_in(*WHOLE).added == [at(0)]
+    assert live.fetch_frames(*WHOLE) == type(scan)()
+    write_gridded(feed / "wrong.nc", [0])  # corrected
+    assert live.fetch_frames(*WHOLE).added == [at(0)]
 
 
 def test_a_missing_variable_and_a_crop_too_large_are_named(tmp_path, trained, feed):
     write_gridded(tmp_path / "g" / "a.nc", [0, 10])
     live = live_of(tmp_path / "live", gridded(tmp_path / "g"), contract(trained))
     with pytest.raises(InputError, match=r"a\.nc: there is no rain_rate among .*, expected it in 'mm h-1'"):
-        live.bring_in(*WHOLE)
+        live.fetch_frames(*WHOLE)
     live = live_of(tmp_path / "live", bom(feed, crop={"y": (0, 50), "x": (0, 7)}), contract(trained))
     with pytest.raises(InputError, match=r"source\.crop\.y is \[0, 50\], but the grid of .*rain_0000\.nc has 5 cells"):
-        live.bring_in(*WHOLE)
+        live.fetch_frames(*WHOLE)
 
 
 def test_wrong_units_inside_a_radar_file_wait(live, feed):
     write_bom(feed, 20, units="K")
-    assert live.bring_in(*WHOLE).waiting == [
+    assert live.fetch_frames(*WHOLE).waiting == [
         f"{feed / 'rain_0020.nc'}: 'precipitation' has units 'K', expected kg m-2 or mm: "
         "keep archives of different units apart"
     ]
 
 
 def test_frames_of_another_model_are_not_mixed(live, trained, feed, tmp_path):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     smaller = bom(feed, crop={"y": (0, 4), "x": (0, 7)})
     other = live_of(tmp_path / "live", smaller, contract(ingested(smaller, tmp_path / "s.zarr")))
-    for call in (lambda: other.bring_in(*WHOLE), lambda: other.read([START], ["rain_rate"]), other.grid):
+    for call in (lambda: other.fetch_frames(*WHOLE), lambda: other.read([START], ["rain_rate"]), other.grid):
         with pytest.raises(InputError, match=r"y has 5 cells, expected 4: use another folder for this model"):
             call()
-    slower = live_of(tmp_path / "live", bom(feed), live.contract | {"step_minutes": 20})
+    slower = live_of(tmp_path / "live", bom(feed), replace(live.contract, step_minutes=20))
     assert not np.isnan(slower.read([START], ["rain_rate"])).all()  # another step is no other grid
     live.prune(LATER)
-    assert len(other.bring_in(*WHOLE).added) == len(TENS)
+    assert len(other.fetch_frames(*WHOLE).added) == len(TENS)
     assert other.grid().sizes["y"] == 4
 
 
@@ -331,20 +335,20 @@ def test_times_off_the_axis(tmp_path):
     feed = tmp_path / "feed"
     write_gridded(feed / "a.nc", [0, 5, 10, 15, 20], fields)
     strict = live_of(tmp_path / "strict", gridded(feed), expected)
-    scan = strict.bring_in(*WHOLE)
+    scan = strict.fetch_frames(*WHOLE)
     assert scan.added == [at(0), at(10), at(20)]
     assert scan.refused == [
-        f"{feed / 'a.nc'}: time 2024-06-01T00:05:00Z and 1 more: not on the model's axis of 10 minutes: mend the "
+        f"{feed / 'a.nc'}: time 2024-06-01T00:05:00Z and 1 more: not on the model's axis of 10 minutes: correct the "
         "file, or set source.step_minutes to 10 if the feed has a finer step"
     ]
-    assert strict.bring_in(*WHOLE) == type(scan)()
+    assert strict.fetch_frames(*WHOLE) == type(scan)()
     finer = live_of(tmp_path / "finer", gridded(feed, step_minutes=10), expected)
-    scan = finer.bring_in(*WHOLE)
+    scan = finer.fetch_frames(*WHOLE)
     assert (scan.added, scan.refused) == ([at(0), at(10), at(20)], [])
     write_gridded(feed / "b.nc", [27], fields[:1])
-    assert finer.bring_in(*WHOLE).refused[0].startswith(f"{feed / 'b.nc'}: time 2024-06-01T00:27:00Z: not on")
+    assert finer.fetch_frames(*WHOLE).refused[0].startswith(f"{feed / 'b.nc'}: time 2024-06-01T00:27:00Z: not on")
     write_gridded(feed / "c.nc", [30.001], fields[:1])  # 0.06 s: times are rounded to seconds, as by an ingest
-    assert finer.bring_in(*WHOLE).added == [at(30)]
+    assert finer.fetch_frames(*WHOLE).added == [at(30)]
 
 
 def test_a_source_of_another_step_or_without_a_feed(tmp_path, trained):
@@ -357,42 +361,42 @@ def test_a_source_of_another_step_or_without_a_feed(tmp_path, trained):
 def test_a_frame_of_the_future_is_refused_and_comes_in_when_it_is_due(feed, tmp_path, trained):
     clock = SimulatedClock(at(30))
     live = live_of(tmp_path / "live", bom(feed), contract(trained), clock)
-    scan = live.bring_in(START, clock.now())
+    scan = live.fetch_frames(START, clock.now())
     assert scan.added[-1] == at(30)
     late = [f"time 2024-06-01T{time}:00Z" for time in ("00:50", "01:00", "01:10")]
     assert [line.split(": ")[1] for line in scan.refused] == late
     assert "in the future, it is 2024-06-01T00:30:00Z" in scan.refused[0]
-    assert live.bring_in(START, clock.now()) == type(scan)()
+    assert live.fetch_frames(START, clock.now()) == type(scan)()
     clock.set(LATER)
-    live.bring_in(START, clock.now())
+    live.fetch_frames(START, clock.now())
     require_equal(live, trained)
 
 
 def test_an_empty_frame_counts_as_not_there(live, feed):
     write_bom(feed, 20, np.full((5, 7), -1, np.int16))
-    scan = live.bring_in(*WHOLE)
+    scan = live.fetch_frames(*WHOLE)
     assert scan.refused == [f"{feed / 'rain_0020.nc'}: time 2024-06-01T00:20:00Z: every cell is missing"]
     assert at(20) not in scan.added
-    assert live.bring_in(*WHOLE) == type(scan)()
+    assert live.fetch_frames(*WHOLE) == type(scan)()
     write_bom(feed, 20)
-    assert live.bring_in(*WHOLE).added == [at(20)]
+    assert live.fetch_frames(*WHOLE).added == [at(20)]
 
 
-def test_a_frozen_feed_is_told(feed, tmp_path, trained):
+def test_a_frozen_feed_is_reported(feed, tmp_path, trained):
     live = live_of(tmp_path / "live", bom(feed), contract(trained))
     write_bom(feed, 50, frame(4))
     dry = np.zeros((5, 7), np.int16)
     for minutes in (80, 90, 100):
         write_bom(feed, minutes, dry)
-    assert live.bring_in(*WHOLE).stale == [at(50)]
+    assert live.fetch_frames(*WHOLE).stale == [at(50)]
     write_bom(feed, 130, frame(14))
-    assert live.bring_in(*WHOLE).stale == []
+    assert live.fetch_frames(*WHOLE).stale == []
     write_bom(feed, 120, frame(14))  # late: the frame after it turns out to repeat it
-    assert live.bring_in(*WHOLE).stale == [at(130)]
+    assert live.fetch_frames(*WHOLE).stale == [at(130)]
 
 
 def test_prune_removes_what_is_older(live, tmp_path):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     frames = tmp_path / "live" / "frames"
     (frames / ".20240601T010000Z.nc.partial").write_bytes(b"left by a crash")
     (frames / "20240531T230000Z.nc").write_bytes(b"without a row")
@@ -400,13 +404,13 @@ def test_prune_removes_what_is_older(live, tmp_path):
     assert live.times(*WHOLE) == [at(minutes) for minutes in TENS[6:]]
     assert sorted(path.name for path in frames.iterdir()) == [f"{at(m):%Y%m%dT%H%M%SZ}.nc" for m in TENS[6:]]
     assert live.prune(at(60)) == 0
-    assert live.bring_in(at(60), LATER).added == []
-    assert len(live.bring_in(*WHOLE).added) == 6  # the window covers them again
+    assert live.fetch_frames(at(60), LATER).added == []
+    assert len(live.fetch_frames(*WHOLE).added) == 6  # the window covers them again
     assert live_of(tmp_path / "none", bom("nowhere"), live.contract).prune(LATER) == 0
 
 
 def test_a_crash_in_prune_leaves_nothing_that_cannot_be_read(live, trained, tmp_path, monkeypatch):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     monkeypatch.setenv(FAILPOINT, "rows-pruned:raise")
     with pytest.raises(RuntimeError):
         live.prune(at(60))
@@ -416,28 +420,28 @@ def test_a_crash_in_prune_leaves_nothing_that_cannot_be_read(live, trained, tmp_
     assert len(list((tmp_path / "live" / "frames").iterdir())) == len(TENS) - 6
 
 
-def test_a_crash_between_file_and_row_is_made_good(live, trained, tmp_path, monkeypatch):
+def test_a_crash_between_file_and_row_is_repaired(live, trained, tmp_path, monkeypatch):
     monkeypatch.setenv(FAILPOINT, "frame-written:raise")
     with pytest.raises(RuntimeError):
-        live.bring_in(*WHOLE)
+        live.fetch_frames(*WHOLE)
     monkeypatch.delenv(FAILPOINT)
     assert [path.name for path in (tmp_path / "live" / "frames").iterdir()] == ["20240601T000000Z.nc"]
     assert live.times(*WHOLE) == []
-    assert len(live.bring_in(*WHOLE).added) == len(TENS)
+    assert len(live.fetch_frames(*WHOLE).added) == len(TENS)
     require_equal(live, trained)
 
 
 def test_a_full_disk_is_an_error_of_its_own_and_costs_no_frame(live, trained, monkeypatch):
     monkeypatch.setenv(FAILPOINT, "frame-written:enospc")
     with pytest.raises(OSError, match="No space left"):
-        live.bring_in(*WHOLE)
+        live.fetch_frames(*WHOLE)
     monkeypatch.delenv(FAILPOINT)
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     require_equal(live, trained)
 
 
 def test_a_row_or_a_file_that_is_gone_comes_in_again(live, trained, tmp_path):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     index = sqlite3.connect(tmp_path / "live" / "index.sqlite")
     with index:
         index.execute("DELETE FROM frames WHERE time = '2024-06-01T00:20:00Z'")
@@ -447,15 +451,15 @@ def test_a_row_or_a_file_that_is_gone_comes_in_again(live, trained, tmp_path):
     with pytest.raises(DamagedError, match=r"20240601T003000Z\.nc: sha256 is that of no file, expected [0-9a-f]{64}"):
         live.read([at(30)], ["rain_rate"])
     assert live.peek(*WHOLE) == [at(20), at(30)]
-    assert live.bring_in(*WHOLE).added == [at(20), at(30)]
+    assert live.fetch_frames(*WHOLE).added == [at(20), at(30)]
     require_equal(live, trained)
 
 
 def test_every_flipped_bit_of_a_frame_is_noticed(live, trained, tmp_path):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     path = tmp_path / "live" / "frames" / "20240601T002000Z.nc"
     whole = path.read_bytes()
-    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 50):
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), size(15, 500)):
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << (place % 8)
         path.write_bytes(bytes(damaged))
@@ -464,66 +468,89 @@ def test_every_flipped_bit_of_a_frame_is_noticed(live, trained, tmp_path):
         assert not np.isnan(live.read([at(10)], ["rain_rate"])).all()
     assert live.discard_damaged() == 1
     assert live.discard_damaged() == 0
-    assert live.bring_in(*WHOLE).added == [at(20)]
+    assert live.fetch_frames(*WHOLE).added == [at(20)]
     require_equal(live, trained)
 
 
 def test_a_flipped_bit_of_the_index_never_changes_a_value(live, trained, tmp_path):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     path = tmp_path / "live" / "index.sqlite"
     whole = path.read_bytes()
     noticed = 0
-    for place in np.random.default_rng(1).integers(0, 8 * len(whole), 40):
+    for place in np.random.default_rng(1).integers(0, 8 * len(whole), size(15, 200)):
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << (place % 8)
         path.write_bytes(bytes(damaged))
         try:
-            noticed += bool(live.bring_in(*WHOLE).added)  # damaged rows went, and their frames came in again
+            noticed += bool(live.fetch_frames(*WHOLE).added)  # damaged rows went, and their frames came in again
             require_equal(live, trained)
         except (DamagedError, InputError, CannotWriteError, BusyError):
             noticed += 1
             path.unlink()
-            live.bring_in(*WHOLE)
+            live.fetch_frames(*WHOLE)
             require_equal(live, trained)
     assert noticed
 
 
 def test_an_index_of_a_later_version_or_no_index_at_all(live, tmp_path):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     path = tmp_path / "live" / "index.sqlite"
     index = sqlite3.connect(path)
-    index.execute("PRAGMA user_version = 2")
+    index.execute("PRAGMA user_version = 3")
     index.close()
-    with pytest.raises(InputError, match=r"index\.sqlite: format 2, expected 1 at most"):
-        live.bring_in(*WHOLE)
+    with pytest.raises(InputError, match=r"index\.sqlite: version is 3, expected 2: use"):
+        live.fetch_frames(*WHOLE)
     path.write_bytes(b"no database, but long enough to be looked at as one" * 100)
-    with pytest.raises(DamagedError, match=r"index\.sqlite: damaged \(file is not a database\): delete it"):
+    with pytest.raises(DamagedError, match=r"index\.sqlite: file is not a database: delete the file"):
         live.times(*WHOLE)
+
+
+def test_an_index_of_the_first_version_is_read_on(live, trained, feed, tmp_path):
+    """It had another SHA-256 in its rows, and facts by another name."""
+    live.fetch_frames(*WHOLE)
+    index = sqlite3.connect(tmp_path / "live" / "index.sqlite")
+    with index:
+        for table, key in {"frames": "time", "files": "path", "facts": "name"}.items():
+            column = index.execute(f"SELECT * FROM {table}").description[-1][0]
+            for *values, _ in index.execute(f"SELECT * FROM {table}").fetchall():
+                old = hashlib.sha256("\x1f".join(map(str, values)).encode()).hexdigest()
+                index.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", [old, values[0]])
+        index.execute("UPDATE frames SET bytes = bytes + 1 WHERE time = '2024-06-01T00:20:00Z'")  # damaged before
+        index.execute("ALTER TABLE facts RENAME COLUMN name TO key")
+        index.execute("ALTER TABLE facts RENAME TO about")
+        index.execute("PRAGMA user_version = 1")
+    index.close()
+    assert live.peek(*WHOLE) == [at(20)]
+    assert len(live.frames([at(10), at(30)])) == 2
+    shutil.rmtree(feed)
+    feed.mkdir()
+    assert live.fetch_frames(*WHOLE).added == []
+    assert live.times(*WHOLE) == [at(minutes) for minutes in TENS if minutes != 20]
 
 
 def test_an_index_that_others_hold_is_busy(live, tmp_path, monkeypatch):
-    live.bring_in(*WHOLE)
-    monkeypatch.setattr("fieldcast.pipeline.live.feed.index.BUSY_SECONDS", 0.1)
+    live.fetch_frames(*WHOLE)
+    monkeypatch.setattr("fieldcast.pipeline.live.archive.database.BUSY_SECONDS", 0.1)
     index = sqlite3.connect(tmp_path / "live" / "index.sqlite", isolation_level=None)
     index.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(BusyError, match=r"index\.sqlite: another process holds it"):
+    with pytest.raises(BusyError, match=r"index\.sqlite: database is locked: another process is writing"):
         live.times(*WHOLE)
     index.close()
 
 
-def test_other_options_make_known_files_worth_another_look(live, feed, trained, tmp_path):
-    live.bring_in(*WHOLE)
+def test_with_other_options_known_files_are_read_again(live, feed, trained, tmp_path):
+    live.fetch_frames(*WHOLE)
     write_bom(feed, 20, frame(99), name="z.nc")
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     merging = live_of(tmp_path / "live", bom(feed), live.contract, duplicates="first")
-    assert merging.bring_in(*WHOLE).duplicates == 1
+    assert merging.fetch_frames(*WHOLE).duplicates == 1
     require_equal(live, trained)
 
 
 def test_frames_are_the_same_bytes_wherever_and_whenever_they_arrive(live, feed, tmp_path):
-    live.bring_in(at(20), at(20))
+    live.fetch_frames(at(20), at(20))
     other = live_of(tmp_path / "other", bom(feed), live.contract, SimulatedClock(LATER + timedelta(days=3)))
-    other.bring_in(*WHOLE)
+    other.fetch_frames(*WHOLE)
     for folder in ("live", "other"):
         assert live.frames([at(20)])[at(20)].sha256 == other.frames([at(20)])[at(20)].sha256, folder
     values = {"rain_rate": live.read([at(20)], ["rain_rate"])[0, 0]}
@@ -531,7 +558,7 @@ def test_frames_are_the_same_bytes_wherever_and_whenever_they_arrive(live, feed,
 
 
 def test_unknown_variables_are_named(live):
-    live.bring_in(*WHOLE)
+    live.fetch_frames(*WHOLE)
     with pytest.raises(InputError, match=r"20240601T000000Z\.nc: no variable 'snow', found .*rain_rate"):
         live.read([START], ["snow"])
 
@@ -547,21 +574,21 @@ def test_storms_appear_as_time_goes_by(tmp_path):
     clock = SimulatedClock(at(62))
     live = live_of(tmp_path / "live", source.model_copy(update={"events": 1_000_000}), contract(observations), clock)
     assert live.peek(at(20), clock.now()) == [at(20), at(25), at(60)]
-    assert live.bring_in(at(20), clock.now()).added == [at(20), at(25), at(60)]
+    assert live.fetch_frames(at(20), clock.now()).added == [at(20), at(25), at(60)]
     clock.set(at(145))
-    live.bring_in(START, clock.now())
+    live.fetch_frames(START, clock.now())
     require_equal(live, observations)
     assert live.frames([at(60)])[at(60)].origin == "storm 1"
     wrong = live_of(tmp_path / "wrong", source.model_copy(update={"cells": 32}), contract(observations), clock)
     with pytest.raises(InputError, match=r"the source \(storms\): y has 16 cells, expected 8"):
-        wrong.bring_in(START, clock.now())
+        wrong.fetch_frames(START, clock.now())
 
 
 @pytest.mark.parametrize("options", [{}, {"event_minutes": 60, "event_every_minutes": 60}, {"step_minutes": 10}])
 def test_events_of_a_window_are_those_of_all(options):
     source = open_source(StormsOptions(start=START, events=7, **options))
     assert isinstance(source, StormsSource)
-    parts = source.parts()
+    parts = source.segments()
     for first in range(-500, 3000, 35):
         for length in (0, 5, 130, 700):
             window = [np.datetime64(at(minutes).replace(tzinfo=None), "ns") for minutes in (first, first + length)]

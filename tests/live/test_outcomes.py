@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result, code_of, worst
 
 INIT_TIME = datetime(2020, 10, 31, 6, tzinfo=UTC)

@@ -12,9 +12,8 @@ import pytest
 
 from fieldcast.pipeline.config import Retention
 from fieldcast.pipeline.datasets.store import directory_digest
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive.durable import DamagedError
 from fieldcast.pipeline.live.archive.exports import write_copies
 from fieldcast.pipeline.live.archive.ledger import Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, COPIES, LEDGER, MANIFEST, path_of, read_catalogue
@@ -221,7 +220,7 @@ def test_a_published_forecast_that_has_gone_is_not_made_again_silently(folder: P
     require_present(folder, cycle)
     shutil.rmtree(target)
     assert recovered(folder) == PUBLISHED
-    with pytest.raises(DamagedError, match=rf"{target}: has gone.*fieldcast cycle --at 20201031T060500Z --supersede"):
+    with pytest.raises(DamagedError, match=rf"{target}: is gone.*fieldcast cycle --at 20201031T060500Z --supersede"):
         require_present(folder, cycle)
     with pytest.raises(DamagedError, match=rf"{target}/manifest.json: cannot be read"):
         visible(folder)

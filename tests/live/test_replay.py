@@ -134,7 +134,7 @@ def test_an_altered_file_has_another_field_at_the_same_time(
     options = RadarOptions.model_validate({"path": str(path), "format": kind})
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        part = open_source(options).parts()[0]
+        part = open_source(options).segments()[0]
         return part.times, part.read(np.array([0]), slice(None), slice(None))["rain_rate"].values
 
     (time, field), _ = read(), alter(path)

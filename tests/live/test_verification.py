@@ -11,11 +11,13 @@ import xarray as xr
 
 from fieldcast.models.layers.latest import latest_valid
 from fieldcast.pipeline.config import Drift, Verify
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.live.archive.ledger import Cycle, State, Verification
 from fieldcast.pipeline.live.archive.records import cycle_record, scores_record
 from fieldcast.pipeline.live.monitoring.verification import alarms, outside_share, scores_of, sums_of, window
 from fieldcast.pipeline.verification.aggregation import field_sums
 from fieldcast.pipeline.verification.aggregation import scores_of as pipeline_scores
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verify import verify
 from tests.live.publishing import START, at
 
@@ -110,7 +112,7 @@ def test_sums_of_one_cycle_are_those_of_the_pipeline(number: int) -> None:
 
 def test_scores_of_many_cycles_are_those_of_the_pipeline() -> None:
     sums = xr.concat([verify(forecast(it), observations(), OPTIONS) for it in NUMBERS], "init_time")
-    expected = pipeline_scores(sums)
+    expected = by_key(pipeline_scores(sums))
     scores = scores_of([verified(it) for it in NUMBERS])
     assert [it.field for it in scores] == list(NAMES)
     for it in scores:
@@ -221,7 +223,7 @@ def test_inputs_outside_the_training_range_are_an_alarm() -> None:
 
 
 def test_outside_share() -> None:
-    channels = [{"min": 0.0, "max": 10.0}, {"min": -5.0, "max": 5.0}]
+    channels = [Channel("rain_rate", "mm h-1", min=0.0, max=10.0), Channel("t2m", "C", min=-5.0, max=5.0)]
     fields = np.zeros((2, 2, 1, 2), np.float32)
     assert outside_share(fields, channels) == 0.0
     fields[0, 0, 0, 0], fields[1, 1, 0, 1], fields[0, 1, 0, 0] = 10.0, 5.5, -6.0
@@ -230,7 +232,9 @@ def test_outside_share() -> None:
     assert outside_share(fields, channels) == 1 / 4
     assert outside_share(np.full_like(fields, np.nan), channels) == 0.0
     third = np.float32(0.1)
-    assert outside_share(np.full((1, 1, 1, 1), third), [{"min": float(third), "max": float(third)}]) == 0.0
+    assert (
+        outside_share(np.full((1, 1, 1, 1), third), [replace(channels[0], min=float(third), max=float(third))]) == 0.0
+    )
 
 
 def test_the_window_of_drift() -> None:

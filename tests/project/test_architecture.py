@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from tests.imports import ROOT, direct, imported, modules
+from docs.tools.imports import ROOT, direct, imported, modules, package_of
 
 PIPELINE = "fieldcast.pipeline"
 STAGES = {f"{PIPELINE}.{name}" for name in ("ingest", "prepare", "train", "forecast", "verify", "compare")}
@@ -36,14 +36,6 @@ OWNERS = {
     "rioxarray": {"pipeline.live.archive.exports"},
     "typer": {"pipeline.cli.main", "pipeline.cli.live"},
 }
-
-
-def package_of(module: str) -> str | None:
-    """Return the room that a module lies in: a package or a file of `pipeline/`, or `models`."""
-    parts = module.split(".")
-    if parts[1] == "models":
-        return "models"
-    return parts[2] if len(parts) > 2 else None
 
 
 def test_packages_import_those_of_lower_layers_alone() -> None:

@@ -5,9 +5,9 @@ import re
 import pytest
 import yaml
 
+from docs.tools.imports import ROOT, closure, direct, modules
 from fieldcast.models import KINDS
 from fieldcast.pipeline import train
-from tests.imports import ROOT, closure, direct, modules
 
 STAGES = {
     name: stage.get("do", stage) for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import ROOT, modules
+from docs.tools.imports import ROOT, modules
 
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('dist')"  # what pip calls
 

@@ -23,6 +23,7 @@ from fieldcast.pipeline.prepare import prepare
 from fieldcast.pipeline.train import train
 from fieldcast.pipeline.verification.aggregation import scores_of
 from fieldcast.pipeline.verification.probabilistic import interval
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verify import verify
 from tests.conftest import ROOT, merged
 
@@ -68,7 +69,7 @@ def run(
         made = store.open_forecasts(FORECASTS / f"{model}.zarr")
         observed = store.open_observations(OBSERVATIONS)
         sums = verify(made, observed, params.verify)
-        scores[model] = scores_of(sums)
+        scores[model] = by_key(scores_of(sums))
     return scores
 
 
@@ -147,11 +148,11 @@ def test_era5_members(era5: tuple[Path, Scores], model: str) -> None:
     days = init_times.astype("datetime64[D]").astype(int)
     forecaster = load(folder / CHECKPOINTS / model)
     forecaster.calibration = None
-    description = forecaster.description
-    reader = FrameReader(folder / OBSERVATIONS, [channel["name"] for channel in description.channels], "ram")
+    config = forecaster.config
+    reader = FrameReader(folder / OBSERVATIONS, config.channel_names, "ram")
     positions = reader.positions(init_times)
-    history = np.stack([reader.read(p + 1 - description.history, p + 1) for p in positions])
-    observed = np.stack([reader.read(p + 1, p + 1 + description.horizon) for p in positions])
+    history = reader.samples(positions, config.history)
+    observed = reader.samples(positions, 0, config.horizon)
     members = forecast_members(forecaster, history, init_times, None, 0)
     covered = []
     for parity in (0, 1):

@@ -45,7 +45,7 @@ def test_radar_files_in_any_order_some_twice_some_cut_short(files, tmp_path, mor
             target.write_bytes(content[: len(content) // 2] if number in cut else content)
             if number in twice and number not in cut:
                 (feed / f"copy_{files[number].name}").write_bytes(content)
-        scan = live.bring_in(*SPAN)
+        scan = live.fetch_frames(*SPAN)
         duplicates += scan.duplicates
         assert len(scan.added) == len(set(round_of.tolist()) - cut)
         whole += round_of.tolist()
@@ -53,10 +53,10 @@ def test_radar_files_in_any_order_some_twice_some_cut_short(files, tmp_path, mor
         assert scan.refused == []
     for number in cut:
         shutil.copy(files[number], feed / str(number % 3) / files[number].name)
-    assert len(live.bring_in(*SPAN).added) == len(cut)
+    assert len(live.fetch_frames(*SPAN).added) == len(cut)
     assert duplicates == len(twice - cut)
     require_equal(live, observations)
-    assert live.bring_in(*SPAN) == type(scan)()
+    assert live.fetch_frames(*SPAN) == type(scan)()
     template = observations.drop_vars("frame_present").isel(time=slice(0, 0)).drop_vars("time")
     xr.testing.assert_identical(live.grid(), template)
 
@@ -73,7 +73,7 @@ def test_a_grib_file_that_grows(archive, tmp_path):
     live = live_of(tmp_path / "live", options, contract(observations), SimulatedClock(until))
     for hours, cut in ((6, 0), (20, 0), (29, 100), (30, 0)):
         path.write_bytes(whole[: hours * length + cut])
-        scan = live.bring_in(MARCH, until)
+        scan = live.fetch_frames(MARCH, until)
         assert len(scan.waiting) == bool(cut)
         if not cut:
             assert len(live.times(MARCH, until)) == hours

@@ -10,9 +10,11 @@ from scores.spatial import fss_2d
 from skimage.metrics import structural_similarity
 
 from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.datasets.grid import row_weights
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.verification import categorical, continuous, spatial, spectral
 from fieldcast.pipeline.verification.aggregation import Extras, field_sums, frame_sums, label_sums, score_arrays
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verification.strata import by_region
 
 MEMBERS = 6
@@ -80,10 +82,10 @@ def era5(archive):
     path = archive / "era5" / "era5-2mt-2019-03-uk.grib"
     source = open_source(GriddedOptions(path=str(path), variables=["t2m"]))
     every = slice(None)
-    fields = source.parts()[0].read(np.arange(100, 108), every, every)["t2m"].values.astype(np.float32)
+    fields = source.segments()[0].read(np.arange(100, 108), every, every)["t2m"].values.astype(np.float32)
     fields[:, 30, 2:5] = np.nan
     latitude = xr.Dataset({"y": source.grid().y})
-    return fields, continuous.row_weights(latitude), 280.0, 30.0
+    return fields, row_weights(latitude), 280.0, 30.0
 
 
 @pytest.fixture(scope="module", params=[knmi, era5])
@@ -97,7 +99,7 @@ def case(request, archive):
 @pytest.fixture(scope="module")
 def own(case):
     """Return all scores of the first member alone."""
-    return score_arrays(case.sums(case.forecast), "u")
+    return by_key(score_arrays(case.sums(case.forecast), "u"))
 
 
 def test_the_fields_have_holes_and_events(case):
@@ -150,7 +152,7 @@ def test_events(case, name, theirs):
 
 
 def test_members(case):
-    own = score_arrays(case.sums(case.members), "u")
+    own = by_key(score_arrays(case.sums(case.members), "u"))
     observed = xr.DataArray(np.where(case.valid, case.observed, np.nan), dims=DIMS)
     members = xr.DataArray(case.members, dims=("init_time", "lead_time", "member", "y", "x"))
     kept = {"reduce_dims": POOL, "weights": case.weights()}

@@ -7,11 +7,13 @@ from fieldcast.models.advection.forecast import forecast as advection
 from fieldcast.pipeline.config import Compare
 from fieldcast.pipeline.config.sources import GriddedOptions, RadarOptions
 from fieldcast.pipeline.sources import open_source
+from fieldcast.pipeline.verification.scores import Score
 from fieldcast.pipeline.verification.significance import evidence
 from tests.campaign import size
 from tests.made_sums import made_sums
 
 ALL = slice(None)
+MAE, RMSE = Score("mae"), Score("rmse")
 LEADS = {"temperature": (1, 3, 6, 12), "rain": (1, 3, 6)}
 
 
@@ -19,7 +21,7 @@ LEADS = {"temperature": (1, 3, 6, 12), "rain": (1, 3, 6)}
 def temperature(archive):
     """Return a month of hourly temperatures `(744, 33, 49)` in K."""
     source = open_source(GriddedOptions(path=str(archive / "era5" / "*.grib"), variables=["t2m"]))
-    return source.parts()[0].read(np.arange(744), ALL, ALL)["t2m"].values
+    return source.segments()[0].read(np.arange(744), ALL, ALL)["t2m"].values
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,8 @@ def rain(archive):
     """Return 92 radar images in mm/h, a crop of 200 × 200 km in range as means over 4 × 4 cells: `(92, 50, 50)`."""
     options = RadarOptions.model_validate({"path": str(archive / "radar" / "knmi"), "format": "knmi"})
     rows, columns = slice(300, 500), slice(300, 500)
-    frames = [part.read(np.array([0]), rows, columns)["rain_rate"].values[0] for part in open_source(options).parts()]
+    segments = open_source(options).segments()
+    frames = [segment.read(np.array([0]), rows, columns)["rain_rate"].values[0] for segment in segments]
     return np.stack(frames).reshape(92, 50, 4, 50, 4).mean((2, 4))
 
 
@@ -65,8 +68,8 @@ def coverage(fields, leads, damping, n, length, repeats):
             for quarter in range(one.shape[1]):
                 pair = {"one": one[drawn, quarter], "other": other[drawn, quarter]}
                 sums = {name: made_sums(np.square(errors)[:, None, None]) for name, errors in pair.items()}
-                shown = evidence(sums, ["mae"], Compare(confidence=0.9, resamples=200))  # of losses: means are exact
-                interval, difference = shown.intervals["one", "mae"][5], shown.between("one", "other", "mae")[5]
+                shown = evidence(sums, [MAE], Compare(confidence=0.9, resamples=200))  # of losses: means are exact
+                interval, difference = shown.intervals["one", MAE][5], shown.between("one", "other", MAE)[5]
                 inside["one"].append(interval.low <= truth[quarter] <= interval.high)
                 inside["pair"].append(difference.low <= apart[quarter] <= difference.high)
     return {name: float(np.mean(held)) for name, held in inside.items()}
@@ -100,8 +103,8 @@ def test_models_of_equal_skill_are_no_different(name, request):
             pair = [np.where(swap, a[drawn], b[drawn]) for a, b in ((one, other), (other, one))]
             for quarter in range(one.shape[1]):
                 sums = {str(k): made_sums(np.sqrt(loss[:, quarter])[:, None, None]) for k, loss in enumerate(pair)}
-                shown = evidence(sums, ["rmse"], Compare(confidence=0.95, resamples=200))
-                words.append(shown.between("0", "1", "rmse")[5].word)
+                shown = evidence(sums, [RMSE], Compare(confidence=0.95, resamples=200))
+                words.append(shown.between("0", "1", RMSE)[5].word)
     assert words.count("no difference") >= 0.93 * len(words)
 
 
@@ -116,5 +119,5 @@ def test_advection_is_better_than_persistence_on_radar_images(rain):
         name: made_sums((forecast - observed).reshape(flat), observed.reshape(flat))
         for name, forecast in (("advection", moved), ("persistence", stays))
     }
-    shown = evidence(sums, ["rmse"], Compare()).between("advection", "persistence", "rmse")
+    shown = evidence(sums, [RMSE], Compare()).between("advection", "persistence", RMSE)
     assert {difference.word for difference in shown.values()} == {"better"}, shown

@@ -7,7 +7,7 @@ import pytest
 
 from fieldcast.pipeline.config.sources import GriddedOptions, MovingMnistOptions, RadarOptions
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources import look, open_source
+from fieldcast.pipeline.sources import inspect_source, open_source
 
 ALL = slice(None)
 
@@ -17,7 +17,7 @@ def radar(archive: Path, kind: str, **more: object) -> RadarOptions:
 
 
 def first_frame(options: RadarOptions, part: int = 0) -> np.ndarray:
-    return open_source(options).parts()[part].read(np.array([0]), ALL, ALL)["rain_rate"].values[0]
+    return open_source(options).segments()[part].read(np.array([0]), ALL, ALL)["rain_rate"].values[0]
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def first_frame(options: RadarOptions, part: int = 0) -> np.ndarray:
     ],
 )
 def test_look_at_radar_archives(archive, kind, shape, frames, step, first):
-    summary = look(radar(archive, kind))
+    summary = inspect_source(radar(archive, kind))
     assert summary.grid_shape == shape
-    assert (summary.plan.times.size, summary.plan.present.sum()) == (frames, frames)
+    assert (summary.time_axis.times.size, summary.time_axis.present.sum()) == (frames, frames)
     assert summary.step == np.timedelta64(step, "m")
-    assert summary.plan.times[0] == np.datetime64(first)
+    assert summary.time_axis.times[0] == np.datetime64(first)
     assert summary.variables == {"rain_rate": "mm h-1"}
 
 
@@ -75,10 +75,11 @@ def test_bom_and_fmi_rain_is_plausible(archive):
 def test_era5_grib(archive):
     options = GriddedOptions(path=str(archive / "era5" / "*.grib"), variables=["t2m"])
     before = sorted((archive / "era5").iterdir())
-    summary = look(options)
-    assert (summary.plan.present.sum(), summary.step, summary.grid_shape) == (744, np.timedelta64(1, "h"), (33, 49))
+    summary = inspect_source(options)
+    assert summary.time_axis.present.sum() == 744
+    assert (summary.step, summary.grid_shape) == (np.timedelta64(1, "h"), (33, 49))
     assert summary.variables == {"t2m": "K"}
-    part = open_source(options).parts()[0]
+    part = open_source(options).segments()[0]
     field = part.read(np.arange(700, 703), ALL, ALL)["t2m"].values
     assert 260 < field.min() < field.max() < 295
     grid = open_source(options).grid()
@@ -88,19 +89,19 @@ def test_era5_grib(archive):
 
 def test_unknown_grib_variable_names_those_found(archive):
     with pytest.raises(InputError, match="no variable 'tp', found t2m"):
-        look(GriddedOptions(path=str(archive / "era5"), variables=["tp"]))
+        inspect_source(GriddedOptions(path=str(archive / "era5"), variables=["tp"]))
 
 
 def test_truncated_grib_is_named(archive, tmp_path):
     whole = next((archive / "era5").glob("*.grib")).read_bytes()
     (tmp_path / "a.grib").write_bytes(whole[:-1000])
     with pytest.raises(InputError, match=r"a\.grib: truncated file"):
-        look(GriddedOptions(path=str(tmp_path), variables=["t2m"]))
+        inspect_source(GriddedOptions(path=str(tmp_path), variables=["t2m"]))
 
 
 def test_radar_files_of_another_kind_are_named(archive):
     with pytest.raises(InputError, match="expected a KNMI composite"):
-        look(RadarOptions(path=str(archive / "radar" / "bom" / "**" / "*.nc"), format="knmi"))
+        inspect_source(RadarOptions(path=str(archive / "radar" / "bom" / "**" / "*.nc"), format="knmi"))
 
 
 def test_moving_mnist_from_the_real_digits(archive):
@@ -112,7 +113,7 @@ def test_moving_mnist_from_the_real_digits(archive):
         sequences_train=20,
         sequences_test=20,
     )
-    parts = open_source(options).parts()
+    parts = open_source(options).segments()
     film = np.stack([part.read(np.arange(20), ALL, ALL)["intensity"].values for part in parts])
     assert film.min() == 0
     assert film.max() == 1

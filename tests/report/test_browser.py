@@ -16,7 +16,9 @@ from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report import style as figures
 from fieldcast.pipeline.report.html import Cell, Groups, Matrix, Picture
 from fieldcast.pipeline.report.plots import Bins, Panel, Performance, Reliability, Spectrum
+from fieldcast.pipeline.verification.scores import Score
 
+RMSE = Score("rmse")
 REFERENCES = ("persistence", "climatology", "damped_persistence", "advection")
 MODELS = (*REFERENCES, "convlstm", "convlstm_ensemble", "transformer_quantiles", "video_transformer")
 LEADS = tuple(range(5, 65, 5))
@@ -94,7 +96,12 @@ def pictures(folder: Path) -> list[Picture]:
 def comparison(folder: Path) -> report.Report:
     """Return a report with every section, of realistic size; its pictures are written to `folder`."""
     metrics = {
-        name: {"rmse": curve(k), "crps": curve(k, 0.6), "csi_1_mm_h": curve(k, 0.4), "fss_1_mm_h_10_km": curve(k, 0.5)}
+        name: {
+            RMSE: curve(k),
+            Score("crps"): curve(k, 0.6),
+            Score("csi", 1.0, units="mm h-1"): curve(k, 0.4),
+            Score("fss", 1.0, 10.0, "mm h-1"): curve(k, 0.5),
+        }
         for k, name in enumerate(MODELS)
     }
     pairs = {
@@ -105,12 +112,12 @@ def comparison(folder: Path) -> report.Report:
     series = [maps.write_map_series(case(k), folder, f"case_{k}", f"Case {k}") for k in (1, 2)]
     return report.Report(
         verdict=["advection is better than every other model from 5 to 30 minutes.", "Paired block bootstrap."],
-        metrics=metrics, titles={"rmse": "RMSE"}, references=REFERENCES,
+        metrics=metrics, leading=[RMSE], references=REFERENCES,
         facts={"Field": "rain rate, mm/h", "Init times": "130, from 2024-07-01 00:00 to 2024-07-03 00:00 UTC"},
         pictures=pictures(folder), settings={"source": {"kind": "storms", "cells": 64}},
         left_out={"climatology": ["scored on other init times than the others"]},
         matrices=[Matrix("RMSE, mm/h", lead, pairs) for lead in (30, 60)], maps=series,
-        groups=[Groups("RMSE, mm/h, by hour of day", "rmse", hours)],
+        groups=[Groups("RMSE, mm/h, by hour of day", RMSE, hours)],
         costs={name: Costs(10**k, 10 ** (k + 3), 12.5 * k, 2.0**k, 400.0, device="x86_64, 2 threads")
                for k, name in enumerate(MODELS)},
         runs={"convlstm": "http://127.0.0.1:5000/#/experiments/1/runs/0123", "advection": "mlflow ui --port 5000"},

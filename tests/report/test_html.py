@@ -5,14 +5,16 @@ import pytest
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.report import html as report
 from fieldcast.pipeline.report.html import Cell, Groups, Matrix, Picture, Report
+from fieldcast.pipeline.verification.scores import Score
 
 NAN = float("nan")
+RMSE, CSI = Score("rmse"), Score("csi", 1.0, units="mm h-1")
 METRICS = {
-    "advection": {"rmse": {5: 0.25, 10: 1.0}, "csi_1_mm_h": {5: 0.5, 10: NAN}},
-    "convlstm": {"rmse": {5: 0.5, 10: 0.75}, "csi_1_mm_h": {5: 0.5, 10: NAN}},
+    "advection": {RMSE: {5: 0.25, 10: 1.0}, CSI: {5: 0.5, 10: NAN}},
+    "convlstm": {RMSE: {5: 0.5, 10: 0.75}, CSI: {5: 0.5, 10: NAN}},
 }
 BARE = Report(
-    verdict=["convlstm is better.", "How sure that is."], metrics=METRICS, titles={"rmse": "RMSE, mm/h"},
+    verdict=["convlstm is better.", "How sure that is."], metrics=METRICS, leading=[RMSE],
     references=("advection",), facts={"Init times": "6"}, pictures=[], settings={"source": {"kind": "<storms>"}},
 )  # fmt: skip
 HEADINGS = ("Left out", "Scores against", "Which differences", "Maps", "Cases", "Spectra", "Reliability", "Ranks",
@@ -96,7 +98,7 @@ def test_pairs_say_who_is_better_and_how_sure():
 
 
 def test_groups_mark_their_best_model():
-    groups = Groups("RMSE by region", "rmse", {"coast": {"advection": 1.0, "convlstm": 0.5}, "sea": {"advection": NAN}})
+    groups = Groups("RMSE by region", RMSE, {"coast": {"advection": 1.0, "convlstm": 0.5}, "sea": {"advection": NAN}})
     coast, sea = report.group_table(groups, BARE).rows
     assert coast.cells == [("1.00", ""), ("0.500", "best")]
     assert sea.cells == [("–", ""), ("–", "")]

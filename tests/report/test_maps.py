@@ -2,6 +2,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 
 from fieldcast.pipeline.report import maps
 from fieldcast.pipeline.report import style as figures
@@ -55,24 +57,35 @@ def test_equal_cases_are_equal_bytes(case, tmp_path):
 
 def test_the_case_names_its_models_times_and_axes(case):
     figure = maps.case_figure(case, 3)
-    text = " ".join(
-        text for axis in figure.axes for text in (
-            axis.get_title(), axis.get_xlabel(), axis.get_ylabel(), *(note.get_text() for note in axis.texts)
-        )
-    )  # fmt: skip
+    labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
+    text = " ".join([*labels, *(note.get_text() for note in figure.texts)])
     for expected in (
-        "observed",
-        "persistence",
-        "convlstm",
-        "12:05 UTC (+5 min)",
-        "12:15 UTC",
-        "x, km",
-        "y, km",
-        "mm/h",
-    ):
+        "observed", "persistence", "convlstm", "12:05 UTC (+5 min)", "12:15 UTC", "x, km", "y, km", "mm/h",
+        "Forecasts from 2020-06-01 12:00 UTC",
+    ):  # fmt: skip
         assert expected in text
-    (coast,) = figure.axes[0].collections[0].get_segments()
-    assert coast.tolist() == [[-0.5, 3.0], [10.5, 3.0]]
+    first, *_ = figure.axes
+    assert (first.get_xlim(), first.get_ylim()) == ((-0.5, 10.5), (-0.5, 6.5))
+
+
+def test_the_case_figure_shows_tiles_axes_and_colours(case):
+    picture = figures.pixels(FigureCanvasAgg(maps.case_figure(case, 3)))
+    tile = case.tiles.field("convlstm", 2)[1:-1, 1:-1]
+    rows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], tile.shape[:2])
+    assert (rows[:, :, ::20, ::20] == tile[::20, ::20, 0]).all(axis=(2, 3)).any()
+    bar = picture[:, -90:].reshape(-1, 3)
+    for colour in (figures.RAIN_COLOURS[0], figures.RAIN_COLOURS[-1]):
+        assert (bar == np.round(255 * np.asarray(to_rgb(colour)))).all(axis=1).any()
+
+
+def test_coastlines_are_on_every_map(case):
+    without = Case(case.init_time, case.observed, case.forecasts).tiles
+    for name in ("observed", "convlstm"):
+        changed = (case.tiles.field(name, 1) != without.field(name, 1)).any(axis=2)
+        (rows,) = np.nonzero(changed.any(axis=1))
+        assert changed[rows].all(axis=1).any()  # from edge to edge
+        assert abs(rows.mean() + 0.5 - changed.shape[0] * 3.5 / NY) < 2  # y of 3 km is the middle of 7 rows
+    assert (case.tiles.difference("convlstm", 0) != without.difference("convlstm", 0)).any()
 
 
 def test_the_animation_has_a_frame_for_each_lead(case, tmp_path):
@@ -92,8 +105,10 @@ def test_an_animation_of_one_frame_is_a_picture(case, tmp_path):
 def test_a_tile_is_small_and_in_colour(case):
     tile = maps.case_strip(case, "convlstm")
     assert tile.dtype == np.uint8
-    assert tile.shape[1:] == (512, 3)
+    assert tile.shape[2] == 3
+    assert 512 <= tile.shape[1] <= 768
     assert 200 < tile.shape[0] <= 768
+    assert (tile == np.array([196] * 3, np.uint8)).all(axis=2).any()  # the missing cell
 
 
 def test_a_sheet_holds_a_column_of_tiles_for_each_model(case):

@@ -12,7 +12,7 @@ import xarray as xr
 
 from fieldcast.pipeline.config.sources import GriddedOptions
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources import look, open_source
+from fieldcast.pipeline.sources import inspect_source, open_source
 from tests.sources import archives
 
 HOURS = pd.date_range("2019-03-01", periods=4, freq="h")
@@ -23,7 +23,7 @@ def options(path: object, *variables: str, **more: object) -> GriddedOptions:
 
 
 def values(source: GriddedOptions, name: str = "t2m") -> np.ndarray:
-    parts = open_source(source).parts()
+    parts = open_source(source).segments()
     read = [part.read(np.arange(part.times.size), slice(None), slice(None))[name].values for part in parts]
     return np.concatenate(read)
 
@@ -52,7 +52,7 @@ def test_zarr_folder_and_netcdf_give_the_same(tmp_path, weather):
 
 
 def test_some_frames_and_cells(tmp_path, weather):
-    part = open_source(options(archives.write_weather(tmp_path / "a.nc", weather))).parts()[0]
+    part = open_source(options(archives.write_weather(tmp_path / "a.nc", weather))).segments()[0]
     read = part.read(np.array([0, 3]), slice(1, 2), slice(2, 4))["t2m"].values
     np.testing.assert_array_equal(read, [[[12, 13]], [[312, 313]]])
 
@@ -60,7 +60,7 @@ def test_some_frames_and_cells(tmp_path, weather):
 def test_a_file_a_frame_with_a_single_time(tmp_path, weather):
     for hour in range(4):
         archives.write_weather(tmp_path / f"{hour}.nc", weather.isel(time=hour))
-    assert look(options(tmp_path)).plan.present.sum() == 4
+    assert inspect_source(options(tmp_path)).time_axis.present.sum() == 4
     np.testing.assert_array_equal(values(options(tmp_path / "*.nc")), weather.t2m.values)
 
 
@@ -73,8 +73,8 @@ def test_transposed_fields_and_levels_of_length_one(tmp_path, weather):
 
 def test_any_cf_time_unit(tmp_path, weather):
     weather["time"].encoding = {"units": "days since 1900-01-01 12:00", "dtype": "float64"}
-    summary = look(options(archives.write_weather(tmp_path / "a.nc", weather)))
-    assert (summary.plan.times[0], summary.step) == (np.datetime64("2019-03-01"), np.timedelta64(1, "h"))
+    summary = inspect_source(options(archives.write_weather(tmp_path / "a.nc", weather)))
+    assert (summary.time_axis.times[0], summary.step) == (np.datetime64("2019-03-01"), np.timedelta64(1, "h"))
 
 
 def test_grid_mapping_becomes_spatial_ref(tmp_path, weather):
@@ -88,7 +88,7 @@ def test_grid_mapping_becomes_spatial_ref(tmp_path, weather):
 
 def error_of(source: GriddedOptions) -> str:
     with pytest.raises(InputError) as caught:
-        look(source)
+        inspect_source(source)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -3,7 +3,7 @@ import pytest
 
 from fieldcast.pipeline.config.sources import MovingMnistOptions
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources import look, open_source
+from fieldcast.pipeline.sources import inspect_source, open_source
 from fieldcast.pipeline.sources.moving_mnist import draw_sequence, trajectory
 from tests.sources import archives
 
@@ -17,14 +17,14 @@ def options(tmp_path) -> MovingMnistOptions:
 
 
 def test_a_sequence_a_day_with_train_and_test_digits_apart(options):
-    parts = open_source(options).parts()
+    parts = open_source(options).segments()
     assert len(parts) == 5
     assert parts[3].times[0] == np.datetime64("2000-01-04")
     assert parts[3].times[-1] == np.datetime64("2000-01-04T19:00")
     peaks = [part.read(np.arange(20), slice(None), slice(None))["intensity"].values.max() for part in parts]
     np.testing.assert_allclose(peaks, [0.2, 0.2, 0.2, 1, 1])
-    summary = look(options)
-    assert (summary.plan.times.size, summary.plan.present.sum()) == (4 * 24 + 20, 100)
+    summary = inspect_source(options)
+    assert (summary.time_axis.times.size, summary.time_axis.present.sum()) == (4 * 24 + 20, 100)
     assert summary.variables == {"intensity": "1"}
 
 
@@ -48,7 +48,7 @@ def test_overlapping_digits_combine_by_maximum():
 
 def test_sequences_repeat_by_seed(options):
     def first(source: MovingMnistOptions) -> np.ndarray:
-        return open_source(source).parts()[0].read(np.arange(4), slice(None), slice(None))["intensity"].values
+        return open_source(source).segments()[0].read(np.arange(4), slice(None), slice(None))["intensity"].values
 
     np.testing.assert_array_equal(first(options), first(options))
     assert not np.array_equal(first(options), first(options.model_copy(update={"seed": 1})))
@@ -57,7 +57,7 @@ def test_sequences_repeat_by_seed(options):
 def test_broken_digit_files_are_named(options, tmp_path):
     def error_with(path, **more) -> str:
         with pytest.raises(InputError) as caught:
-            look(options.model_copy(update={"train_images": str(path), **more}))
+            inspect_source(options.model_copy(update={"train_images": str(path), **more}))
         return str(caught.value)
 
     good = tmp_path / "train.gz"

@@ -6,14 +6,14 @@ import pytest
 
 from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources import look, open_source
+from fieldcast.pipeline.sources import inspect_source, open_source
 from tests.sources import archives
 
 ALL = slice(None)
 
 
 def read(options: RadarOptions, frame: int = 0):
-    part = open_source(options).parts()[frame]
+    part = open_source(options).segments()[frame]
     return part.read(np.array([0]), ALL, ALL)["rain_rate"]
 
 
@@ -73,7 +73,7 @@ def test_fmi_first_row_lies_in_the_north(tmp_path):
 
 def test_a_part_reads_the_wanted_cells_alone(tmp_path):
     archives.write_knmi(tmp_path / "a.h5", "2010-08-26 00:05")
-    part = open_source(knmi(tmp_path)).parts()[0]
+    part = open_source(knmi(tmp_path)).segments()[0]
     rate = part.read(np.array([0]), slice(1, 2), slice(0, 2))["rain_rate"].values
     np.testing.assert_allclose(rate, [[[14.4, 0.12]]], rtol=1e-6)
 
@@ -81,12 +81,12 @@ def test_a_part_reads_the_wanted_cells_alone(tmp_path):
 def test_look_counts_missing_frames(tmp_path):
     for minute in ("00:05", "00:10", "00:25"):
         archives.write_knmi(tmp_path / f"{minute}.h5", f"2010-08-26 {minute}")
-    summary = look(knmi(tmp_path))
-    assert (summary.plan.times.size, summary.plan.present.sum()) == (5, 3)
+    summary = inspect_source(knmi(tmp_path))
+    assert (summary.time_axis.times.size, summary.time_axis.present.sum()) == (5, 3)
     assert summary.variables == {"rain_rate": "mm h-1"}
     assert (summary.grid_shape, summary.spacing, summary.spacing_units) == ((2, 3), (1.0, 1.0), "km")
     assert (summary.step, summary.duplicates) == (np.timedelta64(5, "m"), 0)
-    assert summary.plan.times[-1] == np.datetime64("2010-08-26T00:25")
+    assert summary.time_axis.times[-1] == np.datetime64("2010-08-26T00:25")
 
 
 def two_good(folder: Path) -> Path:
@@ -96,7 +96,7 @@ def two_good(folder: Path) -> Path:
 
 def error_of(options: RadarOptions) -> str:
     with pytest.raises(InputError) as caught:
-        look(options)
+        inspect_source(options)
     message = str(caught.value)
     assert "\n" not in message
     return message

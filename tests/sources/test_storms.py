@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fieldcast.pipeline.config.sources import StormsOptions
-from fieldcast.pipeline.sources import look, open_source
+from fieldcast.pipeline.sources import inspect_source, open_source
 from fieldcast.pipeline.sources.storms import rain_rate, simulate
 
 FEW = StormsOptions(events=3, event_minutes=120)
@@ -84,19 +84,19 @@ def test_every_physical_option_has_an_effect(change):
 
 
 def test_events_start_at_regular_intervals():
-    parts = open_source(FEW).parts()
+    parts = open_source(FEW).segments()
     assert [part.name for part in parts] == ["storm 0", "storm 1", "storm 2"]
     assert parts[1].times[0] == np.datetime64("2020-01-01T06:00")
     assert parts[1].times.size == 24
-    summary = look(FEW)
-    assert summary.plan.present.sum() == 3 * 24
-    assert summary.plan.times.size == 2 * 72 + 24
+    summary = inspect_source(FEW)
+    assert summary.time_axis.present.sum() == 3 * 24
+    assert summary.time_axis.times.size == 2 * 72 + 24
     assert summary.variables == {"rain_rate": "mm h-1"}
     assert summary.spacing == (2.0, 2.0)
 
 
 def test_reading_some_frames_equals_some_of_all():
-    part = open_source(FEW).parts()[1]
+    part = open_source(FEW).segments()[1]
     some = part.read(np.array([2, 5]), slice(3, 9), slice(0, 4))
     np.testing.assert_array_equal(some["rain_rate"].values, simulate(FEW, 1)[[2, 5], 3:9, :4])
     np.testing.assert_array_equal(some.time.values, part.times[[2, 5]])

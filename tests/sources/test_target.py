@@ -8,7 +8,7 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import Crop, GriddedOptions, IngestOptions, RadarOptions
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.schema import step_of
-from fieldcast.pipeline.datasets.signature import contract_of
+from fieldcast.pipeline.datasets.signature import signature_of
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.sources import open_source
@@ -69,7 +69,7 @@ def test_a_crop_outside_the_grid_is_refused():
         target_of(grid(), options(crop=Crop(y=(0, 5), x=(0, 8))), "here")
 
 
-def test_frames_and_contract_are_those_of_the_store(tmp_path: Path):
+def test_frames_and_signature_are_those_of_the_store(tmp_path: Path):
     """What is read frame by frame is what an ingest writes, so that a model may be given either."""
     (tmp_path / "raw").mkdir()
     counts = np.arange(4 * 6, dtype=np.uint16).reshape(4, 6)
@@ -80,10 +80,10 @@ def test_frames_and_contract_are_those_of_the_store(tmp_path: Path):
     observations = store.open_observations(tmp_path / "o.zarr")
     source = open_source(radar)
     target = target_of(source.grid(), radar, "the feed")
-    read = [read_frames(part, np.arange(part.times.size), target)["rain_rate"] for part in source.parts()]
+    read = [read_frames(part, np.arange(part.times.size), target)["rain_rate"] for part in source.segments()]
     assert np.concatenate(read).tobytes() == observations["rain_rate"].values.tobytes()
     step, first = step_of(observations), observations["time"].values[0]
-    there = contract_of(observations, ["rain_rate"], step, first)
-    assert contract_of(target.grid, ["rain_rate"], step, source.parts()[-1].times[0]) == there
-    assert there["crs"].startswith("PROJCRS")
-    assert (there["y"]["cells"], there["x"]["cells"], there["step_minutes"], there["phase_seconds"]) == (2, 2, 5, 0)
+    there = signature_of(observations, ["rain_rate"], step, first)
+    assert signature_of(target.grid, ["rain_rate"], step, source.segments()[-1].times[0]) == there
+    assert there.crs.startswith("PROJCRS")
+    assert (there.grid_shape, there.step_minutes, there.phase_seconds) == ((2, 2), 5, 0)

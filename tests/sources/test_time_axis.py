@@ -5,7 +5,7 @@ import pytest
 
 from fieldcast.pipeline.config.sources import IngestOptions
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources.time_axis import Plan, plan_axis
+from fieldcast.pipeline.sources.time_axis import TimeAxis, fit_time_axis
 
 STRICT = IngestOptions()
 
@@ -14,8 +14,8 @@ def minutes(*values: float) -> np.ndarray:
     return np.datetime64("2020-01-01", "ns") + (np.array(values) * 60e9).astype("timedelta64[ns]")
 
 
-def plan(*parts: np.ndarray, period=None, step_minutes=None, rules=STRICT) -> Plan:
-    return plan_axis([f"file {n}" for n in range(len(parts))], parts, period, step_minutes, rules)
+def plan(*parts: np.ndarray, period=None, step_minutes=None, rules=STRICT) -> TimeAxis:
+    return fit_time_axis([f"file {n}" for n in range(len(parts))], parts, period, step_minutes, rules)
 
 
 def test_missing_frames_keep_their_place():
@@ -23,7 +23,7 @@ def test_missing_frames_keep_their_place():
     np.testing.assert_array_equal(it.times, minutes(0, 5, 10, 15, 20))
     np.testing.assert_array_equal(it.present, [True, True, False, False, True])
     np.testing.assert_array_equal(it.slots, [0, 1, 4])
-    np.testing.assert_array_equal(it.entries.part, [0, 0, 1])
+    np.testing.assert_array_equal(it.entries.segment, [0, 0, 1])
 
 
 def test_period_includes_both_ends():
@@ -45,7 +45,7 @@ def test_times_are_rounded_to_seconds():
 @pytest.mark.parametrize(("rule", "parts"), [("first", [0, 0, 2]), ("last", [0, 1, 2]), ("merge", [0, 0, 1, 2])])
 def test_rules_for_duplicates(rule, parts):
     it = plan(minutes(0, 5), minutes(5), minutes(10), rules=IngestOptions(duplicates=rule))
-    np.testing.assert_array_equal(it.entries.part, parts)
+    np.testing.assert_array_equal(it.entries.segment, parts)
     assert it.duplicates == 1
     assert it.times.size == 3
 
@@ -53,7 +53,7 @@ def test_rules_for_duplicates(rule, parts):
 def test_sorted_when_asked():
     it = plan(minutes(10), minutes(0, 5), rules=IngestOptions(out_of_order="sort"))
     np.testing.assert_array_equal(it.times, minutes(0, 5, 10))
-    np.testing.assert_array_equal(it.entries.part, [1, 1, 0])
+    np.testing.assert_array_equal(it.entries.segment, [1, 1, 0])
 
 
 @pytest.mark.parametrize(

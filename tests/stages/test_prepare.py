@@ -8,10 +8,11 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT
-from fieldcast.pipeline.datasets.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.prepare import fit_climatology, prepare, training_frames
+from fieldcast.pipeline.prepare import prepare, training_frames
 
 START = np.datetime64("2024-01-01T00:00", "ns")
 STEP = np.timedelta64(1, "h")
@@ -122,13 +123,13 @@ def test_statistics_by_hand(tmp_path: Path, anomalies: bool) -> None:
     assert (channel["min"], channel["max"]) == (float(frames.min()), float(frames.max()))  # in physical units
 
 
-def test_the_contract_holds_inputs_too(tmp_path: Path) -> None:
+def test_the_signature_holds_inputs_too(tmp_path: Path) -> None:
     data = observations()
     data["u10"] = data["t2m"].assign_attrs(units="m s-1")
     prepare(data, options(targets=["u10"]), 4, 3, tmp_path)
     statistics = json.loads((tmp_path / "statistics.json").read_text())
-    assert sorted(statistics) == ["anomalies", "channels", "contract", "step_minutes", "targets"]
-    assert statistics["contract"] == {
+    assert sorted(statistics) == ["anomalies", "channels", "signature", "targets"]
+    assert statistics["signature"] == {
         "units": {"u10": "m s-1", "t2m": "K"},
         "y": {"cells": 3, "first": 0.0, "last": 2.0, "units": "1"},
         "x": {"cells": 5, "first": 0.0, "last": 4.0, "units": "1"},

@@ -22,12 +22,13 @@ from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from fieldcast.pipeline.datasets.preparation.climatology import complete
+from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
-from fieldcast.pipeline.tracking import runs as tracking
-from fieldcast.pipeline.train import code_digest, complete, describe, fit_reference, prepare_resume, train
+from fieldcast.pipeline.train import code_digest, describe, fit_reference, prepare_resume, train
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
 from tests.conftest import ROOT, rewrite
@@ -79,7 +80,7 @@ def test_resumed_training_equals_an_undisturbed_one(convlstm: Path, monkeypatch:
     changes = {
         "models": {"convlstm": {"dropout": 0.2}},
         "sample": {"crop_cells": 16},
-        "train": {"loss": "balanced", "rollout": {"start_leads": 1, "until": 0.7}},
+        "train": {"loss": "balanced", "rollout": {"start_leads": 1, "ramp_fraction": 0.7}},
     }
     params = rewrite(convlstm, changes)
     train(params, "convlstm")
@@ -198,7 +199,7 @@ def test_compiled_training_is_the_same_training(project: Path, monkeypatch: pyte
 
 def test_a_name_trains_the_cell_of_its_options(project: Path) -> None:
     """No later option may turn a ConvLSTM into something else."""
-    changes = {"models": {"other": {"kind": "recurrent", "temporal_mixer": "convgru", "hidden": [8]}}}
+    changes = {"models": {"other": {"kind": "recurrent", "cell": "convgru", "hidden": [8]}}}
     params = rewrite(project, changes)
     for name, cell in (("convlstm", ConvLSTMCell), ("other", ConvGRUCell)):
         network = build_network(describe(params, name, "0" * 32), np.zeros((1, 1, 1, 1)), np.ones(1))
@@ -210,8 +211,8 @@ def test_inputs_of_time_and_place_are_trained(project: Path) -> None:
     params = rewrite(project, {"sample": {"calendar": True, "coordinates": True}, "train": {"epochs": 1}})
     train(params, "convlstm")
     loaded = load(CHECKPOINTS / "convlstm")
-    assert (loaded.description.calendar, loaded.description.coordinates) == (True, True)
-    assert loaded.description.channels_in == 7
+    assert (loaded.config.calendar, loaded.config.coordinates) == (True, True)
+    assert loaded.config.channels_in == 7
     init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
     forecast(CHECKPOINTS / "convlstm", OBSERVATIONS, init_times, Path("placed.zarr"), params.forecast)
     assert np.isfinite(store.open_forecasts(Path("placed.zarr"))["rain_rate"].values).all()
@@ -220,18 +221,16 @@ def test_inputs_of_time_and_place_are_trained(project: Path) -> None:
 def test_balanced_without_rain_is_refused(project: Path) -> None:
     params = rewrite(project, {"train": {"loss": "balanced"}})
     described = describe(params, "convlstm", "0" * 32)
-    kelvin = replace(described, channels=[{**described.channels[0], "units": "K"}])
+    kelvin = replace(described, channels=(replace(described.channels[0], units="K"),))
     with pytest.raises(InputError, match="balanced weighs rain rates"):
         fit.fit(params, kelvin, None, RESUME, None)
 
 
 def test_weights_of_cells_follow_the_physical_target(project: Path) -> None:
     params = rewrite(project, {"train": {"loss": "balanced", "lead_weights": "linear", "last_lead_weight": 3}})
-    described = replace(
-        describe(params, "convlstm", "0" * 32),
-        channels=[{**describe(params, "convlstm", "0" * 32).channels[0], "units": units} for units in ("mm h-1", "K")],
-        targets=2,
-    )
+    described = describe(params, "convlstm", "0" * 32)
+    channels = tuple(replace(described.channels[0], units=units) for units in ("mm h-1", "K"))
+    described = replace(described, channels=channels, targets=2)
     network = build_network(described, np.zeros((1, 2, 1, 1)), np.full(2, 0.7))
     observed = torch.full((2, 4, 2, 5, 7), 12.0)
     weighted = ForecastModule(network, params.train, Budget(None))._weights(observed).expand_as(observed)
@@ -287,7 +286,7 @@ def test_damping_by_hand(project: Path) -> None:
         (anomaly * (batch["target"][:, k, 0].numpy() - mean)).sum() / (anomaly**2).sum()
         for k in range(params.sample.horizon)
     ]
-    fitted = fit_reference(params, description, project, tracking.Run(None, None, "small"))
+    fitted = fit_reference(params, description)
     np.testing.assert_allclose(fitted.arrays["damping"][:, 0], expected, rtol=1e-4)
 
 
@@ -301,16 +300,16 @@ def test_references_are_checkpoints_with_a_run(project: Path, model: str) -> Non
     params = rewrite(project, {})
     train(params, model)
     loaded = load(CHECKPOINTS / model)
-    assert loaded.description.model == model
+    assert loaded.config.model == model
     assert sorted(loaded.arrays) == {
         "climatology": ["climatology"],
         "damped_persistence": ["climatology", "damping"],
     }.get(model, [])
-    assert loaded.description.data_digest == store.directory_digest(PREPARED)
+    assert loaded.config.data_digest == store.directory_digest(PREPARED)
     assert json.loads((CHECKPOINTS / model / "config.json").read_text())["step_minutes"] == 5
-    statistics = json.loads((PREPARED / "statistics.json").read_text())
-    assert loaded.description.contract == statistics["contract"]
-    assert {"min", "max"} <= set(loaded.description.channels[0])
+    statistics = Statistics.read(PREPARED)
+    assert loaded.config.signature == statistics.signature
+    assert loaded.config.channels == statistics.channels
     assert "24 x 24 cells" in (CHECKPOINTS / model / "card.md").read_text()
 
 
@@ -351,7 +350,7 @@ def test_members_are_trained_calibrated_and_forecast(project: Path, kind: str, o
     params = rewrite(project, {"models": {name: options}, "train": {"epochs": 1}})
     train(params, name)
     loaded = load(CHECKPOINTS / name)
-    assert loaded.description.members == 3
+    assert loaded.config.members == 3
     assert loaded.calibration is not None
     assert loaded.calibration.offsets.shape == (4, 1, 4, 3)
     assert np.isfinite(loaded.calibration.offsets).all()

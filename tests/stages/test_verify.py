@@ -10,6 +10,7 @@ from fieldcast.pipeline.config import Region, Verify
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification.aggregation import field_sums, read_sums, scores_of, write_sums
 from fieldcast.pipeline.verification.continuous import rmse
+from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verification.strata import by_region
 from fieldcast.pipeline.verify import verify
 
@@ -62,7 +63,7 @@ def forecasts(observed):
 
 def test_right_forecasts_score_perfectly_and_know_their_cells(forecasts, observed):
     sums = verify(forecasts, observed, options([2.0, 10.0]))
-    scores = scores_of(sums)
+    scores = by_key(scores_of(sums))
     assert sums.attrs["model"] == "perfect"
     assert set(scores["rmse"].values()) == {0.0}
     assert set(scores["csi_2_mm_h"].values()) == set(scores["fss_0.5_mm_h_10_km"].values()) == {1.0}
@@ -100,7 +101,7 @@ def test_the_file_is_byte_identical_and_reads_back(forecasts, observed, climatol
 
 
 def test_a_field_without_thresholds_has_no_event_scores(forecasts, observed):
-    scores = scores_of(verify(forecasts, observed, Verify(neighbourhoods_km=[10.0])))
+    scores = by_key(scores_of(verify(forecasts, observed, Verify(neighbourhoods_km=[10.0]))))
     assert list(scores) == [
         "rmse", "mae", "mean_error", "mse_frame", "correlation", "anomaly_correlation", "variance_ratio", "psnr",
         "ssim", "spectrum_ratio", "effective_resolution_km", "crps", "spread_skill", "coverage_90",
@@ -112,7 +113,7 @@ def test_two_fields_keep_their_scores_apart(forecasts, observed):
     both = (
         data.assign(heat=(data.rain_rate + extra).assign_attrs(warm)) for data, extra in ((forecasts, 3), (observed, 1))
     )
-    scores = scores_of(verify(*both, options()))
+    scores = by_key(scores_of(verify(*both, options())))
     assert set(scores["rain_rate/rmse"].values()) == {0.0}
     assert scores["heat/mean_error"][5] == pytest.approx(2.0)
     assert "heat/csi_2_k" not in scores
@@ -156,8 +157,8 @@ def test_blocks_of_any_size_anywhere_give_the_same_sums(forecasts, observed, cli
 
 
 def test_all_models_have_the_same_scores_and_references_no_spread(forecasts, observed, climatology):
-    one = scores_of(verify(forecasts, observed, options([2.0]), climatology, RANGE))
-    many = scores_of(verify(with_members(forecasts), observed, options([2.0]), climatology, RANGE))
+    one = by_key(scores_of(verify(forecasts, observed, options([2.0]), climatology, RANGE)))
+    many = by_key(scores_of(verify(with_members(forecasts), observed, options([2.0]), climatology, RANGE)))
     assert list(one) == list(many)
     undefined = {name for name in one if np.isnan(list(one[name].values())).all()}
     assert undefined == {"psnr", "spread_skill", "coverage_90", "sedi_0.5_mm_h", "sedi_2_mm_h"}
@@ -208,7 +209,7 @@ def test_cells_of_degrees_count_by_their_area(forecasts, observed):
     ]
     globe[0] = globe[0].assign(rain_rate=globe[0].rain_rate.where(globe[0].y > 40, globe[0].rain_rate + 1))
     globe[0].rain_rate.attrs = RAIN[1]
-    scores = scores_of(verify(*globe, options()))
+    scores = by_key(scores_of(verify(*globe, options())))
     cosine = np.cos(np.deg2rad(np.linspace(80, 0, NY)))[1:]  # the first row was never observed
     assert scores["mean_error"][5] == pytest.approx(cosine[4:].sum() / cosine.sum(), rel=1e-3)
 

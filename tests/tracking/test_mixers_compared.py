@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 TINY = {"hidden": [8], "patch": 4}
 MIXERS = ("convlstm", "convgru", "trajgru", "attention")
 LEARNED = {
-    **{f"by_{mixer}": ("recurrent", {**TINY, "temporal_mixer": mixer}) for mixer in MIXERS},
+    **{f"by_{mixer}": ("recurrent", {**TINY, "cell": mixer}) for mixer in MIXERS},
     "by_convolution": ("simvp", {"channels": 4, "hidden": 8, "blocks": 1}),
 }
 COMPARED = {**LEARNED, "persistence": ("persistence", {})}
@@ -48,7 +48,7 @@ def test_all_mixers_have_the_same_metrics_in_one_experiment(project: Path, monke
     assert experiment is not None
     runs = {run.data.tags["model"]: run.data for run in client.search_runs([experiment.experiment_id])}
     assert runs.keys() == COMPARED.keys()
-    assert {runs[f"by_{mixer}"].params["model.temporal_mixer"] for mixer in MIXERS} == set(MIXERS)
+    assert {runs[f"by_{mixer}"].params["model.cell"] for mixer in MIXERS} == set(MIXERS)
     first = runs["by_convlstm"].metrics
     assert {"val/loss", "lead/rmse", "test/rmse", "lead/csi_0.5_mm_h", "spent/parameters", "spent/macs"} <= set(first)
     for name in LEARNED:

@@ -6,14 +6,14 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, SCORES
 from fieldcast.pipeline.datasets.store import directory_digest
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, TrackerError
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.tracking import runs as tracking
-from fieldcast.pipeline.tracking.comparison import log_comparison
-from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry, TrackerError
-from fieldcast.pipeline.train import train
+from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
+from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry
 from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums, write_sums
 from tests.conftest import rewrite
+from tests.tracking.tracked import train_tracked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 MODELS = ("persistence", "climatology")
@@ -35,16 +35,9 @@ def registry(project: Path) -> Registry:
     """Return a registry with a version and a scored run of two models."""
     params = rewrite(project, {"models": {name: {"kind": name} for name in MODELS}})
     for k, name in enumerate(MODELS):
-        train(params, name)
+        run = train_tracked(params, name)
         write_sums(sums(k + 1.0), SCORES / f"{name}.nc")
-        tracking.log_scores(
-            experiment="small",
-            checkpoint=CHECKPOINTS / name,
-            model=name,
-            kind=name,
-            scores={"rmse": {5: 1.0}},
-            sums=SCORES / f"{name}.nc",
-        )
+        log_scores(run, name, {"rmse": {5: 1.0}}, SCORES / f"{name}.nc")
     runs = tracking.runs_of("small", {name: directory_digest(CHECKPOINTS / name) for name in MODELS})
     (project / "comparison").mkdir()
     log_comparison(runs, project / "comparison", {}, {"persistence": costs.Costs(forecast_milliseconds=2.5)})
@@ -85,8 +78,8 @@ def test_what_is_not_there_is_named(registry: Registry, project: Path) -> None:
         registry.scored("unet")
     with pytest.raises(InputError, match="MLflow has no run 0000"):
         registry.scored("0" * 32)
-    train(rewrite(project, {}), "damped_persistence")
-    with pytest.raises(InputError, match="0 files of scores in MLflow, expected one, logged by the stage verify"):
+    train_tracked(rewrite(project, {}), "damped_persistence")
+    with pytest.raises(InputError, match="0 files of scores in MLflow, expected one, logged by the stage compare"):
         registry.scored("damped_persistence")
 
 

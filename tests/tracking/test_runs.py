@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.tracking import runs as tracking
-from fieldcast.pipeline.tracking.comparison import log_comparison
+from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
+from fieldcast.pipeline.tracking.identity import complete
 from fieldcast.pipeline.train import train
 from tests.conftest import rewrite
+from tests.tracking.tracked import run_of, train_tracked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -29,10 +32,7 @@ def client(project: Path) -> MlflowClient:
 
 @pytest.fixture
 def trained(project: Path) -> tracking.Run:
-    train(rewrite(project, {}), "damped_persistence")
-    return tracking.open_run(
-        "small", "damped_persistence", store.directory_digest(CHECKPOINTS / "damped_persistence"), "x"
-    )
+    return train_tracked(rewrite(project, {}), "damped_persistence")
 
 
 def test_training_leaves_one_complete_run(trained: tracking.Run, client: MlflowClient) -> None:
@@ -70,15 +70,11 @@ def test_registered_version_loads_without_pickle_and_without_this_project(
 
 def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "sums.nc").write_bytes(b"sums")
-    run = tracking.log_scores(
-        experiment="small",
-        checkpoint=CHECKPOINTS / "damped_persistence",
-        model="damped_persistence",
-        kind="damped_persistence",
-        sums=tmp_path / "sums.nc",
-        scores={"rmse": {5: 1.0, 10: 2.0}, "csi_1_mm_h": {5: 0.5, 10: float("nan")}, "far_1_mm_h": {5: 0.1}},
-    )
+    scores = {"rmse": {5: 1.0, 10: 2.0}, "csi_1_mm_h": {5: 0.5, 10: float("nan")}, "far_1_mm_h": {5: 0.1}}
+    run = run_of("small", "damped_persistence")
     assert run.run_id == trained.run_id
+    for _ in range(2):  # the second time it has these scores
+        log_scores(run, "damped_persistence", scores, tmp_path / "sums.nc")
     assert run.run_id is not None
     curve = client.get_metric_history(run.run_id, "lead/rmse")
     assert [(entry.step, entry.value) for entry in curve] == [(5, 1.0), (10, 2.0)]
@@ -89,26 +85,24 @@ def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowC
     assert [file.path for file in client.list_artifacts(run.run_id, "scores")] == ["scores/sums.nc"]
 
 
-def test_scores_of_an_unknown_checkpoint_open_a_run(trained: tracking.Run, client: MlflowClient) -> None:
+def test_an_unknown_checkpoint_gets_a_complete_run(trained: tracking.Run, client: MlflowClient) -> None:
     """DVC's run cache can bring back a checkpoint that this tracker has never seen."""
     assert trained.run_id is not None
     client.delete_run(trained.run_id)
-    run = tracking.log_scores(
-        experiment="small",
-        checkpoint=CHECKPOINTS / "damped_persistence",
-        model="damped_persistence",
-        kind="damped_persistence",
-        scores={"rmse": {5: 1.0}},
-        sums=Path("none"),
-    )
+    run = run_of("small", "damped_persistence")
     assert run.run_id not in (None, trained.run_id)
+    complete(run, config.load(), "damped_persistence")
+    complete(run, config.load(), "damped_persistence")
+    assert client.get_run(str(run.run_id)).data.params["model.kind"] == "damped_persistence"
+    versions = client.search_model_versions("name='small'")
+    assert sorted(version.run_id for version in versions) == sorted([trained.run_id, str(run.run_id)])
 
 
 def test_images_share_a_key_across_models(project: Path, client: MlflowClient) -> None:
     params = rewrite(project, {})
     images = {}
     for model, shade in (("persistence", 50), ("climatology", 90)):
-        train(params, model)
+        train_tracked(params, model)
         images[model] = np.full((32, 32, 3), shade, dtype=np.uint8)
     folder = project / "comparison"
     folder.mkdir()
@@ -136,10 +130,14 @@ def test_a_dead_tracker_costs_seconds_and_no_work(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     started = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        train(rewrite(project, {}), "persistence")
+        params = rewrite(project, {})
+        for name in ("persistence", "climatology"):
+            train(params, name)
+        runs = tracking.runs_of("small", {"persistence": "a", "climatology": "b"})
+        complete(runs["persistence"], params, "persistence")
     assert (CHECKPOINTS / "persistence" / "config.json").exists()
     assert time.monotonic() - started < 30
-    assert "MLflow does not answer" in caplog.text
+    assert caplog.text.count("MLflow does not answer") == 1
 
 
 def test_a_tracker_that_dies_is_reported_once(project: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -61,8 +61,8 @@ def test_the_new_checkpoint_says_what_it_is(project: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     found = cluster(folder, 5, 2.0, project / "like")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    description = checkpoint.describe(project / "like")
-    old = checkpoint.describe(folder)
+    description = checkpoint.read_config(project / "like")
+    old = checkpoint.read_config(folder)
     assert (description.model, description.options["attention"], description.options["rounds"]) == (
         "like",
         "clustered",
@@ -105,7 +105,7 @@ def test_the_command_prints_what_changes(project: Path) -> None:
     assert attention.endswith("-98.66%")  # 1 - (2 + 1) / (2 * 112)
     assert lines[-2] == "clusters: 1% of the tokens"
     assert lines[-1] == f"Checkpoint: {folder}_clustered"
-    assert checkpoint.describe(Path(f"{folder}_clustered")).options["attention"] == "clustered"
+    assert checkpoint.read_config(Path(f"{folder}_clustered")).options["attention"] == "clustered"
 
 
 def test_what_cannot_be_clustered_is_refused_and_nothing_is_lost(project: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_cannot_be_clustered_is_refused_and_nothing_is_lost(project: Path) 
         cluster(joint(project, **turned), 4, 1.0, new)
     folder = joint(project)
     content = json.loads((folder / "config.json").read_text())
-    content["contract"]["units"] = {"rain_rate": "mm"}
+    content["signature"]["units"] = {"rain_rate": "mm"}
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="as mine was trained"):
         cluster(folder, 4, 1.0, new)
@@ -145,7 +145,7 @@ def test_queries_that_are_all_alike_are_named(project: Path) -> None:
             if name.endswith("query.weight"):
                 parameter.zero_()
     arrays = {name: value.numpy() for name, value in network.state_dict().items()}
-    checkpoint.save_checkpoint(folder, checkpoint.describe(folder), arrays, "")
+    checkpoint.save_checkpoint(folder, checkpoint.read_config(folder), arrays, "")
     with pytest.raises(InputError, match="all queries are the same"):
         cluster(folder, 4, 1.0, project / "new")
 

@@ -5,8 +5,8 @@ from torch import nn
 from fieldcast.models.recurrent.convlstm import ConvLSTMCell
 from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.recurrent.unroll import unroll
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
-from fieldcast.models.video_transformer.attention.clustered import Clustered
+from fieldcast.models.video_transformer.attention.approximate.clustered import Clustered
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
 from fieldcast.models.video_transformer.block import DividedBlock
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.forecasting.costs import count_macs

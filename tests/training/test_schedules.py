@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from fieldcast.models.layers.outputs import OutputOptions
-from fieldcast.pipeline.config.training import Rollout, Teacher, Train
+from fieldcast.pipeline.config.training import Rollout, ScheduledSampling, Train
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
 from fieldcast.pipeline.training.schedules import draw_truth, first_leads, leads_at, truth_probability
 
 CPU = torch.device("cpu")
-CHANNEL = {"units": "K", "transform": "identity", "floor": 1.0, "valid_min": None, "valid_max": None}
+CHANNEL = Channel("t2m", "K")
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,8 @@ CHANNEL = {"units": "K", "transform": "identity", "floor": 1.0, "valid_min": Non
     ],
 )
 def test_schedules_are_their_formulas(options: dict[str, Any], expected: dict[int, float]) -> None:
-    teacher = Teacher(**options)
-    assert {step: truth_probability(step, teacher) for step in expected} == pytest.approx(expected, abs=1e-9)
+    sampling = ScheduledSampling(**options)
+    assert {step: truth_probability(step, sampling) for step in expected} == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_schedules_are_their_formulas(options: dict[str, Any], expected: dict[in
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Teacher(**options)
+        ScheduledSampling(**options)
 
 
 def test_truth_is_drawn_for_each_sample_and_lead() -> None:
@@ -66,12 +67,12 @@ def test_truth_is_drawn_for_each_sample_and_lead() -> None:
 
 
 def test_leads_grow_linearly_over_a_share_of_the_schedule() -> None:
-    rollout = Rollout(start_leads=2, until=0.5)
+    rollout = Rollout(start_leads=2, ramp_fraction=0.5)
     assert [leads_at(progress, 12, rollout) for progress in (0, 0.049, 0.05, 0.25, 0.49, 0.5, 1)] == [
         *(2, 2, 3, 7, 11, 12, 12)
     ]
     assert leads_at(0.0, 12, None) == 12
-    assert leads_at(0.0, 3, Rollout(start_leads=5, until=0.5)) == 3
+    assert leads_at(0.0, 3, Rollout(start_leads=5, ramp_fraction=0.5)) == 3
 
 
 def test_later_leads_become_gaps() -> None:
@@ -86,7 +87,7 @@ def test_later_leads_become_gaps() -> None:
 class Stepper(nn.Module):
     """Each frame is the one before times a learned factor; `seen` keeps what it was called with."""
 
-    takes_truth = True
+    supports_teacher_forcing = True
 
     def __init__(self, horizon: int) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Stepper(nn.Module):
 class Direct(Stepper):
     """Takes no truth: being given one is an error."""
 
-    takes_truth = False
+    supports_teacher_forcing = False
 
     def forward(self, history: Tensor, noise: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return super().forward(history, noise)
@@ -178,7 +179,7 @@ def test_the_gradient_of_a_free_rollout_goes_back_through_all_forecasts() -> Non
 
 
 def test_the_rollout_grows_in_training_and_never_in_validation() -> None:
-    module = module_of(Stepper(3), rollout={"start_leads": 1, "until": 0.5})
+    module = module_of(Stepper(3), rollout={"start_leads": 1, "ramp_fraction": 0.5})
     batch = batch_of(powers([16.0]), powers([4.0, 2.0, 8.0]))
     losses = []
     for step in (0, 25, 50):
@@ -195,7 +196,7 @@ def test_the_rollout_grows_in_training_and_never_in_validation() -> None:
 def test_truth_is_fed_in_training_alone_to_models_that_take_it() -> None:
     batch = batch_of(powers([16.0]), powers([4.0, 2.0, 8.0]))
     for model, fed in ((Stepper(3), True), (Direct(3), False)):
-        module = module_of(model, teacher={"schedule": "linear"})
+        module = module_of(model, scheduled_sampling={"schedule": "linear"})
         module.training_step(batch, 0)
         module.validation_step(batch, 0)
         training, validation = model.seen
@@ -209,7 +210,7 @@ def test_truth_is_fed_in_training_alone_to_models_that_take_it() -> None:
 def drawn_at(seed: int, step: int, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Where truth is fed at one step of a training."""
     monkeypatch.setattr(ForecastModule, "global_step", step)
-    module = module_of(Stepper(13), seed=seed, teacher={"schedule": "linear", "start": 0.5, "decrease": 0})
+    module = module_of(Stepper(13), seed=seed, scheduled_sampling={"schedule": "linear", "start": 0.5, "decrease": 0})
     batch = batch_of(torch.ones(11, 1, 1, 1, 1), torch.ones(11, 13, 1, 1, 1))
     module.on_train_batch_start(batch, 0)
     module.training_step(batch, 0)
@@ -229,18 +230,18 @@ def test_the_same_step_draws_the_same_truth_again(monkeypatch: pytest.MonkeyPatc
     assert not torch.equal(undisturbed[1], undisturbed[2])
 
 
-def last_lead_error(teacher: dict[str, Any], seed: int) -> float:
+def last_lead_error(sampling: dict[str, Any], seed: int) -> float:
     """Squared error at the last lead of free rollout, of a decaying field that is observed with noise."""
     torch.manual_seed(seed)
     decay = 0.95 ** torch.arange(13.0)
     signal = torch.randn(1200, 1, 1, 1, 1) * decay[:, None, None, None]
     observed = signal + 0.5 * torch.randn(signal.shape)
     model = Stepper(12)
-    module = module_of(model, teacher=teacher)
+    module = module_of(model, scheduled_sampling=sampling)
     optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
     for step in range(150):
         optimiser.zero_grad()
-        probability = truth_probability(step, module.options.teacher)
+        probability = truth_probability(step, module.options.scheduled_sampling)
         module._loss(batch_of(observed[:200, :1], observed[:200, 1:]), probability=probability).backward()
         optimiser.step()
     with torch.no_grad():

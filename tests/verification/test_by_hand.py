@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fieldcast.pipeline.datasets.grid import window_cells
 from fieldcast.pipeline.verification import categorical, continuous, probabilistic, spatial, spectral, structural
 from fieldcast.pipeline.verification.aggregation import Extras
 
@@ -170,4 +171,4 @@ def test_scores_without_events_or_cells_are_nan(labelled):
 
 @pytest.mark.parametrize(("km", "cells"), [(2, 1), (10, 5), (20, 11), (0.5, 1), (5.9, 3), (6.1, 3)])
 def test_neighbourhoods_are_odd_numbers_of_cells(km, cells):
-    assert spatial.window_cells(km, (2.0, 2.0)) == (cells, cells)
+    assert window_cells(km, (2.0, 2.0)) == (cells, cells)

@@ -1,4 +1,4 @@
-"""Scaled dot-product and multi-head attention: what every pattern of attention in this package is made of.
+"""Scaled dot-product and multi-head attention, of which every attention pattern is made.
 
 Vaswani et al. 2017, "Attention Is All You Need", sections 3.2.1 and 3.2.2. A query that may attend to nothing gets 0.
 """
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Heads = Float[Tensor, "b heads n d"]
-Allowed = Bool[Tensor, "b #heads #n m"]  # True: this query may attend to this key
+Allowed = Bool[Tensor, "#b #heads #n m"]  # True: this query may attend to this key
 Weights = Float[Tensor, "b heads n m"]
 Rotate = Callable[[Tensor], Tensor]  # queries or keys (b, heads, n, d) turned by their positions
-Watcher = Callable[[Tensor], None]  # is shown the weights of each call
+Watcher = Callable[[Tensor], None]  # receives the weights of each call
 
 
 def attend(
@@ -24,15 +24,9 @@ def attend(
     value: Float[Tensor, "b heads m d_v"],
     *,
     allowed: Allowed | None = None,
-    bias: Float[Tensor, "#b #heads n m"] | None = None,
-    dropout: float = 0.0,
 ) -> Float[Tensor, "b heads n d_v"]:
-    """Softmax(query key^T / sqrt(d) + bias) value by torch's fused kernel: no weights are held in memory.
-
-    `dropout` is of the weights, and active whenever it is above 0.
-    """
-    mask = _mask(allowed, bias, query)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    """Return softmax(query key^T / sqrt(d)) value by torch's fused kernel, without holding the weights in memory."""
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
 
 
 def attend_explicitly(
@@ -41,60 +35,49 @@ def attend_explicitly(
     value: Float[Tensor, "b heads m d_v"],
     *,
     allowed: Allowed | None = None,
-    bias: Float[Tensor, "#b #heads n m"] | None = None,
-    dropout: float = 0.0,
 ) -> tuple[Float[Tensor, "b heads n d_v"], Weights]:
-    """The same with every step written out, and the weights (before dropout), which sum to 1 over allowed keys.
+    """Return the same with every step written out, and the weights, which sum to 1 over allowed keys.
 
     The softmax is taken in float32 at least; a query without any allowed key has weights 0.
     """
     logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-    logits = logits if bias is None else logits + bias
     if allowed is None:
         weights = _softmax(logits, value)
-        return functional.dropout(weights, dropout) @ value, weights
-    seeing = allowed.any(dim=-1, keepdim=True)  # a query that is not: weights of all keys, then 0, for 0 / 0 is NaN
+        return weights @ value, weights
+    seeing = allowed.any(dim=-1, keepdim=True)  # other queries: weights of all keys, then 0, since 0 / 0 is NaN
     weights = _softmax(logits.masked_fill(~allowed & seeing, -torch.inf), value)
-    mixed = functional.dropout(weights, dropout) @ value
-    return mixed.masked_fill(~seeing, 0.0), weights.masked_fill(~seeing, 0.0)
+    return (weights @ value).masked_fill(~seeing, 0.0), weights.masked_fill(~seeing, 0.0)
 
 
-def _softmax(logits: Weights, like: Tensor) -> Weights:
+def _softmax(logits: Weights, like: Float[Tensor, "*any"]) -> Weights:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1).to(like.dtype)
 
 
-def _mask(allowed: Tensor | None, bias: Tensor | None, query: Tensor) -> Tensor | None:
-    if bias is None:
-        return allowed
-    bias = bias.to(query.dtype)
-    return bias if allowed is None else bias.masked_fill(~allowed, -torch.inf)
-
-
-def split_heads(tokens: Float[Tensor, "b n heads*d"], heads: int) -> Heads:
-    """Features of all heads side by side to a dimension of heads."""
+def split_heads(tokens: Float[Tensor, "b n heads_d"], heads: int) -> Float[Tensor, "b {heads} n d"]:
+    """Return features of all heads side by side with a dimension of heads."""
     return rearrange(tokens, "b n (heads d) -> b heads n d", heads=heads)
 
 
 def join_heads(mixed: Heads) -> Float[Tensor, "b n heads*d"]:
-    """The inverse of `split_heads`."""
+    """Return the inverse of `split_heads`."""
     return rearrange(mixed, "b heads n d -> b n (heads d)")
 
 
 class Attention(nn.Module):
     """Multi-head attention without a key bias, which softmax would cancel: 4 d^2 + 3 d weights.
 
-    Its weights are fused (`sdpa`) unless `impl` is `eager` or somebody watches them.
+    The kernel is fused (`sdpa`) unless `impl` is `eager` or a watcher reads the weights.
     """
 
     head_mask: Tensor | None
 
-    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0, impl: str = "sdpa") -> None:
+    def __init__(self, dim: int, heads: int, *, impl: str = "sdpa") -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads ({heads}), got {dim}")
         if impl not in ("sdpa", "eager"):
             raise ValueError(f"impl must be sdpa or eager, got {impl!r}")
-        self.heads, self.dropout, self.impl = heads, dropout, impl
+        self.heads, self.impl = heads, impl
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim)
@@ -108,18 +91,17 @@ class Attention(nn.Module):
         context: Float[Tensor, "b m d"] | None = None,
         *,
         allowed: Allowed | None = None,
-        bias: Float[Tensor, "#b #heads n m"] | None = None,
         rotate: Rotate | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Every token's mix of the context's tokens, or of its own kind's where there is none."""
+        """Return every token's mix of the context's tokens, or of `tokens` themselves without a context."""
         query = split_heads(self.query(tokens), self.heads)
         key, value = self.keys_and_values(tokens if context is None else context, rotate)
-        return self.mix(query if rotate is None else rotate(query), key, value, allowed=allowed, bias=bias)
+        return self.mix(query if rotate is None else rotate(query), key, value, allowed=allowed)
 
     def keys_and_values(
         self, context: Float[Tensor, "b m d"], rotate: Rotate | None = None
-    ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
-        """Keys and values of tokens, which may be kept for later queries."""
+    ) -> tuple[Float[Tensor, "b heads m d_head"], Float[Tensor, "b heads m d_head"]]:
+        """Return keys and values of tokens, which may be kept for later queries."""
         key, value = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
         return (key if rotate is None else rotate(key)), value
 
@@ -130,14 +112,12 @@ class Attention(nn.Module):
         value: Float[Tensor, "b heads m d"],
         *,
         allowed: Allowed | None = None,
-        bias: Float[Tensor, "#b #heads n m"] | None = None,
-    ) -> Float[Tensor, "b n d"]:
-        """The attention of queries to keys, with all heads joined by the output map."""
-        dropout = self.dropout if self.training else 0.0
+    ) -> Float[Tensor, "b n d_out"]:
+        """Return the attention of queries to keys, with all heads joined by the output map."""
         if self.impl == "sdpa" and self.watcher is None:
-            mixed = attend(query, key, value, allowed=allowed, bias=bias, dropout=dropout)
+            mixed = attend(query, key, value, allowed=allowed)
         else:
-            mixed, weights = attend_explicitly(query, key, value, allowed=allowed, bias=bias, dropout=dropout)
+            mixed, weights = attend_explicitly(query, key, value, allowed=allowed)
             if self.watcher is not None:
                 self.watcher(weights.detach())
         if self.head_mask is not None:
@@ -145,7 +125,7 @@ class Attention(nn.Module):
         out: Tensor = self.out(join_heads(mixed))
         return out
 
-    def set_head_mask(self, mask: Float[Tensor, " heads"] | None) -> None:
+    def set_head_mask(self, mask: Float[Tensor, " _heads"] | None) -> None:
         """Multiply the output of each head by a number: 0 silences it; None lifts the mask."""
         if mask is not None and mask.shape != (self.heads,):
             raise ValueError(f"head mask must have shape ({self.heads},), got {tuple(mask.shape)}")
@@ -179,10 +159,10 @@ def _keep(linear: nn.Linear, rows: Tensor, *, dim: int) -> None:
 
 
 def projection_macs(tokens: int, dim: int) -> int:
-    """Multiply-adds of the four linear maps of multi-head attention."""
+    """Return the multiply-adds of the four linear maps of multi-head attention."""
     return 4 * tokens * dim**2
 
 
 def score_macs(queries: int, keys: int, dim: int) -> int:
-    """Multiply-adds of query key^T and of the weights' product with the values, all heads together."""
+    """Return the multiply-adds of query key^T and of the weights' product with the values, all heads together."""
     return 2 * queries * keys * dim

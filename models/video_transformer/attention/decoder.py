@@ -6,7 +6,6 @@ all at once under a mask, or some at a time without one: the results are equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
@@ -17,31 +16,31 @@ from fieldcast.models.video_transformer.attention.core import Allowed, Attention
 from fieldcast.models.video_transformer.attention.masks import both, only_valid
 
 Tokens = Float[Tensor, "b n d"]
-KeysAndValues = tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+KeysAndValues = tuple[Float[Tensor, "b heads m d_head"], Float[Tensor, "b heads m d_head"]]
+Earlier = tuple[Float[Tensor, "b heads k d_head"], Float[Tensor, "b heads k d_head"]]
+All = tuple[Float[Tensor, "b heads k_m d_head"], Float[Tensor, "b heads k_m d_head"]]
 
 
 def at(tokens: Tokens, positions: Float[Tensor, "#b n d"] | None) -> Tokens:
-    """Tokens with their positions added."""
+    """Return tokens with their positions added."""
     return tokens if positions is None else tokens + positions
 
 
 def keys_and_values(attention: Attention, tokens: Tokens, positions: Float[Tensor, "#b n d"] | None) -> KeysAndValues:
-    """Keys know where a token is, values do not (Carion et al. 2020, "End-to-End Object Detection", appendix A.3)."""
+    """Return keys with positions and values without (Carion et al. 2020, "End-to-End Object Detection", A.3)."""
     key, value = attention.key(at(tokens, positions)), attention.value(tokens)
     return split_heads(key, attention.heads), split_heads(value, attention.heads)
 
 
 def queries(
     attention: Attention, tokens: Tokens, positions: Float[Tensor, "#b n d"] | None
-) -> Float[Tensor, "b heads n d"]:
-    """Queries, which know where a token is."""
+) -> Float[Tensor, "b heads n d_head"]:
+    """Return queries with positions."""
     return split_heads(attention.query(at(tokens, positions)), attention.heads)
 
 
-def joined(earlier: KeysAndValues | None, later: KeysAndValues) -> KeysAndValues:
-    """Keys and values of earlier tokens, where there are any, and later ones."""
+def joined(earlier: Earlier | None, later: KeysAndValues) -> All:
+    """Return keys and values of earlier tokens, if any, and later ones."""
     if earlier is None:
         return later
     return cat([earlier[0], later[0]], dim=2), cat([earlier[1], later[1]], dim=2)
@@ -57,7 +56,7 @@ class Cache:
 
 
 class DecoderLayer(nn.Module):
-    """Three residual branches, each with its LayerNorm before it (`norm_first`) or after the addition.
+    """Three residual branches, each with its LayerNorm before it.
 
     Without `self_attention` tokens read the memory each for itself.
     """
@@ -69,12 +68,10 @@ class DecoderLayer(nn.Module):
         hidden: int,
         *,
         self_attention: bool = True,
-        norm_first: bool = True,
-        activation: str = "gelu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm_first, self.activation, self.dropout = norm_first, ACTIVATIONS[activation], dropout
+        self.dropout = dropout
         self.self_norm = nn.LayerNorm(dim) if self_attention else None
         self.self_attention = Attention(dim, heads) if self_attention else None
         self.cross_norm, self.cross_attention = nn.LayerNorm(dim), Attention(dim, heads)
@@ -82,7 +79,7 @@ class DecoderLayer(nn.Module):
         self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def remember(self, memory: Tokens, positions: Float[Tensor, "#b m d"] | None = None) -> KeysAndValues:
-        """The memory as this layer's cross-attention reads it."""
+        """Return the keys and values of the memory for this layer's cross-attention."""
         return keys_and_values(self.cross_attention, memory, positions)
 
     def forward(
@@ -90,32 +87,27 @@ class DecoderLayer(nn.Module):
         tokens: Tokens,
         memory: KeysAndValues,
         *,
-        own: KeysAndValues | None = None,
-        allowed: Allowed | None = None,
+        own: Earlier | None = None,
+        allowed: Bool[Tensor, "#b #heads #n k_m"] | None = None,
         positions: Float[Tensor, "#b n d"] | None = None,
-    ) -> tuple[Tokens, KeysAndValues | None]:
-        """The tokens, decoded, and the keys and values of `own`, earlier tokens, and these.
+    ) -> tuple[Tokens, All | None]:
+        """Return the tokens, decoded, and the keys and values of `own`, earlier tokens, and these.
 
         `allowed` says which of them a token may attend to. All may read all of the memory.
         """
-
         if self.self_attention is not None and self.self_norm is not None:
-            x = self._before(self.self_norm, tokens)
+            x = self.self_norm(tokens)
             own = joined(own, keys_and_values(self.self_attention, x, positions))
             mixed = self.self_attention.mix(queries(self.self_attention, x, positions), *own, allowed=allowed)
-            tokens = self._after(self.self_norm, tokens, mixed)
-        x = self._before(self.cross_norm, tokens)
+            tokens = tokens + self._thinned(mixed)
+        x = self.cross_norm(tokens)
         mixed = self.cross_attention.mix(queries(self.cross_attention, x, positions), *memory)
-        tokens = self._after(self.cross_norm, tokens, mixed)
-        x = self._before(self.mlp_norm, tokens)
-        return self._after(self.mlp_norm, tokens, self.down(self.activation(self.up(x)))), own
+        tokens = tokens + self._thinned(mixed)
+        hidden = functional.gelu(self.up(self.mlp_norm(tokens)))
+        return tokens + self._thinned(self.down(hidden)), own
 
-    def _before(self, norm: nn.LayerNorm, tokens: Tokens) -> Tokens:
-        return norm(tokens) if self.norm_first else tokens
-
-    def _after(self, norm: nn.LayerNorm, tokens: Tokens, branch: Tokens) -> Tokens:
-        added = tokens + functional.dropout(branch, self.dropout, self.training)
-        return added if self.norm_first else norm(added)
+    def _thinned(self, branch: Tokens) -> Tokens:
+        return functional.dropout(branch, self.dropout, self.training)
 
 
 class Decoder(nn.Module):
@@ -127,7 +119,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def start(self, memory: Tokens, positions: Float[Tensor, "#b m d"] | None = None) -> Cache:
-        """What the layers read of the memory, and no tokens of their own yet."""
+        """Return a cache of the memory's keys and values, without tokens yet."""
         return Cache([layer.remember(memory, positions) for layer in self._layers()], [None] * len(self.layers))
 
     def forward(
@@ -139,7 +131,7 @@ class Decoder(nn.Module):
         allowed: Allowed | None = None,
         positions: Float[Tensor, "#b n d"] | None = None,
     ) -> Tokens:
-        """The tokens, decoded; the cache keeps them for those that come later.
+        """Return the tokens, decoded; the cache keeps their keys and values for later ones.
 
         They attend to those that are `allowed` and `valid`, which is given in every call for a cache or in none.
         """

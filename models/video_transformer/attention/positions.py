@@ -16,7 +16,7 @@ LONGEST = 10_000.0  # ratio of the longest to the shortest wavelength
 
 
 def sines(values: Float[Tensor, " n"], features: int) -> Float[Tensor, "n d"]:
-    """Sines, then cosines, of values * LONGEST ** (-k / (features / 2)), in the values' precision."""
+    """Return sines, then cosines, of values * LONGEST ** (-k / (features / 2)), in the values' precision."""
     half = features // 2
     rates = torch.exp(-math.log(LONGEST) * torch.arange(half, dtype=values.dtype, device=values.device) / half)
     angles = values[:, None] * rates
@@ -24,7 +24,7 @@ def sines(values: Float[Tensor, " n"], features: int) -> Float[Tensor, "n d"]:
 
 
 def sines_2d(rows: Float[Tensor, " h"], columns: Float[Tensor, " w"], dim: int) -> Float[Tensor, "h w d"]:
-    """Half the features for the row, half for the column."""
+    """Return `sines` of the row, then of the column, half the features each."""
     by_row, by_column = sines(rows, dim // 2), sines(columns, dim // 2)
     return torch.cat([by_row[:, None].expand(-1, len(columns), -1), by_column[None].expand(len(rows), -1, -1)], dim=-1)
 
@@ -32,7 +32,7 @@ def sines_2d(rows: Float[Tensor, " h"], columns: Float[Tensor, " w"], dim: int) 
 def sines_3d(
     times: Float[Tensor, " t"], rows: Float[Tensor, " h"], columns: Float[Tensor, " w"], dim: int
 ) -> Float[Tensor, "t h w d"]:
-    """Equal numbers of sines and cosines of the column, the row and the time; features that are left over are 0.
+    """Return as many sines and cosines of the column, the row and the time; features that are left over are 0.
 
     Their rates go down to 1 / LONGEST itself, the last one included (dim at least 12). Beyer et al. 2022, "Better plain
     ViT baselines", have it for two dimensions.
@@ -46,7 +46,7 @@ def sines_3d(
 
 
 def resize(table: Float[Tensor, "h w d"], height: int, width: int) -> Float[Tensor, "{height} {width} d"]:
-    """A table of a grid's cells for another number of cells over the same area: bicubic."""
+    """Return A table of a grid's cells for another number of cells over the same area: bicubic."""
     if table.shape[:2] == (height, width):
         return table
     planes = rearrange(table, "h w d -> 1 d h w")
@@ -55,7 +55,7 @@ def resize(table: Float[Tensor, "h w d"], height: int, width: int) -> Float[Tens
 
 
 def read(table: Float[Tensor, "n d"], at: Float[Tensor, " n"], times: Float[Tensor, " m"]) -> Float[Tensor, "m d"]:
-    """A table with rows at rising times `at`, read at other times: linear between rows, held before and after."""
+    """Return a table with rows at rising times `at`, read at other times: linear between rows, held outside."""
     if len(at) == 1:
         return table.expand(len(times), -1)
     after = torch.searchsorted(at, times).clamp(1, len(at) - 1)
@@ -64,18 +64,18 @@ def read(table: Float[Tensor, "n d"], at: Float[Tensor, " n"], times: Float[Tens
 
 
 def nearest(count: int, cells: int, device: torch.device) -> Float[Tensor, "{cells} {count}"]:
-    """One-hot: which of `count` equal parts of an axis each of its `cells` has its centre in."""
+    """Return one-hot the part, of `count` equal parts of an axis, with the centre of each of its `cells`."""
     centres = (torch.arange(cells, device=device) + 0.5) * count / cells
     return functional.one_hot(centres.long(), count).float()
 
 
 def nearest_time(at: Float[Tensor, " n"], times: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
-    """One-hot: which of the times `at` is nearest to each time."""
+    """Return one-hot the nearest of the times `at` for each time."""
     return functional.one_hot((times[:, None] - at).abs().argmin(dim=1), len(at)).float()
 
 
 def angles_3d(places: Float[Tensor, "n 3"], head_dim: int) -> Float[Tensor, "n pair"]:
-    """Angles by which pairs of a head's features turn: a third of the pairs for time, row and column each.
+    """Return the angles of pairs of a head's features: a third of the pairs for time, row and column each.
 
     The fastest pair of an axis turns by 1 radian a step; pairs that are left over do not turn.
     """
@@ -86,7 +86,7 @@ def angles_3d(places: Float[Tensor, "n 3"], head_dim: int) -> Float[Tensor, "n p
 
 
 def rotate(heads: Float[Tensor, "b heads n d"], angles: Float[Tensor, "n pair"]) -> Float[Tensor, "b heads n d"]:
-    """Queries or keys with each pair of features (first half, second half) turned by its angle."""
+    """Return queries or keys with each pair of features (first half, second half) turned by its angle."""
     one, two = heads.chunk(2, dim=-1)
     cosine, sine = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
     return torch.cat([one * cosine - two * sine, one * sine + two * cosine], dim=-1)

@@ -47,7 +47,7 @@ class PlainBlock(nn.Module):
         )
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Tokens mixed, then each transformed."""
+        """Return tokens mixed, then each transformed."""
         tokens = tokens + self.attention(self.attention_norm(tokens))
         mlp: Tensor = self.mlp(self.mlp_norm(tokens))
         return tokens + mlp
@@ -68,7 +68,7 @@ class VisionEncoder(nn.Module):
         self.norm = nn.LayerNorm(shape.dim, shape.eps)
 
     def forward(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b s n d"]:
-        """Features of the class token and of the patches, row by row, for every slot; all slots are one if they attend.
+        """Return features of the class token and the patches, row by row, for every slot; attending slots are one.
 
         Frames and cells that do not fill a slot or a patch are cut off. Positions are resized to the grid. Raises
         ValueError for another number of slots than those that attend to each other.

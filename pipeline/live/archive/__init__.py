@@ -1,5 +1,5 @@
-"""What a schedule keeps: published forecasts, ledger of cycles, exports; every write survives a crash.
+"""Published forecasts, ledger of cycles and exports; every write survives a crash.
 
-In: forecasts. Out: files under `data/live`.
+In: forecasts, the state of each cycle. Out: `forecasts/`, `copies/`, `latest.json`, `ledger.sqlite` in `data/live`.
 May import: `errors`, `config`, `datasets`, `live.clock`.
 """

@@ -1,6 +1,6 @@
-"""How sqlite is used for records that must last: synced at every commit, its errors by what they ask of the user.
+"""SQLite files that survive crashes: synced commits, checksummed rows, errors by what they ask of the user.
 
-SQLite's pages have no checksum: rows carry the SHA-256 of their columns.
+SQLite's pages have no checksum, so every row ends with the SHA-256 of its other columns.
 """
 
 from __future__ import annotations
@@ -9,29 +9,162 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
-from fieldcast.pipeline.live.archive.durable import BusyError, CannotWriteError, DamagedError, free_bytes
+from fieldcast.pipeline.datasets.atomic import free_bytes
+from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 
 BUSY_SECONDS = 5.0
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 NOT_WRITTEN = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
-REBUILD = "move the file away; the next cycle writes a new one from the published forecasts"
+FACTS = "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT, row_sha256 TEXT NOT NULL) STRICT, WITHOUT ROWID"
+
+Row = tuple[Any, ...]
+Mode = Literal["write", "read", "copy"]  # copy: in memory, of a file that may be absent
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """Return a connection whose transactions are written out and last once committed."""
-    if read_only:  # what a killed writer left half done is undone by whoever opens the file next, if it may
-        mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS)
-        settings = ["query_only = ON"]
-    else:
-        database = sqlite3.connect(path, timeout=BUSY_SECONDS)
-        settings = ["journal_mode = DELETE", "synchronous = EXTRA"]
-    database.isolation_level = None
+class Database:
+    """One connection to a file with tables of checksummed rows and a table of named facts."""
+
+    SCHEMA: ClassVar[str]  # of the other tables
+    VERSION: ClassVar[int]
+    REPAIR: ClassVar[str]  # advice for a damaged file
+
+    def __init__(self, path: Path, mode: Mode) -> None:
+        """Open the file, in mode "write" made on first use; raise `InputError` for one of another version."""
+        self.path = path
+        with self._errors():
+            self._db = connect(path, mode)
+            try:
+                if mode != "read":
+                    self._create()
+                self._require_version()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run the body in one transaction that lasts once committed; an error undoes all of it."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, values: Iterable[Any] = ()) -> list[Row]:
+        """Return the rows of a query, unchecked."""
+        with self._errors():
+            return self._db.execute(query, list(values)).fetchall()
+
+    def put_row(self, table: str, values: Iterable[Any], *chained: str) -> None:
+        """Write a row in the place of one with its key, its SHA-256 last, of `chained` too; inside a transaction."""
+        row = list(values)
+        marks = ", ".join("?" * (len(row) + 1))
+        self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", [*row, digest([*row, *chained])])
+
+    def checked(self, row: Row, name: str, *chained: str) -> Row:
+        """Return a row without its SHA-256; raise `DamagedError` about `name` unless that is right."""
+        if not is_whole(row, *chained):
+            raise DamagedError(f"{self.path}: {name} is not what was written: {self.REPAIR}")
+        return row[:-1]
+
+    def check_pages(self, *tables: str, quick: bool = False) -> None:
+        """Raise `DamagedError` where SQLite finds the pages of these tables, or of all, out of order."""
+        check = "quick_check" if quick else "integrity_check"
+        for query in [f"PRAGMA {check}({table})" for table in tables] or [f"PRAGMA {check}"]:
+            if (message := self.rows(query)[0][0]) != "ok":
+                raise DamagedError(f"{self.path}: {' '.join(message.split())}: {self.REPAIR}")
+
+    def fact(self, name: str) -> str | None:
+        """Return a stored fact, None where there is none."""
+        rows = self.rows("SELECT * FROM facts WHERE name = ?", [name])
+        return self.checked(rows[0], f"fact '{name}'")[1] if rows else None
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Remember a fact; inside a transaction."""
+        self.put_row("facts", (name, value))
+
+    def _create(self) -> None:
+        if self._version() < self.VERSION:
+            with self.transaction():
+                if (version := self._version()) < self.VERSION:  # another process may have been first
+                    self._upgrade(version)
+                    self._db.execute(f"PRAGMA user_version = {self.VERSION}")
+
+    def _upgrade(self, version: int) -> None:
+        """Bring the tables of an older version, 0 for an empty file, up to date; inside a transaction."""
+        for statement in [*self.SCHEMA.split(";\n"), FACTS]:
+            if statement.strip():
+                self._db.execute(statement)
+
+    def _version(self) -> int:
+        return int(self.rows("PRAGMA user_version")[0][0])
+
+    def _require_version(self) -> None:
+        if (version := self._version()) != self.VERSION:
+            raise InputError(
+                f"{self.path}: version is {version}, expected {self.VERSION}: use the fieldcast that wrote it"
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into `BusyError`, `CannotWriteError` or `DamagedError`."""
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise
+        except sqlite3.DatabaseError as error:
+            extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+            code = extended & 0xFF  # the other bits distinguish its kinds
+            if extended == sqlite3.SQLITE_READONLY_ROLLBACK:
+                message = "its last writer was killed: the next cycle repairs that, try again"
+                raise BusyError(f"{self.path}: {message}") from error
+            if code in BUSY:
+                raise BusyError(f"{self.path}: {error}: another process is writing, try again") from error
+            if code in NOT_WRITTEN:
+                message = f"{error} ({free_bytes(self.path.parent)} bytes free)"
+                raise CannotWriteError(
+                    f"{self.path}: {message}: free 10 MB there or correct its permissions"
+                ) from error
+            raise DamagedError(f"{self.path}: {error}: {self.REPAIR}") from error
+        except UnicodeDecodeError as error:  # of SQLite's own message about a damaged file
+            raise DamagedError(f"{self.path}: {error}: {self.REPAIR}") from error
+
+
+def connect(path: Path, mode: Mode) -> sqlite3.Connection:
+    """Return a connection whose statements outside a transaction are committed at once."""
+    if mode == "read":  # whoever opens the file next undoes what a killed writer left half done, if permitted
+        access = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+        return _connected(f"{path.resolve().as_uri()}?mode={access}", "query_only = ON")
+    if mode == "write":
+        return _connected(path.resolve().as_uri(), "journal_mode = DELETE", "synchronous = EXTRA")
+    database = _connected("file::memory:")
+    if path.is_file():
+        with closing(connect(path, "read")) as stored:
+            stored.backup(database)
+    return database
+
+
+def _connected(uri: str, *settings: str) -> sqlite3.Connection:
+    database = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         for setting in settings:
             database.execute(f"PRAGMA {setting}")
@@ -41,41 +174,11 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     return database
 
 
-@contextmanager
-def errors(path: Path) -> Iterator[None]:
-    """Turn sqlite's errors into `BusyError`, `CannotWriteError` or `DamagedError` about the file `path`."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        code = extended & 0xFF  # the rest tells its kinds apart
-        if extended == sqlite3.SQLITE_READONLY_ROLLBACK:
-            raise BusyError(f"{path}: its last writer was killed: the next cycle mends that, try again") from error
-        if code in BUSY:
-            raise BusyError(f"{path}: {error}: another process is writing, try again") from error
-        if code in NOT_WRITTEN:
-            raise CannotWriteError(
-                f"{path}: {error} ({free_bytes(path.parent)} bytes free): free 10 MB there or mend its permissions"
-            ) from error
-        raise DamagedError(f"{path}: {error}: {REBUILD}") from error
-    except UnicodeDecodeError as error:  # of sqlite's own message about a damaged file
-        raise DamagedError(f"{path}: {error}: {REBUILD}") from error
-
-
-def check_pages(path: Path, database: sqlite3.Connection, *tables: str) -> None:
-    """Raise `DamagedError` where sqlite finds the pages of these tables, or of all, out of order."""
-    queries = [f"PRAGMA integrity_check({table})" for table in tables] or ["PRAGMA integrity_check"]
-    for query in queries:
-        if (found := database.execute(query).fetchone()[0]) != "ok":
-            raise DamagedError(f"{path}: {' '.join(found.split())}: {REBUILD}")
-
-
-def digest(values: Any) -> str:
+def digest(values: Iterable[Any]) -> str:
     """Return the SHA-256 of the columns of a row."""
-    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(list(values), default=str).encode()).hexdigest()
 
 
-def check_row(path: Path, values: Any, expected: str, what: str) -> None:
-    """Raise `DamagedError` unless a row has this SHA-256."""
-    if digest(values) != expected:
-        raise DamagedError(f"{path}: {what} is not what was written: {REBUILD}")
+def is_whole(row: Row, *chained: str) -> bool:
+    """Return whether a row ends with the SHA-256 of its other columns and those `chained` to them."""
+    return bool(digest([*row[:-1], *chained]) == row[-1])

@@ -1,9 +1,9 @@
 """Copies of a published forecast for other tools: one NetCDF file, or one GeoTIFF a variable and lead time.
 
-The forecast that counts is the Zarr store; its copies can be removed and written again at any time. A copy is written
+The published forecast is the Zarr store; its copies can be removed and written again at any time. A copy is written
 beside its place, synced and renamed, so that a reader sees a whole one or none. The same forecast gives the same bytes
-as long as the libraries stay the same. Coordinates in km become metres where the CRS is in metres, which is what other
-tools take them for.
+as long as the libraries stay the same. Coordinates in km become metres where the CRS is in metres, as other tools
+expect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import (
+    make_folder,
+    replace_durable,
+    replacing,
+    sweep_partial,
+    write_durable,
+)
+from fieldcast.pipeline.datasets.grid import unit_of, unit_of_axis
 from fieldcast.pipeline.datasets.schema import (
     CONVENTIONS,
     GRID_MAPPING,
@@ -32,15 +39,9 @@ from fieldcast.pipeline.datasets.schema import (
     lead_minutes,
 )
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive import durable as files
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
-UNITS = {  # of a CRS by PROJ's name, and how coordinates spell them
-    "metre": ("m", "metre", "metres", "meter", "meters"),
-    "kilometre": ("km", "kilometre", "kilometres", "kilometer", "kilometers"),
-    "degree": ("degrees_north", "degrees_east", "degree_north", "degree_east", "degrees", "degree"),
-}
-UNEVEN = 1e-2  # of a cell: how far coordinates may lie from even spacing; float32 ones are rounded
+UNEVEN = 1e-2  # of a cell: largest distance of coordinates from even spacing; float32 ones are rounded
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -58,7 +59,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
 def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence[str]) -> list[Path]:
     """Write one forecast (init_time 1, lead_time, y, x) into `folder` as each of `kinds` and return what was written.
 
-    'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; what was there is
+    'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; existing ones are
     replaced. Raise `InputError` where a package is missing or a format cannot hold the grid, `OSError` as disks do.
     """
     check_kinds(kinds)
@@ -66,17 +67,17 @@ def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence
         raise ValueError(f"forecast has {forecast.sizes[INIT_TIME]} init times, expected 1")
     writers: dict[str, Callable[[xr.Dataset, Path, str], Path]] = {"netcdf": _netcdf, "geotiff": _geotiffs}
     ready = _in_metres(check_forecasts(forecast).load().drop_encoding())
-    files.make_folder(folder)
+    make_folder(folder)
     return [writers[kind](ready, folder, stamp) for kind in kinds]
 
 
 def remove_copies(folder: Path, stamp: str) -> None:
     """Remove what `write_copies` wrote for `stamp`, finished or not."""
     images = folder / stamp
-    store.sweep_partial(images)
+    sweep_partial(images)
     if images.exists():
         images.rename(folder / f".{stamp}.partial")  # gone at once for readers, not file by file
-        store.sweep_partial(images)
+        sweep_partial(images)
     for name in (f"{stamp}.nc", f".{stamp}.nc.partial"):
         (folder / name).unlink(missing_ok=True)
 
@@ -86,17 +87,19 @@ def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
     fields = {name: {"zlib": True, "complevel": 4, "shuffle": True} for name in field_names(forecast)}
     chunks = (1, 1, forecast.sizes[Y], forecast.sizes[X])
     encoding: dict[str, dict[str, Any]] = {
-        **{name: {**how, "chunksizes": chunks, "_FillValue": np.float32("nan")} for name, how in fields.items()},
+        **{
+            name: {**options, "chunksizes": chunks, "_FillValue": np.float32("nan")} for name, options in fields.items()
+        },
         **{name: {"units": TIME_UNITS, "dtype": "int64"} for name in (INIT_TIME, VALID_TIME)},
         **{name: {"_FillValue": None} for name in (Y, X)},
     }
     content = _cf(forecast).to_netcdf(engine="h5netcdf", format="NETCDF4", encoding=encoding)
-    files.replace_durable(target, bytes(content))
+    replace_durable(target, bytes(content))
     return target
 
 
 def _cf(forecast: xr.Dataset) -> xr.Dataset:
-    """Return the forecast as CF wants a file: plain attributes, a period in minutes, the CRS beside the fields."""
+    """Return the forecast with plain attributes, a period in minutes and the CRS beside the fields, as CF asks."""
     minutes = np.asarray(lead_minutes(forecast), np.int32)  # a timedelta would get an attribute that only xarray knows
     period = xr.Variable(LEAD_TIME, minutes, {"standard_name": "forecast_period", "units": "minutes"})
     ready = forecast.assign_coords({LEAD_TIME: period})
@@ -115,8 +118,8 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
     target = folder / stamp
     crs = _crs(forecast)
     _require_raster(forecast, crs)
-    ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools know nothing else
-    with store.replacing(target) as partial:
+    ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools expect that
+    with replacing(target) as partial:
         partial.mkdir()
         for step, lead in enumerate(lead_minutes(ready)):
             moment = ready.isel({INIT_TIME: 0, LEAD_TIME: step})
@@ -124,9 +127,7 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
             for name in field_names(ready):
                 tags = {**_plain(ready.attrs), **_plain(moment[name].attrs), **times, "lead_minutes": lead}
                 content = _geotiff(moment[name], crs, tags)
-                files.write_durable(partial / f"{name}_{lead:03d}min.tif", content)
-        files.fsync_folder(partial)
-    files.fsync_folder(folder)
+                write_durable(partial / f"{name}_{lead:03d}min.tif", content)
     return target
 
 
@@ -161,7 +162,7 @@ def _in_metres(forecast: xr.Dataset) -> xr.Dataset:
     scaled = {
         axis: (axis, 1000 * forecast[axis].values, {**forecast[axis].attrs, "units": "m"})
         for axis in (Y, X)
-        if forecast[axis].attrs.get("units") in UNITS["kilometre"]
+        if unit_of_axis(forecast[axis]) == "kilometre"
     }
     return forecast.assign_coords(scaled)
 
@@ -177,10 +178,10 @@ def _require_raster(forecast: xr.Dataset, crs: pyproj.CRS | None) -> None:
                 "use 'netcdf', which holds any grid"
             )
         unit = crs.axis_info[0].unit_name if crs is not None else None
-        if unit is not None and units not in UNITS.get(unit, (unit,)):
+        if unit is not None and unit not in (units, unit_of(units)):
             raise InputError(
                 f"live.copies has 'geotiff', but {axis} of the grid has units '{units}', while its CRS is in {unit}: "
-                "use 'netcdf', or mend the units in the source's files"
+                "use 'netcdf', or correct the units in the source's files"
             )
 
 

@@ -1,4 +1,4 @@
-"""Published forecasts: one checksummed Zarr store a cycle, whole or not there, and the catalogue that readers trust.
+"""Published forecasts: one checksummed Zarr store a cycle, complete or absent, and the catalogue that readers trust.
 
 A forecast is written beside its place, read back, listed with the SHA-256 of every file in `manifest.json`, synced and
 renamed, all but the rename outside the ledger's transaction. Nothing in it depends on attempt, host or clock: the same
@@ -23,36 +23,36 @@ import xarray as xr
 from dask.delayed import delayed
 
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME, field_names, lead_times
-from fieldcast.pipeline.datasets.signature import compare_contracts, contract_of
-from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import (
-    CannotWriteError,
-    DamagedError,
-    failpoint,
+from fieldcast.pipeline.datasets.atomic import (
     free_bytes,
     fsync_tree,
     make_folder,
     needing,
+    partial_of,
     rename,
     replace_durable,
     write_durable,
 )
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME, field_names, lead_times
+from fieldcast.pipeline.datasets.signature import compare_signatures, signature_of
+from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
+from fieldcast.pipeline.errors import CannotWriteError, DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger
 from fieldcast.pipeline.live.archive.records import cycle_record
 from fieldcast.pipeline.live.clock import iso, parse, stamp
 
 FORMAT = 1
 FORECASTS, COPIES, CATALOGUE, LEDGER, MANIFEST = "forecasts", "copies", "latest.json", "ledger.sqlite", "manifest.json"
-CATALOGUE_CYCLES = 288  # a day at five minutes; older ones are found in the ledger
+CATALOGUE_CYCLES = 288  # a day at five minutes; older ones are in the ledger
 PER_CYCLE = ("model", "model_version", "quality_flag", "n_input_missing")  # coordinates along init_time
 METADATA_BYTES = 2**20  # of a store beside its fields, generously
+REMEDY = "or lower live.retention.days"  # beside freeing space
 
 
 @dataclass(frozen=True)
 class Issue:
-    """What a forecast is, beside its values; goes into its attributes and its manifest."""
+    """Metadata of a forecast; goes into its attributes and its manifest."""
 
     init_time: datetime
     revision: int
@@ -65,19 +65,19 @@ class Issue:
     step_minutes: int
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest and the store's attributes say."""
+        """Return the entries of the manifest and of the store's attributes."""
         return asdict(self) | {"init_time": iso(self.init_time)}
 
 
 def path_of(folder: Path, init_time: datetime, revision: int = 0) -> Path:
-    """Return where the forecast of a cycle lies in the live folder."""
+    """Return the path of the forecast of a cycle in the live folder."""
     suffix = f".r{revision}" if revision else ""
     return folder / FORECASTS / f"{stamp(init_time)}{suffix}.zarr"
 
 
 def staging_of(target: Path, token: int) -> Path:
-    """Return where a forecast is being written by the holder of `token`."""
-    return target.with_name(f".{target.name}.{token}.partial")
+    """Return the path at which the holder of `token` writes a forecast."""
+    return partial_of(target, token)
 
 
 def require_space(folder: Path, fields: np.ndarray, reserve_bytes: float) -> None:
@@ -87,7 +87,7 @@ def require_space(folder: Path, fields: np.ndarray, reserve_bytes: float) -> Non
         short = -(-(needed - free) // 10**6)
         raise CannotWriteError(
             f"{folder}: {free} bytes free, expected {needed} for a forecast and live.reserve_megabytes: free {short} MB"
-            " there or lower live.retention.days"
+            f" there {REMEDY}"
         )
 
 
@@ -99,7 +99,7 @@ def stage(target: Path, issue: Issue, grid: xr.Dataset, fields: np.ndarray, toke
     staging = staging_of(target, token)
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        with needing(fields.nbytes + METADATA_BYTES, staging):
+        with needing(fields.nbytes + METADATA_BYTES, staging, REMEDY):
             _write_store(staging, issue, grid, fields)
             failpoint("store_written")
             _read_back(staging, grid, fields)
@@ -120,7 +120,7 @@ def commit(folder: Path, ledger: Ledger, cycle: Cycle, staging: Path, at: dateti
     `cycle` is the row as it shall be. Raise `BusyError`, with nothing changed, if another process has taken over.
     """
     target = path_of(folder, cycle.init_time, cycle.revision)
-    with needing(METADATA_BYTES, target), ledger.writing(fenced=True):
+    with needing(METADATA_BYTES, target, REMEDY), ledger.writing(fenced=True):
         failpoint("before_rename")
         rename(staging, target)
         failpoint("renamed")
@@ -130,7 +130,7 @@ def commit(folder: Path, ledger: Ledger, cycle: Cycle, staging: Path, at: dateti
 
 
 def enter(folder: Path, ledger: Ledger, cycles: Sequence[Cycle], at: datetime) -> None:
-    """Write the rows of forecasts that lie in their places, and the catalogue; inside the ledger's transaction."""
+    """Write the rows of forecasts in their final places, and the catalogue; inside the ledger's transaction."""
     for cycle in cycles:
         ledger.put(cycle, str(cycle.state), at)
         ledger.enqueue(f"cycle {iso(cycle.init_time)} {cycle.revision}", cycle_record(cycle))
@@ -161,9 +161,9 @@ def open_forecasts(
     """Return all published forecasts with init times from `start` to `end`, both included, lazily, as one dataset.
 
     `(init_time, lead_time, y, x)` in physical units, NaN where a cell was never observed or a model has no such lead;
-    `model`, `model_version`, `quality_flag` and `n_input_missing` lie along `init_time`. Times without a zone are UTC.
-    Every byte is checked when a cycle is opened first: raise `DamagedError`, naming the file, where one has changed;
-    `InputError` where nothing is published in the span, or on different grids.
+    `model`, `model_version`, `quality_flag`, `n_input_missing` are coordinates along `init_time`. Times without a zone
+    are UTC. Every byte is checked when a cycle is opened first: raise `DamagedError`, naming the file, where one has
+    changed; `InputError` where nothing is published in the span, or on different grids.
     """
     folder = Path(folder)
     entries = _span(folder, _moment("start", start), _moment("end", end))
@@ -172,10 +172,10 @@ def open_forecasts(
             f"{folder}: no forecast is published from {start} to {end}: fieldcast status lists what is there"
         )
     opened = _open_all(folder, entries)
-    leads = np.unique(np.concatenate([it[LEAD_TIME].values for it in opened]))
+    leads = np.unique(np.concatenate([forecast[LEAD_TIME].values for forecast in opened]))
     _require_alike(folder, opened)
     merged = xr.concat(
-        [it if it.sizes[LEAD_TIME] == leads.size else it.reindex({LEAD_TIME: leads}) for it in opened],
+        [one if one.sizes[LEAD_TIME] == leads.size else one.reindex({LEAD_TIME: leads}) for one in opened],
         INIT_TIME,
         data_vars="all",
         coords="minimal",
@@ -192,9 +192,9 @@ def check(path: Path, manifest_sha256: str | None = None) -> dict[str, Any]:
     fix = f"fieldcast cycle --at {path.name.split('.')[0]} --supersede"
     manifest_path = path / MANIFEST
     content = _read(manifest_path, fix)
-    found = hashlib.sha256(content).hexdigest()
-    if manifest_sha256 is not None and found != manifest_sha256:
-        raise DamagedError(f"{manifest_path}: sha256 is {found}, expected {manifest_sha256}: {fix}")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if manifest_sha256 is not None and sha256 != manifest_sha256:
+        raise DamagedError(f"{manifest_path}: sha256 is {sha256}, expected {manifest_sha256}: {fix}")
     manifest = _unsealed(manifest_path, content, fix)
     files: dict[str, dict[str, Any]] = manifest["files"]
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
@@ -213,7 +213,7 @@ def manifest_digest(path: Path) -> str:
 
 
 def catalogue_is_current(folder: Path, ledger: Ledger) -> bool:
-    """Return whether `latest.json` says what the ledger says."""
+    """Return whether `latest.json` agrees with the ledger."""
     rows = ledger.cycles(states=VISIBLE, newest=CATALOGUE_CYCLES)
     try:
         return read_catalogue(folder) == [_entry(row) for row in rows]
@@ -222,7 +222,7 @@ def catalogue_is_current(folder: Path, ledger: Ledger) -> bool:
 
 
 def audit(folder: Path, ledger: Ledger) -> list[str]:
-    """Return a line for everything under `folder` that is not as it was written: ledger, catalogue and forecasts."""
+    """Return a line for each artefact under `folder` that is not as it was written: ledger, catalogue, forecasts."""
     faults = []
     try:
         ledger.check()
@@ -252,7 +252,9 @@ def _read_back(staging: Path, grid: xr.Dataset, fields: np.ndarray) -> None:
     names = field_names(grid)
     try:
         with store.open_forecasts(staging) as written:
-            same = [np.array_equal(written[it].values[0], fields[:, i], equal_nan=True) for i, it in enumerate(names)]
+            same = [
+                np.array_equal(written[name].values[0], fields[:, i], equal_nan=True) for i, name in enumerate(names)
+            ]
     except (ValueError, RuntimeError):  # of schema and codecs
         same = [False]
     if not all(same):
@@ -282,14 +284,14 @@ def _sealed(content: dict[str, Any]) -> bytes:
 
 
 def _unsealed(path: Path, text: bytes, fix: str) -> dict[str, Any]:
-    """Return what `_sealed` was given; raise `DamagedError` if it is not that."""
+    """Return the content of `_sealed`; raise `DamagedError` if it has changed."""
     try:
         content: dict[str, Any] = json.loads(text)
         expected = content.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: cannot be read ({error}): {fix}") from error
-    if (found := _digest(content)) != expected:
-        raise DamagedError(f"{path}: sha256 is {found}, expected {expected}: {fix}")
+    if (sha256 := _digest(content)) != expected:
+        raise DamagedError(f"{path}: sha256 is {sha256}, expected {expected}: {fix}")
     if content["format"] != FORMAT:
         raise InputError(f"{path}: format is {content['format']}, expected {FORMAT}: use the fieldcast that wrote it")
     return content
@@ -332,12 +334,12 @@ def _require_alike(folder: Path, opened: Sequence[xr.Dataset]) -> None:
     for other in opened[1:]:
         shared = [name for name in names if name in other]
         ours, theirs = (
-            contract_of(it, shared, np.timedelta64(1, "m"), it[INIT_TIME].values[0]) for it in (first, other)
+            signature_of(one, shared, np.timedelta64(1, "m"), one[INIT_TIME].values[0]) for one in (first, other)
         )
-        if difference := compare_contracts(ours, theirs):
-            one, another = (iso(from_numpy(it[INIT_TIME].values[0])) for it in (first, other))
+        if difference := compare_signatures(ours, theirs):
+            early, late = (iso(from_numpy(one[INIT_TIME].values[0])) for one in (first, other))
             raise InputError(
-                f"{folder}: the forecasts of {one} and {another} do not fit into one dataset, of the later one "
+                f"{folder}: the forecasts of {early} and {late} do not fit into one dataset, of the later one "
                 f"{difference}: choose a span without one of them"
             )
 

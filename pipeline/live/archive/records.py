@@ -1,4 +1,4 @@
-"""What the tracker is told of a cycle: kept in the ledger until it has arrived there."""
+"""Records of a cycle for the tracker, kept in the ledger until they have arrived there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fieldcast.pipeline.live.monitoring import verification
 
 
 def cycle_record(cycle: Cycle) -> dict[str, Any]:
-    """Return what the tracker is told of a published cycle."""
+    """Return the record of a published cycle."""
     values = {f"cycle/seconds_{name}": value for name, value in cycle.timings.items()}
     values |= {
         "cycle/degraded": float(cycle.quality != "good"),
@@ -21,13 +21,14 @@ def cycle_record(cycle: Cycle) -> dict[str, Any]:
 
 
 def scores_record(cycle: Cycle, verified: Verification) -> dict[str, Any]:
-    """Return what the tracker is told of a verified cycle."""
+    """Return the record of a verified cycle."""
     values: dict[str, float] = {}
     scores = verification.scores_of([verified])
-    for it in scores:
-        prefix = f"{it.field}/" if len(scores) > 1 else "scores/"
-        values |= {f"{prefix}{name}": value for name, value in it.overall.items()}
-        values |= {f"{prefix}rmse_{lead:04d}_min": rmse for lead, rmse in zip(it.lead_minutes, it.rmse, strict=True)}
+    for score in scores:
+        prefix = f"{score.field}/" if len(scores) > 1 else "scores/"
+        values |= {f"{prefix}{name}": value for name, value in score.overall.items()}
+        rmse_by_lead = zip(score.lead_minutes, score.rmse, strict=True)
+        values |= {f"{prefix}rmse_{lead:04d}_min": rmse for lead, rmse in rmse_by_lead}
     return _record(cycle, "scores", values)
 
 

@@ -1,4 +1,4 @@
-"""What a cycle finds when it starts: the traces of one that was killed, and forecasts that have become old."""
+"""Recovery from cycles that were killed, and retirement of old forecasts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from fieldcast.pipeline.config import Retention
-from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import DamagedError, failpoint, fsync_folder, make_folder, rename
+from fieldcast.pipeline.datasets.atomic import fsync_folder, make_folder, rename
+from fieldcast.pipeline.errors import DamagedError, InputError
+from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.exports import remove_copies
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import (
@@ -27,22 +28,22 @@ from fieldcast.pipeline.live.archive.publish import (
 from fieldcast.pipeline.live.clock import iso, parse, stamp
 
 QUARANTINE = "quarantine"
-GRACE = timedelta(hours=24)  # between leaving the catalogue and being deleted: somebody may be reading
-Name = tuple[str, int]  # init time as the ledger spells it, revision
+GRACE = timedelta(hours=24)  # between leaving the catalogue and being deleted: they may be open
+Name = tuple[str, int]  # init time in the format of the ledger, revision
 
 
 def recover(folder: Path, ledger: Ledger, max_attempts: int, at: datetime) -> None:
-    """Bring ledger, forecasts and catalogue into agreement after whatever happened; the caller holds lock and token.
+    """Bring ledger, forecasts and catalogue into agreement after a crash; the caller holds lock and token.
 
-    What was being written or deleted is deleted. A forecast in its place that no row knows of is adopted if every byte
-    is right, else put into quarantine. A row that was running without a forecast is due again, unless it has been tried
+    Unfinished files are deleted. A forecast in its final place without a row is adopted if every byte is right, else
+    put into quarantine. A row that was running without a forecast is due again, unless it has been tried
     `max_attempts` times.
     """
     make_folder(folder / FORECASTS)
     sweep(folder)
     states = ledger.names()
-    found = [_adopted(folder, ledger, name, place, at) for name, place in _unknown(folder, states)]
-    if adopted := [cycle for cycle in found if cycle]:
+    candidates = [_adopted(folder, ledger, name, place, at) for name, place in _without_row(folder, states)]
+    if adopted := [cycle for cycle in candidates if cycle]:
         with ledger.writing(fenced=True):  # all at once: readers never see some of them
             enter(folder, ledger, adopted, at)
     for cycle in ledger.cycles(states=[State.RUNNING]):
@@ -56,7 +57,7 @@ def recover(folder: Path, ledger: Ledger, max_attempts: int, at: datetime) -> No
 
 
 def sweep(folder: Path) -> None:
-    """Delete what was being written or deleted when a process ended; the caller holds the lock."""
+    """Delete files that a process left unfinished; the caller holds the lock."""
     for place in (folder / FORECASTS).glob(".*"):
         if place.is_dir():
             shutil.rmtree(place)
@@ -65,17 +66,17 @@ def sweep(folder: Path) -> None:
 
 
 def require_present(folder: Path, cycle: Cycle) -> None:
-    """Raise `DamagedError` when the forecast of a published row has gone."""
+    """Raise `DamagedError` when the forecast of a published row is gone."""
     path = path_of(folder, cycle.init_time, cycle.revision)
     if not (path / MANIFEST).is_file():
         raise DamagedError(
-            f"{path}: has gone, the ledger says it was published: restore it, or fieldcast cycle --at "
+            f"{path}: is gone, but was published according to the ledger: restore it, or fieldcast cycle --at "
             f"{stamp(cycle.init_time)} --supersede"
         )
 
 
 def retire(folder: Path, ledger: Ledger, rules: Retention, at: datetime) -> list[Path]:
-    """Take old forecasts out of the catalogue and, a day later, delete them; return those that leave the catalogue.
+    """Take old forecasts out of the catalogue and, a day later, delete them; return the paths of the former.
 
     The newest published cycle always stays.
     """
@@ -105,15 +106,15 @@ def retire(folder: Path, ledger: Ledger, rules: Retention, at: datetime) -> list
 
 
 def _is_older(ledger: Ledger, name: Name, moment: datetime) -> bool:
-    """Return whether both the init time of a forecast and its making lie before a moment: a backfill is young."""
+    """Return whether both the init time of a forecast and its making are before a moment: a backfill is young."""
     if name[0] >= iso(moment):
         return False
     row = _row(ledger, name)
     return row.ended_at is None or row.ended_at < moment
 
 
-def _unknown(folder: Path, states: Mapping[Name, State]) -> list[tuple[Name, Path]]:
-    """Return the forecasts that lie in their places and that no row says were published, in order."""
+def _without_row(folder: Path, states: Mapping[Name, State]) -> list[tuple[Name, Path]]:
+    """Return the forecasts in their final places without a row of a published cycle, in order."""
     unfinished = (*OPEN, State.SKIPPED, State.FAILED, None)
     return sorted((name, place) for name, place in _places(folder).items() if states.get(name) in unfinished)
 
@@ -130,10 +131,9 @@ def _adopted(folder: Path, ledger: Ledger, name: Name, place: Path, at: datetime
         with ledger.writing(fenced=True):
             ledger.note("quarantined", at, str(error), moment)
         return None
-    rows = [row for row in ledger.cycles(moment, moment) if row.revision == name[1]]
-    known = rows[0] if rows else Cycle(moment, name[1], due_at=moment, deadline_at=moment)
+    row = ledger.cycle(moment, name[1]) or Cycle(moment, name[1], due_at=moment, deadline_at=moment)
     return replace(
-        known,
+        row,
         state=State.PUBLISHED if manifest["quality_flag"] == "good" else State.DEGRADED,
         ended_at=at,
         reason="adopted: it was complete when its process ended",
@@ -156,7 +156,7 @@ def _put_aside(folder: Path, place: Path) -> None:
 
 
 def _delete(folder: Path, ledger: Ledger, cycle: Cycle, place: Path, at: datetime) -> None:
-    """Delete a forecast that nobody can have begun to read within the last day."""
+    """Delete a forecast that left the catalogue a day ago."""
     if cycle.retired_at is None or cycle.retired_at > at - GRACE:
         return
     remove_copies(folder / COPIES, place.name.removesuffix(".zarr"))
@@ -170,8 +170,8 @@ def _delete(folder: Path, ledger: Ledger, cycle: Cycle, place: Path, at: datetim
 
 
 def _places(folder: Path) -> dict[Name, Path]:
-    """Return the forecasts that lie in their places; raise `InputError` for anything else there."""
-    found = {}
+    """Return the forecasts in their final places; raise `InputError` for any other file there."""
+    places = {}
     for place in (folder / FORECASTS).iterdir():
         if place.name.startswith("."):
             continue
@@ -183,10 +183,11 @@ def _places(folder: Path) -> dict[Name, Path]:
             right = False
         if not right:
             raise InputError(f"{place}: not a published forecast: move it out of {place.parent}")
-        found[name] = place
-    return found
+        places[name] = place
+    return places
 
 
 def _row(ledger: Ledger, name: Name) -> Cycle:
-    moment = parse(name[0])
-    return next(row for row in ledger.cycles(moment, moment) if row.revision == name[1])
+    row = ledger.cycle(parse(name[0]), name[1])
+    assert row is not None  # its name is from the ledger
+    return row

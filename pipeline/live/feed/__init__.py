@@ -1,5 +1,5 @@
-"""New frames: found at the source, read, checked and kept.
+"""Live frames: candidates of a feed, opened as segments, checked and stored as frames.
 
-In: a live source. Out: the store of live observations.
+In: a live source (files, addresses, a Zarr store, a simulation). Out: `observations/` in `data/live`.
 May import: `errors`, `config`, `datasets`, `sources`, `live.archive`, `live.clock`.
 """

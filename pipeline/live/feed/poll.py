@@ -1,4 +1,4 @@
-"""What a feed has to offer: files in a folder, files behind addresses, a Zarr store. Nothing here opens a field."""
+"""Candidates of a feed: files in a folder, downloads, a Zarr store. Nothing here opens a field."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from urllib.parse import urlsplit
 import fsspec  # type: ignore[import-untyped]
 
 from fieldcast.pipeline.config.sources import GriddedOptions, RadarOptions
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.archive.durable import make_folder
 from fieldcast.pipeline.live.clock import Clock
-from fieldcast.pipeline.live.feed.index import NO_STATE, Seen, State
+from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate, Version
 from fieldcast.pipeline.sources.files import is_url, listed, one_line
 from fieldcast.pipeline.sources.gridded import PATTERNS, is_zarr
 from fieldcast.pipeline.sources.radar.composites import FORMATS
 
 REQUEST_SECONDS = 10.0  # without an answer
-SCAN_SECONDS = 30.0  # for all requests of one look at the feed
+POLL_SECONDS = 30.0  # for all requests of one poll
 BLOCK_BYTES = 1 << 20
 CODES = re.compile(r"%([YymdHMSj])")
 DATE_CODES = re.compile(r"%[YymHMSj]")  # %d alone may be the escape of a byte
@@ -40,27 +40,16 @@ T = TypeVar("T")
 
 
 class UnavailableError(Exception):
-    """What was asked for is not to be had now."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """Something that a source can open and that may hold new frames."""
-
-    key: str  # its name in the index and in messages
-    path: str  # what the source opens
-    state: State  # of the file; `NO_STATE` for a Zarr store, whose files say nothing
-    validators: Mapping[str, str] = field(default_factory=dict)
-    expected: datetime | None = None  # the time that its address was made for
+    """A file or server that cannot be reached now."""
 
 
 @dataclass
-class Offers:
+class Poll:
     """All that a feed has, and what it should have but does not."""
 
-    found: list[Offer] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)  # keys of files that were there once
+    gone: list[str] = field(default_factory=list)  # keys of files that are no longer there
 
 
 class Feed:
@@ -68,89 +57,83 @@ class Feed:
 
     def __init__(self, options: RadarOptions | GriddedOptions, kept: Path, incoming: Path, clock: Clock) -> None:
         self._options, self._kept, self._incoming, self._clock = options, kept, incoming, clock
-        self._end = clock.monotonic() + SCAN_SECONDS
+        self._end = clock.monotonic() + POLL_SECONDS
 
-    def offers(self, seen: Mapping[str, Seen], wanted: Sequence[datetime]) -> Offers:
+    def poll(self, known: Mapping[str, Candidate], wanted: Sequence[datetime]) -> Poll:
         """Return what the feed has; `wanted` are the times that the store lacks. Raise `InputError` for bad options."""
         path = self._options.path
         if isinstance(self._options, GriddedOptions) and is_zarr(self._options):
-            return Offers([Offer(public(path), path, NO_STATE)])
+            key = public(path)
+            return Poll([Candidate(key, NO_VERSION, path=path, previous=known.get(key))])
         if not is_url(path):
-            return self._files(seen)
+            return self._files(known)
         require_no_user(path)
-        offers = Offers()
+        poll = Poll()
         if not has_codes(path):
-            self._ask(offers, path, public(path), seen.get(public(path)), None)
-            return offers
+            self._ask(poll, path, known.get(public(path)), None)
+            return poll
         for moment in sorted(wanted, reverse=True):  # the newest first, should time run out
             url = address(path, moment)
-            known = seen.get(public(url))
-            if known is None or moment not in known.dropped:
-                self._ask(offers, url, public(url), known, moment)
-        return offers
+            previous = known.get(public(url))
+            if previous is None or moment not in previous.dropped:
+                self._ask(poll, url, previous, moment)
+        return poll
 
-    def read(self, offer: Offer, work: Callable[[], T]) -> T:
-        """Return what `work` reads of an offer; raise `UnavailableError` where a store far away takes too long."""
-        return within(self._seconds(), work) if is_url(offer.path) else work()
+    def read(self, candidate: Candidate, work: Callable[[], T]) -> T:
+        """Return the result of `work`, which reads a candidate; raise `UnavailableError` for a slow server."""
+        return within(self._seconds(), work) if is_url(candidate.path) else work()
 
-    def _files(self, seen: Mapping[str, Seen]) -> Offers:
-        path, offers = self._options.path, Offers()
+    def _files(self, known: Mapping[str, Candidate]) -> Poll:
+        path, poll = self._options.path, Poll()
         try:
             names = listed(path, FORMATS[self._options.format].patterns if self._options.kind == "radar" else PATTERNS)
         except OSError as error:
-            return Offers(waiting=[f"{path}: {_reason(error)}: left for later"])
+            return Poll(waiting=[f"{path}: {_reason(error)}: left for later"])
         for name in names:
             try:
                 status = Path(name).stat()
             except OSError as error:  # a link that leads nowhere, a file that has just gone
-                offers.waiting.append(f"{name}: {_reason(error)}: left for later")
+                poll.waiting.append(f"{name}: {_reason(error)}: left for later")
                 continue
             if stat.S_ISREG(status.st_mode):
-                offers.found.append(Offer(name, name, state_of(status)))
+                poll.candidates.append(Candidate(name, version_of(status), path=name, previous=known.get(name)))
         if not names:
-            offers.waiting.append(f"source.path is '{path}': nothing there yet")
+            poll.waiting.append(f"source.path is '{path}': nothing there yet")
         else:
-            offers.gone = sorted(seen.keys() - set(names))
-        return offers
+            poll.gone = sorted(known.keys() - set(names))
+        return poll
 
-    def _ask(self, offers: Offers, url: str, key: str, known: Seen | None, expected: datetime | None) -> None:
-        """Add what an address gives, fetched unless it was before and has not changed."""
-        name = local_name(key)
-        here = self._kept / name
-        whole = known is not None and here.is_file() and state_of(here.stat())[:2] == known.state[:2]
-        if known and whole and known.verdict != "waiting" and expected in known.times:
-            offers.found.append(Offer(key, str(here), known.state, known.validators, expected))
-            return
-        try:
-            validators = self._fetch(url, self._incoming / name, known.validators if known and whole else {})
-        except UnavailableError as error:
-            offers.waiting.append(f"{key}: {error}")
-            if expected is not None or not whole:
-                return
-            validators = None  # the copy may still hold frames that are wanted now
+    def _ask(self, poll: Poll, url: str, previous: Candidate | None, expected: datetime | None) -> None:
+        """Add the file of an address, downloaded unless it was before and has not changed."""
+        key = public(url)
+        kept, target = (folder / local_name(key) for folder in (self._kept, self._incoming))
+        intact = previous is not None and kept.is_file() and version_of(kept.stat())[:2] == previous.version[:2]
+        validators = None
+        if not (previous and intact and previous.state != "waiting" and expected in previous.times):
+            try:
+                validators = self._download(url, target, previous.validators if previous and intact else {})
+            except UnavailableError as error:
+                poll.waiting.append(f"{key}: {error}")
+                if expected is not None or not intact:
+                    return  # otherwise the copy may still hold frames that are wanted now
         if validators is not None:
-            here = self._incoming / name
-            offers.found.append(Offer(key, str(here), state_of(here.stat()), validators, expected))
-        elif known:
-            offers.found.append(Offer(key, str(here), known.state, known.validators, expected))
+            version, path = version_of(target.stat()), target
+        elif previous:
+            version, path, validators = previous.version, kept, previous.validators
+        else:
+            return
+        candidate = Candidate(key, version, validators=validators, path=str(path), expected=expected, previous=previous)
+        poll.candidates.append(candidate)
 
-    def _fetch(self, url: str, target: Path, validators: Mapping[str, str]) -> Mapping[str, str] | None:
-        """Put what `url` gives in the place of `target`; return its new validators, None where it has not changed."""
+    def _download(self, url: str, target: Path, validators: Mapping[str, str]) -> Mapping[str, str] | None:
+        """Write the content of `url` to `target`; return its new validators, None where it has not changed."""
         fetched = _over_http if url.startswith(("http://", "https://")) else self._over_fsspec
         with fetched(url, validators, self._seconds) as answer:
             if answer is None:
                 return None
-            make_folder(target.parent)
-            partial = target.with_name(f".{target.name}.partial")
-            try:
-                with partial.open("wb") as file:
-                    for block in answer.blocks:
-                        file.write(block)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
+            with replacing(target) as partial, partial.open("wb") as file:
+                for block in answer.blocks:
+                    file.write(block)
             return answer.validators
 
     @contextmanager
@@ -163,27 +146,27 @@ class Feed:
         except (ImportError, ValueError) as error:
             raise InputError(f"source.path is '{public(url)}': {one_line(error)}: correct it") from error
         system.invalidate_cache()
-        version = {"version": str(_ready(lambda: system.ukey(path), seconds))}
+        version = {"version": str(_remote(lambda: system.ukey(path), seconds))}
         if version == validators:
             yield None
             return
-        stream = _ready(lambda: system.open(path, "rb"), seconds)
+        stream = _remote(lambda: system.open(path, "rb"), seconds)
         try:
-            yield _Answer(_blocks(lambda: _ready(lambda: stream.read(BLOCK_BYTES), seconds)), version)
+            yield _Answer(_blocks(lambda: _remote(lambda: stream.read(BLOCK_BYTES), seconds)), version)
         finally:
             stream.close()
 
     def _seconds(self) -> float:
-        """Return how long the next request may take; raise `UnavailableError` when the time of this look is over."""
+        """Return the seconds for the next request; raise `UnavailableError` when the time of this poll is over."""
         left = self._end - self._clock.monotonic()
         if left <= 0:
-            raise UnavailableError(f"not asked, all requests took {SCAN_SECONDS:g} s: left for later")
+            raise UnavailableError(f"not asked, all requests took {POLL_SECONDS:g} s: left for later")
         return min(left, REQUEST_SECONDS)
 
 
 @dataclass
 class _Answer:
-    """What a server sends, and by which it will know later that this is unchanged."""
+    """The content that a server sends, and validators by which it will know that this is unchanged."""
 
     blocks: Iterator[bytes]
     validators: Mapping[str, str]
@@ -197,9 +180,9 @@ def _over_http(url: str, validators: Mapping[str, str], seconds: Callable[[], fl
         return
     with closing(answer):
         length = answer.headers.get("Content-Length")
-        sure = length is not None or answer.headers.get("Transfer-Encoding") == "chunked"  # that all of it came
+        complete = length is not None or answer.headers.get("Transfer-Encoding") == "chunked"  # that it is complete
         new = {ours: answer.headers[theirs] for ours, theirs in VALIDATORS.items() if theirs in answer.headers}
-        yield _Answer(_http_blocks(answer, int(length or 0), seconds), new if sure else {})
+        yield _Answer(_http_blocks(answer, int(length or 0), seconds), new if complete else {})
 
 
 def _open_http(request: urllib.request.Request, seconds: float) -> http.client.HTTPResponse | None:
@@ -239,8 +222,8 @@ def _blocks(read: Callable[[], bytes]) -> Iterator[bytes]:
         yield block
 
 
-def _ready(work: Callable[[], T], seconds: Callable[[], float]) -> T:
-    """Return what `work` reads from afar; raise `UnavailableError` for what goes wrong there."""
+def _remote(work: Callable[[], T], seconds: Callable[[], float]) -> T:
+    """Return the result of `work`, which reads a remote file; raise `UnavailableError` for any error there."""
     try:
         return within(seconds(), work)
     except UnavailableError:
@@ -252,7 +235,7 @@ def _ready(work: Callable[[], T], seconds: Callable[[], float]) -> T:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """Return what `work` returns; raise `UnavailableError` after so many seconds, when it goes on unheeded."""
+    """Return the result of `work`; raise `UnavailableError` after so many seconds, and let it go on by itself."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -283,7 +266,7 @@ def address(url: str, moment: datetime) -> str:
 
 
 def public(path: str) -> str:
-    """Return a path or address without its secrets: user and query, which a digest stands for."""
+    """Return a path or address without its secrets: a digest replaces user and query."""
     if not is_url(path):
         return path
     parts = urlsplit(path)
@@ -297,8 +280,8 @@ def require_no_user(url: str) -> None:
         raise InputError(f"source.path is '{public(url)}' with a user name, expected an address without: leave it out")
 
 
-def state_of(status: os.stat_result) -> State:
-    """Return what changes when a file changes."""
+def version_of(status: os.stat_result) -> Version:
+    """Return size and times of a file, which change when it does."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

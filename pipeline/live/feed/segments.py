@@ -1,25 +1,24 @@
-"""Parts of a feed: opened by the source they are for, held against the model's contract, and their times judged."""
+"""Segments of a feed: candidates opened by their source, compared with the training data, and their times judged."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fieldcast.pipeline.config.sources import SourceOptions
-from fieldcast.pipeline.datasets.signature import compare_contracts, contract_of
+from fieldcast.pipeline.datasets.signature import DataSignature, compare_signatures, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso
-from fieldcast.pipeline.live.feed.index import NO_STATE, Seen
-from fieldcast.pipeline.live.feed.poll import Feed, Offer, UnavailableError
-from fieldcast.pipeline.sources import Part, open_source
+from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate
+from fieldcast.pipeline.live.feed.poll import Feed, UnavailableError
+from fieldcast.pipeline.sources import Segment, open_source
 from fieldcast.pipeline.sources.files import one_line
 from fieldcast.pipeline.sources.storms import StormsSource
 from fieldcast.pipeline.sources.target import Target, target_of
@@ -29,7 +28,7 @@ TRIES = 3  # of a file that cannot be read and does not change: the clocks of fi
 
 @dataclass(frozen=True)
 class Window:
-    """The times that are wanted: those of the model's axis from `since` to `until`; `now` tells what is the future."""
+    """The times that are wanted: those of the model's time axis from `since` to `until`."""
 
     since: datetime
     until: datetime
@@ -38,9 +37,9 @@ class Window:
     phase: timedelta
 
     @classmethod
-    def of(cls, contract: Mapping[str, Any], since: datetime, until: datetime, now: datetime) -> Window:
+    def of(cls, contract: DataSignature, since: datetime, until: datetime, now: datetime) -> Window:
         """Return the window on the axis of a contract."""
-        step, phase = timedelta(minutes=contract["step_minutes"]), timedelta(seconds=contract["phase_seconds"])
+        step, phase = timedelta(minutes=contract.step_minutes), timedelta(seconds=contract.phase_seconds)
         return cls(since, until, now, step, phase)
 
     def times(self) -> list[datetime]:
@@ -49,11 +48,11 @@ class Window:
         return [first + number * self.step for number in range((self.until - first) // self.step + 1)]
 
     def offset(self, moment: datetime) -> timedelta:
-        """Return how long after a time of the axis a moment lies: nothing, or less than a step."""
+        """Return how long after a time of the axis a moment is: nothing, or less than a step."""
         return (moment - datetime(1970, 1, 1, tzinfo=UTC) - self.phase) % self.step
 
     def covers(self, moment: datetime) -> bool:
-        """Return whether a moment is neither too old nor too young."""
+        """Return whether a moment is in the window."""
         return self.since <= moment <= self.until
 
     def is_future(self, moment: datetime) -> bool:
@@ -62,92 +61,85 @@ class Window:
 
 
 @dataclass
-class Report:
-    """What a look at the feed has found so far."""
+class FetchReport:
+    """Outcome of one fetch."""
 
-    waiting: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    misfits: list[str] = field(default_factory=list)  # files of another grid or other units
-    notes: list[Seen] = field(default_factory=list)  # not yet in the index
+    added: list[datetime] = field(default_factory=list)
+    duplicates: int = 0  # frames that another file had brought before
+    waiting: list[str] = field(default_factory=list)  # half-written, unreadable or absent: left for later
+    refused: list[str] = field(default_factory=list)  # candidates and frames refused, and why; reported once
+    stale: list[datetime] = field(default_factory=list)  # frames with all values of the step before, and not constant
+    misfits: list[str] = field(default_factory=list, compare=False)  # candidates of another grid or other units
+    examined: list[Candidate] = field(default_factory=list, compare=False)  # not yet in the index
 
-    def wait(self, offer: Offer, known: Seen | None, error: Exception) -> None:
-        """Leave a file that cannot be read for later."""
-        expectable = isinstance(error, InputError | OSError | UnavailableError)
-        reason = one_line(error) if expectable else f"cannot be read ({type(error).__name__}: {one_line(error)})"
-        message = reason if reason.startswith(offer.key) else f"{offer.key}: {reason}"
+    def wait(self, candidate: Candidate, error: Exception) -> None:
+        """Leave a candidate that cannot be read for later."""
+        ordinary = isinstance(error, InputError | OSError | UnavailableError)
+        reason = one_line(error) if ordinary else f"cannot be read ({type(error).__name__}: {one_line(error)})"
+        message = reason if reason.startswith(candidate.key) else f"{candidate.key}: {reason}"
         self.waiting.append(message)
-        if offer.state == NO_STATE or isinstance(error, UnavailableError):
+        if candidate.version == NO_VERSION or isinstance(error, UnavailableError):
             return
-        again = known is not None and known.verdict == "waiting" and known.state == offer.state
-        tries = known.tries + 1 if known and again else 1
-        times = (offer.expected,) if offer.expected else ()
-        self.notes.append(Seen(offer.key, offer.state, "waiting", message, tries, times, validators=offer.validators))
+        previous = candidate.previous
+        again = previous is not None and previous.state == "waiting" and previous.version == candidate.version
+        tries = 1 + (previous.tries if previous and again else 0)
+        times = (candidate.expected,) if candidate.expected else ()
+        self.examined.append(replace(candidate, state="waiting", detail=message, tries=tries, times=times))
 
-    def misfit(self, offer: Offer, message: str, times: Sequence[datetime]) -> None:
-        """Refuse a file that does not fit the model, until it changes."""
+    def refuse(self, candidate: Candidate, message: str, times: Sequence[datetime]) -> None:
+        """Refuse a candidate that does not fit the model, until it changes."""
         self.misfits.append(message)
         self.refused.append(message)
-        if offer.state != NO_STATE:
-            note = Seen(offer.key, offer.state, "refused", message, times=tuple(times), validators=offer.validators)
-            self.notes.append(note)
+        if candidate.version != NO_VERSION:
+            self.examined.append(replace(candidate, state="refused", detail=message, times=tuple(times)))
 
-    def refuse(self, key: str, times: Sequence[datetime], reason: str) -> None:
-        """Refuse frames of a file."""
+    def refuse_frames(self, key: str, times: Sequence[datetime], reason: str) -> None:
+        """Refuse frames of a candidate."""
         if times:
             more = f" and {len(times) - 1} more" if len(times) > 1 else ""
             self.refused.append(f"{key}: time {iso(times[0])}{more}: {reason}")
 
-    def other_time(self, offer: Offer, times: Sequence[datetime]) -> None:
-        """Say that a file is not of the time that its address was made for; the server may mend that."""
-        if offer.expected and offer.expected not in times:
-            found = iso(times[0]) if times else "no time"
-            self.waiting.append(f"{offer.key}: holds {found}, expected {iso(offer.expected)}: left for later")
+    def compare_time(self, candidate: Candidate, times: Sequence[datetime]) -> None:
+        """Report a file without the time that its address was made for; the server may replace it."""
+        if candidate.expected and candidate.expected not in times:
+            first = iso(times[0]) if times else "no time"
+            self.waiting.append(f"{candidate.key}: holds {first}, expected {iso(candidate.expected)}: left for later")
 
 
 @dataclass
-class Found:
-    """An open part of the feed with the frames that are wanted of it."""
+class OpenSegment:
+    """An open candidate with the frames that are wanted of it."""
 
-    key: str
-    offer: Offer | None  # None for a simulated event
-    part: Part
+    candidate: Candidate
+    source: Segment  # reads its frames
     target: Target
     times: list[datetime]
-    wanted: list[int]  # numbers of frames
-    dropped: set[datetime]  # times that will not be taken from it, now or later
+    dropped: set[datetime] = field(default_factory=set)  # times that are never taken from it
+    wanted: list[int] = field(default_factory=list)  # numbers of frames
     failed: bool = False
 
-    def note(self) -> Seen | None:
-        """Return what to remember of it."""
-        if self.offer is None or self.failed:
-            return None
-        dropped = frozenset() if self.offer.state == NO_STATE else frozenset(self.dropped)
-        return Seen(
-            self.key,
-            self.offer.state,
-            "known",
-            times=tuple(self.times),
-            dropped=dropped,
-            validators=self.offer.validators,
-        )
+    def examined(self) -> Candidate:
+        """Return the candidate as later polls shall know it."""
+        dropped = frozenset() if self.candidate.version == NO_VERSION else frozenset(self.dropped)
+        return replace(self.candidate, state="known", times=tuple(self.times), dropped=dropped)
 
 
-class Opener:
-    """Opens what a feed offers, as far as it is new or has frames that are wanted by now."""
+class Segments:
+    """The candidates of one poll that are new or have frames that are wanted by now, opened one by one."""
 
     def __init__(
         self,
         options: SourceOptions,
-        contract: Mapping[str, Any],
+        contract: DataSignature,
         window: Window,
-        seen: Mapping[str, Seen],
+        known: Mapping[str, Candidate],
         stored: set[datetime],
-        report: Report,
+        report: FetchReport,
     ) -> None:
         self._options, self._contract, self._window = options, contract, window
-        self._seen, self._stored, self._report = seen, stored, report
+        self._known, self._stored, self._report = known, stored, report
 
-    def simulated(self) -> list[Found]:
+    def simulated(self) -> list[OpenSegment]:
         """Return the simulated events with wanted frames; raise `InputError` for those the model was not made for."""
         source = open_source(self._options)
         if not isinstance(source, StormsSource):
@@ -156,118 +148,117 @@ class Opener:
         target = target_of(source.grid(), self._options, where)
         if difference := self._difference(target):
             raise InputError(f"{where}: {difference}")
-        founds = []
-        for part in source.during(to_numpy(self._window.since), to_numpy(self._window.until)):
-            times = moments(part.times)
-            found = Found(part.name, None, part, target, times, self._wanted(times, self._stored), set())
-            founds += [found] if found.wanted else []
-        return founds
+        segments = []
+        for event in source.during(to_numpy(self._window.since), to_numpy(self._window.until)):
+            segment = OpenSegment(Candidate(event.name, NO_VERSION), event, target, moments(event.times))
+            segment.wanted = self._wanted(segment.times, self._stored)
+            segments += [segment] if segment.wanted else []
+        return segments
 
-    def open(self, feed: Feed, offer: Offer) -> Found | None:
-        """Return the open part, None where it has nothing that is wanted: then that is reported and remembered."""
-        known = self._seen.get(offer.key)
-        unchanged = known is not None and known.verdict == "known" and known.state[:2] == offer.state[:2]
-        if known and offer.state != NO_STATE and self._is_settled(offer, known):
+    def open(self, feed: Feed, candidate: Candidate) -> OpenSegment | None:
+        """Return a candidate's segment, None where nothing of it is wanted: then that is reported and remembered."""
+        if candidate.version != NO_VERSION and self._is_settled(candidate):
             return None
-        opened = self._opened(feed, offer, known)
-        if opened is None:
+        segment = self._opened(feed, candidate)
+        if segment is None:
             return None
-        part, target, times = opened
-        dropped = set(known.dropped) if known and unchanged else set()
-        found = Found(offer.key, offer, part, target, times, [], dropped | self._judged(offer.key, times, known))
-        found.wanted = self._wanted(times, found.dropped | (self._stored if unchanged else set()))
-        self._report.other_time(offer, times)
-        if found.wanted:
-            return found
-        note = found.note()
-        self._report.notes += [note] if note else []
+        previous = candidate.previous
+        same = previous if previous and previous.state == "known" and candidate.is_unchanged() else None
+        segment.dropped = self._off_axis(candidate, segment.times) | (same.dropped if same else set())
+        segment.wanted = self._wanted(segment.times, segment.dropped | (self._stored if same else set()))
+        self._report.compare_time(candidate, segment.times)
+        if segment.wanted:
+            return segment
+        self._report.examined.append(segment.examined())
         return None
 
-    def _is_settled(self, offer: Offer, known: Seen) -> bool:
-        """Return whether a known file needs no other look; report again what waits and what does not fit."""
-        if known.verdict == "waiting":
-            settled = known.state == offer.state and known.tries >= TRIES
-            self._report.waiting += [known.detail] if settled else []
+    def _is_settled(self, candidate: Candidate) -> bool:
+        """Return whether a candidate needs no other look; report again that it waits or does not fit."""
+        previous = candidate.previous
+        if previous and previous.state == "waiting":
+            settled = previous.version == candidate.version and previous.tries >= TRIES
+            self._report.waiting += [previous.detail] if settled else []
             return settled
-        if known.state[:2] != offer.state[:2]:
+        if previous is None or not candidate.is_unchanged():
             return False
-        if known.verdict == "refused":
-            self._report.misfits += [known.detail] if any(map(self._window.covers, known.times)) else []
+        if previous.state == "refused":
+            self._report.misfits += [previous.detail] if any(map(self._window.covers, previous.times)) else []
             return True
-        settled = not self._wanted(known.times, self._stored | known.dropped)
+        settled = not self._wanted(previous.times, self._stored | previous.dropped)
         if settled:
-            self._report.other_time(offer, known.times)
+            self._report.compare_time(candidate, previous.times)
         return settled
 
-    def _wanted(self, times: Sequence[datetime], without: set[datetime] | frozenset[datetime]) -> list[int]:
+    def _wanted(self, times: Sequence[datetime], without: set[datetime]) -> list[int]:
         return [number for number, time in enumerate(times) if self._window.covers(time) and time not in without]
 
-    def _opened(self, feed: Feed, offer: Offer, known: Seen | None) -> tuple[Part, Target, list[datetime]] | None:
-        """Return part, target and times of a file that can be read and fits the model, else report it."""
-        if offer.state != NO_STATE:
-            try:
-                with Path(offer.path).open("rb"):
-                    pass
-            except OSError as error:  # says nothing of its content: tried at every look
-                self._report.waiting.append(f"{offer.key}: {(error.strerror or 'cannot be opened').lower()}")
-                return None
+    def _opened(self, feed: Feed, candidate: Candidate) -> OpenSegment | None:
+        """Return the segment of a candidate that can be read and fits the model, else report it."""
         try:
-            if offer.state != NO_STATE and not offer.state[0]:
+            if candidate.version != NO_VERSION:
+                Path(candidate.path).open("rb").close()
+        except OSError as error:  # says nothing of its content: tried at every poll
+            self._report.waiting.append(f"{candidate.key}: {(error.strerror or 'cannot be opened').lower()}")
+            return None
+        try:
+            if candidate.version != NO_VERSION and not candidate.version[0]:
                 raise InputError("empty file: left for later")
-            source = open_source(self._options.model_copy(update={"path": offer.path}))
-            part, grid = feed.read(offer, lambda: (source.parts()[0], source.grid()))
-            times = moments(part.times)
+            source = open_source(self._options.model_copy(update={"path": candidate.path}))
+            first, grid = feed.read(candidate, lambda: (source.segments()[0], source.grid()))
+            times = moments(first.times)
         except Exception as error:  # a broken file may raise anything
-            self._report.wait(offer, known, error)
+            self._report.wait(candidate, error)
             return None
         try:
-            target = target_of(grid, self._options, offer.key)
-            difference = self._difference(target)
+            target = target_of(grid, self._options, candidate.key)
+            if not (difference := self._difference(target)):
+                return OpenSegment(candidate, first, target, times)
+            message = f"{candidate.key}: {difference}"
         except InputError as error:  # the grid is too small for the crop
-            self._report.misfit(offer, one_line(error), times)
-            return None
-        if difference:
-            self._report.misfit(offer, f"{offer.key}: {difference}", times)
-            return None
-        return part, target, times
+            message = one_line(error)
+        self._report.refuse(candidate, message, times)
+        return None
 
     def _difference(self, target: Target) -> str | None:
-        """Return how a grid differs from what the model was trained on, and what to do about it."""
-        contract = dict(self._contract)
-        step, phase = np.timedelta64(contract["step_minutes"], "m"), np.datetime64(contract["phase_seconds"], "s")
-        difference = compare_contracts(contract, contract_of(target.grid, list(contract["units"]), step, phase))
+        """Return the difference between a grid and that of the training data, and what to do about it."""
+        contract = self._contract
+        step, phase = np.timedelta64(contract.step_minutes, "m"), np.datetime64(contract.phase_seconds, "s")
+        difference = compare_signatures(contract, signature_of(target.grid, list(contract.units), step, phase))
         return difference and (
             f"{difference} as in the training data: remove the file, correct live.source (path, crop, coarsen, "
             "variables) or train on such data"
         )
 
-    def _judged(self, key: str, times: Sequence[datetime], known: Seen | None) -> set[datetime]:
-        """Return the times between the steps of the axis; report them unless that is how the feed is."""
-        told = set(known.times) if known else set()
-        between = {time for time in times if self._window.offset(time)}
-        new = [time for time in times if time in between - told and self._window.covers(time)]
-        odd = [time for time in new if not self._is_of_finer_feed(time, times)]
-        minutes = self._contract["step_minutes"]
-        reason = (
-            f"not on the model's axis of {minutes} minutes: mend the file, or set source.step_minutes to {minutes} "
-            "if the feed has a finer step"
+    def _off_axis(self, candidate: Candidate, times: Sequence[datetime]) -> set[datetime]:
+        """Return the times between the steps of the time axis; report new ones unless the feed has a finer step."""
+        reported = set(candidate.previous.times if candidate.previous else ())
+        new = [time for time in times if time not in reported]
+        off_axis = {time for time in times if self._window.offset(time)}
+        odd = [time for time in new if time in off_axis and self._window.covers(time)]
+        minutes = self._contract.step_minutes
+        self._report.refuse_frames(
+            candidate.key,
+            [time for time in odd if not self._is_of_finer_feed(time, times)],
+            f"not on the model's axis of {minutes} minutes: correct the file, or set source.step_minutes to {minutes} "
+            "if the feed has a finer step",
         )
-        self._report.refuse(key, odd, reason)
-        future = [time for time in times if time not in told and self._window.is_future(time)]
-        self._report.refuse(key, future, f"in the future, it is {iso(self._window.now)}: mend the file or the clock")
-        return between
+        future = [time for time in new if self._window.is_future(time)]
+        reason = f"in the future, it is {iso(self._window.now)}: correct the file or the clock"
+        self._report.refuse_frames(candidate.key, future, reason)
+        return off_axis
 
-    def _is_of_finer_feed(self, time: datetime, others: Sequence[datetime]) -> bool:
-        """Return whether a time between the steps lies on the feed's own finer axis."""
+    def _is_of_finer_feed(self, time: datetime, others: Iterable[datetime]) -> bool:
+        """Return whether a time between the steps is one of the feed's own finer time axis."""
         if self._options.step_minutes is None:
             return False
-        known = {other for seen in self._seen.values() for other in seen.times if self._window.covers(other)}
-        steps = Counter(after - before for before, after in pairwise(sorted(known | set(others))))
+        known = {moment for candidate in self._known.values() for moment in candidate.times}
+        axis = sorted({*filter(self._window.covers, known), *others})
+        steps = Counter(after - before for before, after in pairwise(axis))
         offset = self._window.offset(time)
-        own = steps.most_common(1)[0][0] if steps else offset
-        return not offset % min(own, self._window.step)
+        feed_step = steps.most_common(1)[0][0] if steps else offset
+        return not offset % min(feed_step, self._window.step)
 
 
 def moments(times: np.ndarray) -> list[datetime]:
-    """Return the times of a part in whole seconds, rounded as an ingest rounds them."""
+    """Return the times of a segment in whole seconds, rounded as an ingest rounds them."""
     return [from_numpy(time) for time in times.astype("datetime64[ns]") + np.timedelta64(500, "ms")]

@@ -1,5 +1,5 @@
-"""What operators look at: status page, metrics, lateness, drift, verification of issued forecasts.
+"""Monitoring for operators: status page, metrics, lateness, drift, verification of issued forecasts.
 
 In: ledger, published forecasts, observations. Out: pages and numbers.
-May import: all of `live`.
+May import: what `live` may, and `live`.
 """

@@ -22,10 +22,10 @@ from rich.text import Text
 
 from fieldcast.pipeline.config import Drift, Params
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.schema import field_names, lead_minutes
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive import publish as archive
-from fieldcast.pipeline.live.archive.durable import DamagedError, replace_durable
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State, Verification
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, LEDGER, path_of
 from fieldcast.pipeline.live.clock import Clock, iso

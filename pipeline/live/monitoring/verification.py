@@ -17,6 +17,7 @@ import xarray as xr
 from fieldcast.models.layers.latest import latest_valid
 from fieldcast.pipeline.config import Drift
 from fieldcast.pipeline.datasets.schema import lead_minutes
+from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.live.archive.ledger import Cycle, Verification
 from fieldcast.pipeline.verification.categorical import SUMS as EVENT_SUMS
 from fieldcast.pipeline.verification.categorical import contingency_sums
@@ -173,10 +174,10 @@ def alarms(verified: Sequence[Verification], issued: Sequence[Cycle], options: D
     return found
 
 
-def outside_share(history: np.ndarray, channels: Sequence[Mapping[str, Any]]) -> float:
+def outside_share(history: np.ndarray, channels: Sequence[Channel]) -> float:
     """Return the share of the valid cells of a history (t, c, y, x) outside the training data's [min, max]."""
-    low = np.array([channel["min"] for channel in channels], np.float32)[:, None, None]
-    high = np.array([channel["max"] for channel in channels], np.float32)[:, None, None]
+    low = np.array([channel.min for channel in channels], np.float32)[:, None, None]
+    high = np.array([channel.max for channel in channels], np.float32)[:, None, None]
     valid = np.isfinite(history).sum()
     return float(((history < low) | (history > high)).sum() / valid) if valid else 0.0
 

@@ -1,5 +1,5 @@
-"""Archives of radar composites, one file a format.
+"""Archives of radar composites, one module a format.
 
-In: files of one service. Out: rain rate in mm/h on the composite's own grid.
+In: files of one weather service. Out: rain rate in mm/h on the composite's own grid.
 May import: what `sources` may.
 """

@@ -24,7 +24,7 @@ from fieldcast.pipeline.sources.template import fields
 
 
 class Format(NamedTuple):
-    """How to read one kind of file: names, header, and the field as mm/h with NaN outside the radars' range."""
+    """Reader of one kind of file: names, header, and the field in mm/h with NaN outside the radars' range."""
 
     patterns: tuple[str, ...]
     header: Callable[[str], Header]
@@ -49,8 +49,8 @@ class RadarSource:
         kind = FORMATS[self.options.format]
         return read_headers(kind.header, find(self.options.path, kind.patterns))
 
-    def parts(self) -> Sequence[RadarFile]:
-        """Return one part a file; raise `InputError` for files that are broken or differ in grid or units."""
+    def segments(self) -> Sequence[RadarFile]:
+        """Return one segment a file; raise `InputError` for files that are broken or differ in grid or units."""
         return [RadarFile(header.path, header.times, self.options) for header in self._headers]
 
     def grid(self) -> xr.Dataset:

@@ -1,6 +1,6 @@
 """FMI composites: PGM images (plain or gzip) of reflectivity, one byte a cell.
 
-dBZ = (value - 64) / 2; 255 lies outside the radars' range; 0 is no echo and reads as 0 mm/h. Rain rate by
+dBZ = (value - 64) / 2; 255 is outside the radars' range; 0 is no echo and reads as 0 mm/h. Rain rate by
 Z = a R^b with a = 223, b = 1.53 (Leinonen et al. 2012, J. Appl. Meteor. Clim. 51, rain in Finland).
 """
 

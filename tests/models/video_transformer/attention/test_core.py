@@ -1,6 +1,7 @@
 import copy
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def no_fast_path():
 
 
 def random_case(seed, dtype):
-    """Queries, keys, values of different sizes and, in turn, nothing, a mask, a bias, or both (some rows empty)."""
+    """Queries, keys, values of different sizes and, in turn, nothing or a mask (some rows empty)."""
     draw = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     b, heads, n, m, d, d_v = (draw.randint(1, k) for k in (3, 4, 13, 17, 9, 11))
@@ -38,19 +39,16 @@ def random_case(seed, dtype):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
 
     query, key, value = normal(b, heads, n, d), normal(b, heads, m, d), normal(b, heads, m, d_v)
-    allowed = bias = None
-    if seed % 4 in (1, 3):
+    allowed = None
+    if seed % 2:
         shape = draw.choice([(b, 1, 1, m), (b, 1, n, m), (b, heads, n, m)])
         allowed = torch.rand(shape, generator=generator) < draw.choice([0.3, 0.8])
-    if seed % 4 in (2, 3):
-        bias = normal(*draw.choice([(1, 1, n, m), (1, heads, n, m), (b, heads, n, m)]))
-    return (query, key, value), allowed, bias
+    return (query, key, value), allowed
 
 
-def reference(query, key, value, allowed, bias):
+def reference(query, key, value, allowed):
     """Torch's attention with a mask of numbers, rows without a key set to 0 afterwards."""
-    mask = torch.zeros((), dtype=query.dtype) if bias is None else bias
-    mask = mask.expand(*query.shape[:3], key.shape[2])
+    mask = torch.zeros(*query.shape[:3], key.shape[2], dtype=query.dtype)
     if allowed is None:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     empty = ~allowed.any(dim=-1, keepdim=True)
@@ -59,34 +57,29 @@ def reference(query, key, value, allowed, bias):
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(20))
 def test_both_ways_equal_torch(seed, dtype, close):
-    inputs, allowed, bias = random_case(seed, dtype)
-    leaves = [*inputs] if bias is None else [*inputs, bias]
-    expected = reference(*inputs, allowed, bias)
-    outputs = [attend(*inputs, allowed=allowed, bias=bias), attend_explicitly(*inputs, allowed=allowed, bias=bias)[0]]
+    inputs, allowed = random_case(seed, dtype)
+    expected = reference(*inputs, allowed)
+    outputs = [attend(*inputs, allowed=allowed), attend_explicitly(*inputs, allowed=allowed)[0]]
     upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
-    expected_gradients = torch.autograd.grad(expected, leaves, upstream)
+    expected_gradients = torch.autograd.grad(expected, inputs, upstream)
     for output in outputs:
         torch.testing.assert_close(output, expected, rtol=0, atol=close)
-        gradients = torch.autograd.grad(output, leaves, upstream)
+        gradients = torch.autograd.grad(output, inputs, upstream)
         for gradient, other in zip(gradients, expected_gradients, strict=True):
             torch.testing.assert_close(gradient, other, rtol=0, atol=1e-8 if dtype == torch.float64 else 1e-4)
 
 
 @torch.no_grad()
 def test_scalar_loops():
-    (query, key, value), allowed, bias = random_case(7, torch.float64)
+    (query, key, value), allowed = random_case(7, torch.float64)
     allowed = allowed.expand(*query.shape[:3], key.shape[2])
-    bias = bias.expand_as(allowed)
-    mixed, weights = attend_explicitly(query, key, value, allowed=allowed, bias=bias)
+    mixed, weights = attend_explicitly(query, key, value, allowed=allowed)
     b, heads, n, d = query.shape
     for s, head, i in torch.cartesian_prod(*map(torch.arange, (b, heads, n))).tolist():
         seen = [j for j in range(key.shape[2]) if allowed[s, head, i, j]]
-        scores = [
-            sum(query[s, head, i, k] * key[s, head, j, k] for k in range(d)) / math.sqrt(d) + bias[s, head, i, j]
-            for j in seen
-        ]
+        scores = [sum(query[s, head, i, k] * key[s, head, j, k] for k in range(d)) / math.sqrt(d) for j in seen]
         total = sum(math.exp(score) for score in scores)
         for c in range(value.shape[3]):
             expected = sum(math.exp(a) / total * value[s, head, j, c] for j, a in zip(seen, scores, strict=True))
@@ -102,21 +95,19 @@ def test_gradients_by_differences():
 
     allowed = torch.rand(2, 1, 3, 5, generator=generator) < 0.6
     allowed[1, 0, 2] = False
-    inputs = normal(2, 2, 3, 2), normal(2, 2, 5, 2), normal(2, 2, 5, 3), normal(1, 2, 3, 5)
-    assert torch.autograd.gradcheck(lambda q, k, v, a: attend(q, k, v, allowed=allowed, bias=a), inputs)
-    assert torch.autograd.gradcheck(lambda q, k, v, a: attend_explicitly(q, k, v, allowed=allowed, bias=a), inputs)
+    inputs = normal(2, 2, 3, 2), normal(2, 2, 5, 2), normal(2, 2, 5, 3)
+    for function in (attend, attend_explicitly):
+        assert torch.autograd.gradcheck(partial(function, allowed=allowed), inputs)
 
 
-@pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_query_without_a_key_gets_nothing_and_gives_no_gradient(dtype, with_bias):
+def test_a_query_without_a_key_gets_nothing_and_gives_no_gradient(dtype):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 5, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3))
-    bias = torch.randn(1, 3, 5, 5, generator=generator).to(dtype) if with_bias else None
     allowed = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     allowed[0, 0, 3] = False
-    explicit, weights = attend_explicitly(q, k, v, allowed=allowed, bias=bias)
-    for mixed in (attend(q, k, v, allowed=allowed, bias=bias), explicit):
+    explicit, weights = attend_explicitly(q, k, v, allowed=allowed)
+    for mixed in (attend(q, k, v, allowed=allowed), explicit):
         assert (mixed[0, :, 3] == 0).all()
         assert (mixed[1] != 0).all()
         gradients = torch.autograd.grad(mixed.sum(), (q, k, v), retain_graph=True)
@@ -126,8 +117,8 @@ def test_a_query_without_a_key_gets_nothing_and_gives_no_gradient(dtype, with_bi
 
 
 def test_weights_are_shares_of_what_is_allowed():
-    (query, key, value), allowed, bias = random_case(11, torch.float32)
-    _, weights = attend_explicitly(query, key, value, allowed=allowed, bias=bias)
+    (query, key, value), allowed = random_case(11, torch.float32)
+    _, weights = attend_explicitly(query, key, value, allowed=allowed)
     allowed = allowed.expand_as(weights)
     assert (weights[~allowed] == 0).all()
     assert (weights[allowed] > 0).all()
@@ -143,17 +134,8 @@ def test_softmax_is_exact_where_queries_are_half_precision():
     assert weights[0, 0, 0, 0].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_dropout_thins_the_weights_and_keeps_their_mean():
-    torch.manual_seed(0)
-    q, k, v = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 10_000, 4), torch.ones(1, 1, 10_000, 4)
-    for mixed in (attend(q, k, v, dropout=0.5), attend_explicitly(q, k, v, dropout=0.5)[0]):
-        assert mixed.std() < 1e-6
-        assert mixed.mean().item() == pytest.approx(1, abs=0.05)
-        assert mixed.mean().item() != pytest.approx(1, abs=1e-6)
-
-
 def test_heads_are_neighbouring_features():
-    tokens = torch.arange(2 * 3 * 10).reshape(2, 3, 10)
+    tokens = torch.arange(2.0 * 3 * 10).reshape(2, 3, 10)
     heads = split_heads(tokens, 5)
     assert heads.shape == (2, 5, 3, 2)
     assert heads[1, 3, 2].tolist() == tokens[1, 2, 6:8].tolist()
@@ -261,18 +243,6 @@ def test_a_head_mask_scales_and_survives_pruning(shaken):
     scaled.prune_heads([0])
     torch.testing.assert_close(module(tokens), scaled(tokens), rtol=0, atol=1e-6)
     assert "head_mask" not in module.state_dict()
-
-
-@pytest.mark.parametrize("impl", ["sdpa", "eager"])
-def test_dropout_is_of_training_only(impl):
-    torch.manual_seed(0)
-    module, tokens = Attention(6, 2, dropout=0.5, impl=impl), torch.randn(2, 7, 6)
-    assert not torch.equal(module(tokens), module(tokens))
-    module.eval()
-    assert torch.equal(module(tokens), module(tokens))
-    plain = Attention(6, 2, impl=impl)
-    plain.load_state_dict(module.state_dict())
-    assert torch.equal(module(tokens), plain(tokens))
 
 
 def test_a_watcher_sees_the_weights_that_were_used(shaken):

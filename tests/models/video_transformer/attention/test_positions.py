@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fieldcast.models.video_transformer.attention.axes import AlongAxes
+from fieldcast.models.video_transformer.attention.exact.axes import AlongAxes
 from fieldcast.models.video_transformer.attention.positions import (
     angles_3d,
     nearest,

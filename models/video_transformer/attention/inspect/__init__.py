@@ -1,0 +1,1 @@
+"""Attention weights of a forecast: recorded as they were used, and followed back to the cells of the history."""

@@ -1,0 +1,52 @@
+"""Climatology of the training period: mean fields by UTC hour of day, or one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fieldcast.pipeline.config import Prepare
+from fieldcast.pipeline.datasets.frames import time_blocks
+from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, X, Y
+
+HOURS = 24
+
+
+def fit_climatology(training: xr.Dataset, names: list[str], options: Prepare) -> xr.Dataset:
+    """Return mean fields `(hour, y, x)` float32 of the training frames, in physical units; NaN where none is valid.
+
+    24 of them by UTC hour of day where `is_by_hour`, else one.
+    """
+    hours = np.asarray(training[TIME].dt.hour)
+    by_hour = is_by_hour(training, options)
+    groups = HOURS if by_hour else 1
+    fields = {}
+    for name in names:
+        sums = np.zeros((groups, *training[name].shape[1:]))
+        counts = np.zeros(sums.shape, dtype=np.int64)
+        for index in time_blocks(training[name]):
+            block = training[name][index].values
+            for hour in np.unique(hours[index]) if by_hour else [0]:
+                chosen = block[hours[index] == hour] if by_hour else block
+                sums[hour] += np.nansum(chosen, axis=0, dtype=np.float64)
+                counts[hour] += np.isfinite(chosen).sum(axis=0)
+        mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        fields[name] = (("hour", Y, X), mean.astype(np.float32), training[name].attrs)
+    return xr.Dataset(fields, coords={"hour": np.arange(groups), Y: training[Y], X: training[X]})
+
+
+def complete(climatology: np.ndarray) -> np.ndarray:
+    """Return the climatology (hours, c, y, x) with cells never seen in training filled by the mean of the field."""
+    mean = np.nanmean(climatology, axis=(2, 3), keepdims=True)
+    return np.where(np.isfinite(climatology), climatology, mean).astype(np.float32)
+
+
+def is_by_hour(training: xr.Dataset, options: Prepare) -> bool:
+    """Return whether there is a mean a UTC hour of day: as asked for, or where the period is long enough for it."""
+    if options.climatology != "auto":
+        return options.climatology == "hour_of_day"
+    present = training[TIME].values[training[FRAME_PRESENT].values]
+    days = pd.DatetimeIndex(present).floor("D")
+    hours = pd.DatetimeIndex(present).hour
+    return days.nunique() >= options.climatology_min_days and hours.nunique() == HOURS
