@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaign import size
-from docs.tools.imports import ROOT
+from tests.conftest import ROOT
 
 CONFTEST = (ROOT / "tests/conftest.py").read_text()
 TESTS = """
