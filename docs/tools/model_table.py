@@ -192,17 +192,13 @@ def page(costs: str, theory: str, seconds: str, machine: str) -> str:
     return f"""# The learned models
 
 This page is written by `make models`. Every variant is a kind of model with some of its options: give it a name under
-`kinds` and `models` in params.yaml, and `make repro` trains it and compares it with all others.
+`models` in params.yaml, and `make repro` trains it and compares it with all others.
 
 ```yaml
 models:
-  convlstm: {{}}
-  gru: {{cell: convgru}}
-  windows: {{attention: window, window: [4, 4, 4], global_tokens: 2}}
-kinds:
-  convlstm: recurrent
-  gru: recurrent
-  windows: video_transformer
+  convlstm: {{kind: recurrent}}
+  gru: {{kind: recurrent, cell: convgru}}
+  windows: {{kind: video_transformer, attention: window, window: [4, 4, 4], global_tokens: 2}}
 ```
 
 All of them read a history with gaps, give every lead at once, and are persistence until they are trained. How good
