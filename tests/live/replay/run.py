@@ -23,10 +23,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fieldcast.models.layers.motion import load_pysteps
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live import cycle, post_cycle
 from fieldcast.pipeline.live.archive import publish
-from fieldcast.pipeline.errors import DamagedError
 from fieldcast.pipeline.live.archive.ledger import OPEN, Ledger
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.context import LiveContext
