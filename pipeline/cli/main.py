@@ -83,14 +83,14 @@ def compare(
     """
     from fieldcast.pipeline import config
     from fieldcast.pipeline.evaluation import past_runs as chosen_runs
-    from fieldcast.pipeline.report import write as presentation
+    from fieldcast.pipeline.report import write as report
     from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
     from fieldcast.pipeline.tracking.registry import Registry
 
     settings = config.read(params)
-    presentation.check_folder(out)
+    report.check_folder(out)
     comparison = chosen_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
-    presentation.write(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
+    report.write_report(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
     if as_json:
         sys.stdout.write((out / "metrics.json").read_text())
         return
