@@ -16,11 +16,10 @@ from fieldcast.pipeline.errors import TrackerError
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare, eventful, extremes, minute
 from fieldcast.pipeline.forecasting import costs
-from fieldcast.pipeline.report import write as presentation
 from fieldcast.pipeline.report.coastlines import coastlines
 from fieldcast.pipeline.report.maps import case_of, case_strip
 from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
-from fieldcast.pipeline.report.write import ShownCase
+from fieldcast.pipeline.report.write import ShownCase, write_report
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.identity import complete
@@ -46,7 +45,7 @@ def main() -> None:
         entry = comparison.entries[name]
         log_scores(run, entry.kind, by_key(scores_of(entry.sums)), SCORES / f"{name}.nc")
     cases = _cases(comparison)
-    presentation.write(comparison, COMPARISON, params.model_dump(mode="json"), cases)
+    write_report(comparison, COMPARISON, params.model_dump(mode="json"), cases)
     console = Console(width=WIDTH)
     console.print(terminal_table(comparison))
     console.print("\n".join(comparison.verdict), highlight=False)
@@ -88,7 +87,7 @@ def _promote(comparison: Comparison, digests: Mapping[str, str], params: config.
     try:
         return promote_by_rule(comparison, digests, params, Registry(params.track.experiment))
     except TrackerError as error:
-        log.warning("nobody is promoted: %s", error)
+        log.warning("no model promoted: %s", error)
         return []
 
 

@@ -40,8 +40,8 @@ MEMBER = "member"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is counted of one field."""
+class FieldOptions:
+    """Thresholds, windows and further sums of one field."""
 
     thresholds: Sequence[float]  # in the field's units
     windows: Sequence[tuple[int, int]]  # in cells (y, x)
@@ -73,15 +73,15 @@ def verify(
     labels = {REGION: np.asarray(list(options.regions), str)}
     parts = []
     for field in names:
-        plan = _plan(forecasts, field, options, climatology, data_range or {})
+        field_options = _field_options(forecasts, field, options, climatology, data_range or {})
         jobs = _blocks(forecasts[field])
-        count = partial(block_sums, forecasts[field], observed[field], plan)
+        count = partial(block_sums, forecasts[field], observed[field], field_options)
         blocks = run_blocks(count, jobs, scheduler=scheduler, description=f"verify {field}", unit="block")
-        if plan.extras.spacing:
+        if field_options.extras.spacing:
             shape = (forecasts.sizes[Y], forecasts.sizes[X])
-            labels[spectral.WAVELENGTH] = spectral.wavelengths_km(shape, plan.extras.spacing)
+            labels[spectral.WAVELENGTH] = spectral.wavelengths_km(shape, field_options.extras.spacing)
         units, scales = str(forecasts[field].attrs["units"]), options.neighbourhoods_km
-        parts.append(label_sums(_joined(jobs, blocks), field, units, coords, plan.thresholds, scales, labels))
+        parts.append(label_sums(_joined(jobs, blocks), field, units, coords, field_options.thresholds, scales, labels))
     merged = xr.merge(parts, compat="equals", join="exact").drop_vars(VALID_TIME, errors="ignore")
     merged.attrs = {
         "model": str(forecasts.attrs.get("model", "")),
@@ -93,29 +93,43 @@ def verify(
 
 
 def block_sums(
-    forecast: xr.DataArray, observed: xr.DataArray, plan: Plan, start: int, stop: int, first: int, last: int
+    forecast: xr.DataArray,
+    observed: xr.DataArray,
+    field_options: FieldOptions,
+    start: int,
+    stop: int,
+    first: int,
+    last: int,
 ) -> dict[str, np.ndarray]:
     """Return the sums of the init times `start` to `stop` and the leads `first` to `last`, both ends excluded."""
     block = forecast[start:stop, first:last]
     valid_time = block[VALID_TIME].values
     frames = _frames(observed, np.column_stack([block[INIT_TIME].values, valid_time]))  # column 0 is the init time's
     values = block.values
-    known = np.isfinite(values)
+    complete = np.isfinite(values)
     if MEMBER in block.dims:
-        known = known.all(axis=2)
-    _check_complete(known, frames[:, 0], block)
+        complete = complete.all(axis=2)
+    _check_complete(complete, frames[:, 0], block)
     actual = frames[:, 1:]
     hours = pd.DatetimeIndex(valid_time.ravel()).hour.to_numpy().reshape(valid_time.shape)
-    return frame_sums(values, actual, np.isfinite(actual) & known, plan.thresholds, plan.windows, plan.extras, hours)
+    return frame_sums(
+        values,
+        actual,
+        np.isfinite(actual) & complete,
+        field_options.thresholds,
+        field_options.windows,
+        field_options.extras,
+        hours,
+    )
 
 
-def _plan(
+def _field_options(
     forecasts: xr.Dataset,
     field: str,
     options: Verify,
     climatology: xr.Dataset | None,
     data_range: Mapping[str, float],
-) -> Plan:
+) -> FieldOptions:
     levels = [float(level) for level in options.thresholds.get(field, ())]
     spacing = _spacing(forecasts, needed=bool(any(options.thresholds.values()) and options.neighbourhoods_km))
     extras = Extras(
@@ -127,7 +141,7 @@ def _plan(
         quantiles=forecasts.attrs.get("members") == "quantiles",
     )
     windows = [window_cells(scale, spacing) for scale in options.neighbourhoods_km] if levels and spacing else []
-    return Plan(levels, windows, extras)
+    return FieldOptions(levels, windows, extras)
 
 
 def _spacing(forecasts: xr.Dataset, needed: bool) -> tuple[float, float] | None:
@@ -193,9 +207,9 @@ def _frames(observed: xr.DataArray, times: np.ndarray) -> np.ndarray:
     return np.asarray(observed.isel({TIME: index}).values[inverse.reshape(times.shape)])
 
 
-def _check_complete(known: np.ndarray, at_init: np.ndarray, block: xr.DataArray) -> None:
+def _check_complete(complete: np.ndarray, at_init: np.ndarray, block: xr.DataArray) -> None:
     """Raise `SchemaError` where a forecast is missing in a cell that was observed at its init time."""
-    missing = ~known & np.isfinite(at_init)[:, None]
+    missing = ~complete & np.isfinite(at_init)[:, None]
     if missing.any():
         init, lead = np.argwhere(missing.any(axis=(2, 3)))[0]
         raise SchemaError(

@@ -90,7 +90,7 @@ def compare(
     settings = config.read(params)
     report.check_folder(out)
     comparison = past_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
-    report.write(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
+    report.write_report(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
     if as_json:
         sys.stdout.write((out / "metrics.json").read_text())
         return

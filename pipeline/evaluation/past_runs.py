@@ -13,7 +13,7 @@ SHORT = 8  # characters of a run's id that tell two runs of one model apart
 
 
 def compare_runs(wanted: Sequence[str], options: Compare, registry: Registry) -> Comparison:
-    """Return the comparison of the runs that `wanted` names; two runs of one model are told apart by their ids.
+    """Return the comparison of the runs that `wanted` names; two runs of one model are distinguished by their ids.
 
     Raises `InputError` for fewer than two runs, or for runs that learned from other data than the first.
     """

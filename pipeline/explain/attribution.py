@@ -1,4 +1,4 @@
-"""Why a forecast is what it is: where in the history it comes from, as numbers and as a picture.
+"""Attribution of a forecast to the cells of its history, as numbers and as a picture.
 
 Of one init time, one lead and a few cells. The map of a learned model is its gradient times what it saw, without signs,
 or for a video transformer the rollout of its attention.

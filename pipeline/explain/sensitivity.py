@@ -1,4 +1,4 @@
-"""Which cells of a history a forecast hangs on, by gradients: for any learned model.
+"""Sensitivity of a forecast to the cells of its history, by gradients: for any learned model.
 
 The gradient is that of Simonyan et al. 2014, "Deep Inside Convolutional Networks"; times the input it says how much
 each cell has added, to first order (Shrikumar et al. 2017, "Learning Important Features Through Propagating Activation
@@ -19,7 +19,7 @@ def sensitivity(
     channel: int = 0,
     noise: Float[Tensor, "1 m k"] | None = None,
 ) -> Float[Tensor, "t c h w"]:
-    """How much the mean forecast of a region changes for a change of each cell of the history; 0 in its gaps.
+    """Return the change of a region's mean forecast for a change of each history cell; 0 where one is missing.
 
     Of the target `channel` and the lead at position `lead`, 0 the first; members are averaged. The model should be in
     eval mode. Raises ValueError for a region without any cell.

@@ -36,7 +36,7 @@ def _refined(centres: np.ndarray) -> np.ndarray:
 
 
 def _degrees(field: xr.DataArray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return longitude and latitude of grid points (WGS 84), or None where nobody knows."""
+    """Return longitude and latitude of grid points (WGS 84), or None where the grid does not say."""
     if in_degrees(field):
         return x, y
     if (wkt := crs_wkt(field)) is None:

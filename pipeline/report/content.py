@@ -13,7 +13,7 @@ from fieldcast.pipeline.evaluation.comparison import Comparison, first_field, mi
 from fieldcast.pipeline.report.html import Cell, Groups, Matrix
 from fieldcast.pipeline.report.plots import Bins, Panel, Performance, Reliability, Spectrum
 from fieldcast.pipeline.report.style import spread_out
-from fieldcast.pipeline.verification import strata as groups
+from fieldcast.pipeline.verification import strata
 from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums, fields_of
 from fieldcast.pipeline.verification.scores import Score
 
@@ -23,7 +23,7 @@ MOST_EVENTS = 12  # groups that a table has room for
 Curves = Mapping[str, Mapping[int, float]]
 
 
-class Contents:
+class Content:
     """The content of one comparison's report: everything is of the first field and of the models that are fair."""
 
     def __init__(self, comparison: Comparison) -> None:
@@ -116,22 +116,22 @@ class Contents:
     def groups(self) -> list[Groups]:
         """Return RMSE over all leads by hour of day, event, region and intensity, where there are several groups."""
         parts: dict[str, Callable[[xr.Dataset], dict[str, xr.Dataset]]] = {
-            "hour of day (UTC)": groups.by_hour,
-            "event, by its first init time (UTC)": groups.by_event,
-            "region": groups.by_region,
-            f"observed intensity, {self.display_units}": groups.by_intensity,
+            "hour of day (UTC)": strata.by_hour,
+            "event, by its first init time (UTC)": strata.by_event,
+            "region": strata.by_region,
+            f"observed intensity, {self.display_units}": strata.by_intensity,
         }
         found = []
         for title, part in parts.items():
             by_model = {model: part(_squares(own)) for model, own in self.sums.items()}
             names = list(next(iter(by_model.values())))
-            if 1 < len(names) <= (MOST_EVENTS if part is groups.by_event else len(names)):
+            if 1 < len(names) <= (MOST_EVENTS if part is strata.by_event else len(names)):
                 values = {name: {model: _rmse(own[name]) for model, own in by_model.items()} for name in names}
                 found.append(Groups(f"RMSE, {self.display_units}, by {title}", self._score("rmse"), values))
         return found
 
     def skill_by_cost(self) -> tuple[dict[str, float], dict[str, float], str] | None:
-        """Return milliseconds and MSE skill by model, and what the skill is; None where nobody measured a forecast."""
+        """Return milliseconds and MSE skill by model, and the skill's label; None without measured forecasts."""
         entries, lead = self.comparison.entries, self._middle_lead()
         spent = {name: entries[name].costs.forecast_milliseconds for name in self.sums}
         known = {name: value for name, value in spent.items() if value is not None}

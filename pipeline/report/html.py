@@ -62,7 +62,7 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class Report:
+class Page:
     """Everything the report shows; `metrics` is `{model: {score: {lead in minutes: value}}}`."""
 
     verdict: Sequence[str]
@@ -91,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption, what stands above its first column, and its other columns' names."""
+    """A table with a caption, the heading of its first column, and the names of the others."""
 
     title: str
     first: str
@@ -112,7 +112,7 @@ class Slider:
     tiles: Sequence[tuple[str, str, str]]  # name, the view's x y width height, its width / height
 
 
-def render(report: Report) -> str:
+def render(page: Page) -> str:
     """Return the report as one HTML document; the pictures are read and embedded."""
     environment = Environment(
         loader=PackageLoader("fieldcast.pipeline.report", ""),
@@ -121,24 +121,24 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scores = next(iter(report.metrics.values()))
-    others = [score for score in scores if score not in report.leading]
+    scores = next(iter(page.metrics.values()))
+    others = [score for score in scores if score not in page.leading]
     return environment.get_template("report.html.j2").render(
-        verdict=report.verdict,
-        left_out={readable(model): reasons for model, reasons in report.left_out.items()},
-        legend=legend(list(report.metrics), report.references),
-        leading=[score_table(report, score, score.title()) for score in report.leading],
-        others=[score_table(report, score, _full_title(score)) for score in others],
-        matrices=[matrix_table(matrix, report) for matrix in report.matrices],
-        sliders=[slider(series) for series in report.maps],
-        groups=[group_table(groups, report) for groups in report.groups],
-        costs=cost_table(report.costs, report.references),
-        devices=sorted({costs.device for costs in report.costs.values() if costs.device}),
-        runs={readable(model): (text, text.startswith(("http:", "https:"))) for model, text in report.runs.items()},
-        facts=report.facts,
-        settings=flat(report.settings),
+        verdict=page.verdict,
+        left_out={readable(model): reasons for model, reasons in page.left_out.items()},
+        legend=legend(list(page.metrics), page.references),
+        leading=[score_table(page, score, score.title()) for score in page.leading],
+        others=[score_table(page, score, _full_title(score)) for score in others],
+        matrices=[matrix_table(matrix, page) for matrix in page.matrices],
+        sliders=[slider(series) for series in page.maps],
+        groups=[group_table(groups, page) for groups in page.groups],
+        costs=cost_table(page.costs, page.references),
+        devices=sorted({costs.device for costs in page.costs.values() if costs.device}),
+        runs={readable(model): (text, text.startswith(("http:", "https:"))) for model, text in page.runs.items()},
+        facts=page.facts,
+        settings=flat(page.settings),
         glossary=TABLE.values(),
-        pictures={name: [p for p in report.pictures if p.section == name] for name in SECTIONS},
+        pictures={name: [p for p in page.pictures if p.section == name] for name in SECTIONS},
     )
 
 
@@ -152,19 +152,19 @@ def legend(names: Sequence[str], references: Sequence[str]) -> list[tuple[str, s
     return lines
 
 
-def score_table(report: Report, score: Score, title: str) -> Table:
+def score_table(page: Page, score: Score, title: str) -> Table:
     """Return one score of all models at all leads, the best values marked; a value that is undefined is a dash."""
-    leads = list(next(iter(report.metrics.values()))[score])
+    leads = list(next(iter(page.metrics.values()))[score])
     divisor, unit = lead_unit(leads)
-    fair = {model: scores for model, scores in report.metrics.items() if model not in report.left_out}
-    best = {lead: best_at(fair or report.metrics, score, lead) for lead in leads}
+    comparable = {model: scores for model, scores in page.metrics.items() if model not in page.left_out}
+    best = {lead: best_at(comparable or page.metrics, score, lead) for lead in leads}
     rows = [
         Row(
             readable(model),
-            model in report.references,
+            model in page.references,
             [(_text(own[score][lead]), "best" if model in best[lead] else "") for lead in leads],
         )
-        for model, own in report.metrics.items()
+        for model, own in page.metrics.items()
     ]
     return Table(f"{title}, lead time in {unit}", "model", [f"{lead / divisor:g}" for lead in leads], rows)
 
@@ -173,21 +173,21 @@ def _full_title(score: Score) -> str:
     return ": ".join(filter(None, (readable(score.field), score.title())))
 
 
-def matrix_table(matrix: Matrix, report: Report) -> Table:
+def matrix_table(matrix: Matrix, page: Page) -> Table:
     """Return pairs of models as a table: a sign, the difference and its interval; empty where there is none."""
-    names = [name for name in report.metrics if any(name in pair for pair in matrix.cells)]
+    names = [name for name in page.metrics if any(name in pair for pair in matrix.cells)]
     divisor, unit = lead_unit([matrix.lead])
     rows = [
-        Row(readable(row), row in report.references, [_difference(matrix.cells.get((row, name))) for name in names])
+        Row(readable(row), row in page.references, [_difference(matrix.cells.get((row, name))) for name in names])
         for row in names
     ]
     title = f"{matrix.title}, {matrix.lead / divisor:g} {unit}: row less column"
     return Table(title, "", [readable(name) for name in names], rows)
 
 
-def group_table(groups: Groups, report: Report) -> Table:
+def group_table(groups: Groups, page: Page) -> Table:
     """Return one score as a table of groups by models, the best model of each group marked."""
-    names = [name for name in report.metrics if any(name in values for values in groups.values.values())]
+    names = [name for name in page.metrics if any(name in values for values in groups.values.values())]
     rows = []
     for group, values in groups.values.items():
         rank = {name: badness(groups.score, values.get(name, math.nan)) for name in names}
@@ -199,7 +199,7 @@ def group_table(groups: Groups, report: Report) -> Table:
 
 
 def cost_table(costs: Mapping[str, Costs], references: Sequence[str]) -> Table:
-    """Return what each model costs; a dash where there is none or nobody measured it."""
+    """Return what each model costs; a dash where there is none or it was not measured."""
     columns = ("weights", "multiply-adds, millions", "training, s", "one forecast, ms", "peak memory, MB")
     rows = []
     for model, own in costs.items():

@@ -139,7 +139,7 @@ def spectra_figure(spectra: Sequence[Spectrum], styles: Styles) -> Figure:
         powers = spectrum.observed[spectrum.observed > 0]
         if powers.size:
             axis.set_ylim(powers.min() / 100, powers.max() * 4)  # a smooth forecast falls without end
-        _dress(axis, f"Lead {_spoken(spectrum.lead)}", "power")
+        _dress(axis, f"Lead {_lead_text(spectrum.lead)}", "power")
         axis.set_xlabel("wavelength, km", fontsize=8, color=INK)
     return figure
 
@@ -316,6 +316,6 @@ def _frequency(reliability: Reliability) -> float:
     return float(bins.events.sum() / bins.count.sum()) if bins.count.sum() > 0 else math.nan
 
 
-def _spoken(minutes: int) -> str:
+def _lead_text(minutes: int) -> str:
     divisor, unit = lead_unit([minutes])
     return f"{minutes / divisor:g} {unit}"

@@ -15,11 +15,10 @@ from matplotlib.figure import Figure
 from fieldcast.pipeline.datasets.schema import INIT_TIME
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.comparison import Comparison, facts, write_metrics
-from fieldcast.pipeline.report import html as report
 from fieldcast.pipeline.report import maps
 from fieldcast.pipeline.report import plots as diagrams
-from fieldcast.pipeline.report.content import Contents
-from fieldcast.pipeline.report.html import Picture, Report
+from fieldcast.pipeline.report.content import Content
+from fieldcast.pipeline.report.html import Page, Picture, render
 from fieldcast.pipeline.report.maps import Case
 from fieldcast.pipeline.report.style import Styles, model_styles, pixels, write_gif, write_pixels, write_png
 
@@ -38,7 +37,7 @@ REPORT, METRICS, FIGURES = "report.html", "metrics.json", "figures"
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `InputError` where `folder` holds anything but an earlier comparison, which `write` would replace."""
+    """Raise `InputError` where `folder` holds anything but an earlier comparison, which would be replaced."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the comparison: choose another")
     others = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -47,7 +46,9 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder} holds {others[0]}, expected a new folder or an earlier comparison: choose another")
 
 
-def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cases: Sequence[ShownCase] = ()) -> None:
+def write_report(
+    comparison: Comparison, folder: Path, settings: Mapping[str, Any], cases: Sequence[ShownCase] = ()
+) -> None:
     """Write `metrics.json`, `report.html` and `figures/` into `folder`, in place of earlier ones.
 
     Without `cases` (no fields at hand) the report has no maps.
@@ -56,11 +57,11 @@ def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cas
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
     write_metrics(comparison.metrics, folder / METRICS)
-    contents = Contents(comparison)
-    drawn = [*_curves(contents, comparison, pictures), *_diagrams(contents, comparison, pictures)]
+    content = Content(comparison)
+    drawn = [*_curves(content, comparison, pictures), *_diagrams(content, comparison, pictures)]
     drawn += list(_cases(cases, pictures))
-    series = [maps.write_map_series(it.case, pictures, it.stem, it.caption) for it in cases if it.slider]
-    content = Report(
+    series = [maps.write_map_series(shown.case, pictures, shown.stem, shown.caption) for shown in cases if shown.slider]
+    page = Page(
         comparison.verdict,
         comparison.metrics,
         comparison.leading,
@@ -69,49 +70,49 @@ def write(comparison: Comparison, folder: Path, settings: Mapping[str, Any], cas
         drawn,
         settings,
         left_out=comparison.left_out,
-        matrices=contents.matrices(),
+        matrices=content.matrices(),
         maps=series,
-        groups=contents.groups(),
+        groups=content.groups(),
         costs={name: entry.costs for name, entry in comparison.entries.items()},
         runs={name: entry.run for name, entry in comparison.entries.items() if entry.run},
     )
-    (folder / REPORT).write_text(report.render(content), encoding="utf-8")
+    (folder / REPORT).write_text(render(page), encoding="utf-8")
 
 
-def _curves(contents: Contents, comparison: Comparison, folder: Path) -> Iterator[Picture]:
-    panels, styles = contents.panels(), _styles(comparison)
+def _curves(content: Content, comparison: Comparison, folder: Path) -> Iterator[Picture]:
+    panels, styles = content.panels(), _styles(comparison)
     confidence = f"{comparison.evidence.confidence * 100:g} % intervals"
     count = comparison.sums.sizes[INIT_TIME]
     note = f"{count} init times, same cells for all models; bars: {confidence}; dashed: reference forecasts"
     pictures = [pixels(FigureCanvasAgg(diagrams.panel_figure(panel, styles))) for panel in panels]
-    figure = diagrams.skill_figure(pictures, list(contents.sums), styles, note)
+    figure = diagrams.skill_figure(pictures, list(content.sums), styles, note)
     write_png(figure, folder / "skill.png")
     for panel, picture in zip(panels, pictures, strict=True):
         path = folder / f"skill_{_slug(panel.title)}.png"
         write_pixels(picture, path)
         yield Picture(path, panel.title, "skill")
-    coverage = contents.coverage()
+    coverage = content.coverage()
     if coverage is not None:
         yield _drawn(diagrams.panel_figure(coverage, styles), folder / "coverage.png", coverage.title, "coverage")
 
 
-def _diagrams(contents: Contents, comparison: Comparison, folder: Path) -> Iterator[Picture]:
+def _diagrams(content: Content, comparison: Comparison, folder: Path) -> Iterator[Picture]:
     styles = _styles(comparison)
-    if spectra := contents.spectra():
+    if spectra := content.spectra():
         caption = "Power by wavelength: a forecast below the observed line has lost detail of that size."
         yield _drawn(diagrams.spectra_figure(spectra, styles), folder / "spectra.png", caption, "spectra")
-    for reliability in contents.reliability():
+    for reliability in content.reliability():
         path = folder / f"reliability_{_slug(reliability.title)}.png"
         caption = f"Reliability of the probability of {reliability.title}, all leads."
         yield _drawn(diagrams.reliability_figure(reliability, styles), path, caption, "reliability")
-    for model, counts in contents.ranks().items():
+    for model, counts in content.ranks().items():
         caption = "Rank of the observed value among the members, all leads; flat is right."
         path = folder / f"ranks_{model}.png"
         yield _drawn(diagrams.rank_figure(model, counts, styles), path, caption, "ranks")
-    if (performance := contents.performance()) is not None:
+    if (performance := content.performance()) is not None:
         figure = diagrams.performance_figure(performance, styles)
         yield _drawn(figure, folder / "performance.png", f"Performance diagram, {performance.title}.", "performance")
-    if (priced := contents.skill_by_cost()) is not None:
+    if (priced := content.skill_by_cost()) is not None:
         figure = diagrams.cost_figure(*priced, styles)
         yield _drawn(figure, folder / "cost.png", "Skill against the time of one forecast.", "cost")
 

@@ -22,24 +22,31 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, TIME_UNITS, check_scores, lead_minutes
-from fieldcast.pipeline.verification import categorical, continuous, probabilistic, spatial, spectral, structural
-from fieldcast.pipeline.verification import strata as groups
+from fieldcast.pipeline.verification import (
+    categorical,
+    continuous,
+    probabilistic,
+    spatial,
+    spectral,
+    strata,
+    structural,
+)
 from fieldcast.pipeline.verification.scores import OF_EVENTS, OF_NEIGHBOURHOODS, OF_VALUES, TABLE, Score, Scores
 
 THRESHOLD, SCALE, VALID_CRC, FIELD_UNITS = "threshold", "scale", "valid_crc", "field_units"
 RANK, BIN = "rank", "probability_bin"
-OWN_DIMENSIONS = (THRESHOLD, groups.CLASS, spectral.WAVELENGTH)  # their coordinates bear the field's name
+OWN_DIMENSIONS = (THRESHOLD, strata.CLASS, spectral.WAVELENGTH)  # their coordinates bear the field's name
 CELLS_AT_ONCE = 2**18  # of a chunk of frames: its float64 temporaries stay near the processor's cache
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*categorical.SUMS, "brier"), (THRESHOLD,)),
     **dict.fromkeys(spatial.SUMS, (THRESHOLD, SCALE)),
     **dict.fromkeys(probabilistic.RELIABILITY, (THRESHOLD, BIN)),
     **dict.fromkeys(spectral.SUMS, (spectral.WAVELENGTH,)),
-    **dict.fromkeys(probabilistic.CLASS_SUMS, (groups.CLASS,)),
-    **dict.fromkeys((f"{groups.CLASS}_{name}" for name in (*groups.CLASS_SUMS, "crps")), (groups.CLASS,)),
+    **dict.fromkeys(probabilistic.CLASS_SUMS, (strata.CLASS,)),
+    **dict.fromkeys((f"{strata.CLASS}_{name}" for name in (*strata.CLASS_SUMS, "crps")), (strata.CLASS,)),
     "rank_histogram": (RANK,),
 }
-DIMENSIONS |= {f"{groups.REGION}_{name}": (groups.REGION, *DIMENSIONS.get(name, ())) for name in groups.REGION_SUMS}
+DIMENSIONS |= {f"{strata.REGION}_{name}": (strata.REGION, *DIMENSIONS.get(name, ())) for name in strata.REGION_SUMS}
 
 
 @dataclass(frozen=True)
@@ -98,21 +105,21 @@ def label_sums(
     The field's `units` go to the attribute `field_units` of `<field>.n`. `labels` are the coordinates that the sums
     alone do not tell: the wavelengths and the names of regions.
     """
-    known: dict[str, np.ndarray] = {**(labels or {}), SCALE: np.asarray(scales_km, np.float64)}
-    known[THRESHOLD] = np.asarray(thresholds, np.float64)
-    known[groups.CLASS] = np.asarray([-np.inf, *thresholds], np.float64)
-    known[BIN] = (np.arange(probabilistic.BINS) + 0.5) / probabilistic.BINS
+    coordinates: dict[str, np.ndarray] = {**(labels or {}), SCALE: np.asarray(scales_km, np.float64)}
+    coordinates[THRESHOLD] = np.asarray(thresholds, np.float64)
+    coordinates[strata.CLASS] = np.asarray([-np.inf, *thresholds], np.float64)
+    coordinates[BIN] = (np.arange(probabilistic.BINS) + 0.5) / probabilistic.BINS
     if "rank_histogram" in sums:
-        known[RANK] = np.arange(sums["rank_histogram"].shape[-1])
-    spelt = {dim: f"{field}.{dim}" if dim in OWN_DIMENSIONS else dim for dim in known}
-    variables, used = {}, dict(coords)
+        coordinates[RANK] = np.arange(sums["rank_histogram"].shape[-1])
+    dim_names = {dim: f"{field}.{dim}" if dim in OWN_DIMENSIONS else dim for dim in coordinates}
+    variables, used_coords = {}, dict(coords)
     for name, values in sums.items():
         dims = DIMENSIONS.get(name, ())
-        variables[f"{field}.{name}"] = ((INIT_TIME, LEAD_TIME, *(spelt[dim] for dim in dims)), values)
+        variables[f"{field}.{name}"] = ((INIT_TIME, LEAD_TIME, *(dim_names[dim] for dim in dims)), values)
         for dim in dims:
             attrs = {"units": "km"} if dim in (SCALE, spectral.WAVELENGTH) else {}
-            used[spelt[dim]] = xr.DataArray(known[dim], dims=spelt[dim], attrs=attrs)
-    dataset = xr.Dataset(variables, coords=used)
+            used_coords[dim_names[dim]] = xr.DataArray(coordinates[dim], dims=dim_names[dim], attrs=attrs)
+    dataset = xr.Dataset(variables, coords=used_coords)
     dataset[f"{field}.n"].attrs[FIELD_UNITS] = units
     return dataset
 
@@ -233,7 +240,7 @@ def _chunk_sums(
         sums |= continuous.moment_sums(value, observed, valid, rows)
         sums |= _field_sums(value, observed, valid, extras, hours, None if extras.quantiles else members)
         if thresholds:
-            by_class = groups.class_sums(value, observed, valid, thresholds, rows)
+            by_class = strata.class_sums(value, observed, valid, thresholds, rows)
             sums = {"class_crps": by_class["class_absolute_error"]} | sums | by_class
         sums |= _region_sums(forecast, observed, valid, thresholds, extras)
         if extras.data_range:
@@ -269,7 +276,7 @@ def _field_sums(
     hours: np.ndarray,
     members: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
-    """Return the sums that need whole fields or what is known of the field: anomalies, similarity and spectra."""
+    """Return the sums that need whole fields or what is coordinates of the field: anomalies, similarity and spectra."""
     sums: dict[str, np.ndarray] = {}
     if extras.climatology is not None:
         normal = extras.climatology[hours % len(extras.climatology)]
@@ -290,9 +297,9 @@ def _region_sums(
         rows = None if extras.rows is None else extras.rows[y]
         f, o, v = (array[..., y, x] for array in (forecast, observed, valid))
         sums = _value_sums(f, o, v, thresholds, rows) | continuous.moment_sums(_split(f)[0], o, v, rows)
-        parts.append({name: sums[name] for name in groups.REGION_SUMS if name in sums})
+        parts.append({name: sums[name] for name in strata.REGION_SUMS if name in sums})
     return {
-        f"{groups.REGION}_{name}": np.stack([part[name] for part in parts], axis=1)
+        f"{strata.REGION}_{name}": np.stack([part[name] for part in parts], axis=1)
         for name in (parts[0] if parts else ())
     }
 

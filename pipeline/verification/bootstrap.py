@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 BLOCKS = 8  # that remain at least: fewer give no standard deviation to speak of
-LONGEST_MEMORY = 0.9  # the largest correlation of neighbours that is allowed for: more is hardly told from a trend
+LONGEST_MEMORY = 0.9  # the largest correlation of neighbours that is allowed for: more looks like a trend
 REACH = 200  # steps after which such a correlation is gone: 0.9²⁰⁰ = 7e-10
 
 

@@ -25,8 +25,8 @@ def fraction_sums(
     """Return Σ(pf − po)² and Σ(pf² + po²) over the windows of each frame, by the names in `SUMS`.
 
     The arrays are `(frame, y, x)`; `windows` are odd sizes `(y, x)` in cells; the sums are float64
-    `(frame, threshold, window)`. A window stands at every cell. Its fraction p is events / valid cells: a missing cell
-    is neither an event nor a dry cell, and cells beyond the grid's edge are missing cells like any other. A window
+    `(frame, threshold, window)`. There is a window around every cell. Its fraction p is events / valid cells: a missing
+    cell is neither an event nor a dry cell, and cells beyond the grid's edge are missing cells like any other. A window
     counts where at least the share `minimum_valid` of its cells is valid; with 1.0 only complete windows count. `rows`
     `(y,)` weights windows by the row of their centre.
     """

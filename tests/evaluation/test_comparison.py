@@ -11,9 +11,9 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation import comparison
 from fieldcast.pipeline.evaluation.comparison import Entry, eventful, extremes, leading_scores
 from fieldcast.pipeline.forecasting.costs import Costs
-from fieldcast.pipeline.report import write as presentation
-from fieldcast.pipeline.report.content import Contents
+from fieldcast.pipeline.report.content import Content
 from fieldcast.pipeline.report.terminal import terminal_table
+from fieldcast.pipeline.report.write import write_report
 from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums
 from fieldcast.pipeline.verification.scores import Score
 
@@ -106,7 +106,7 @@ def test_who_was_scored_on_other_cells_is_marked_and_in_no_verdict(entries, obse
     assert "video_transformer" in found.metrics
     assert found.evidence.models == list(entries)
     assert not any(sentence.startswith("RMSE: video transformer") for sentence in found.verdict)
-    presentation.write(found, tmp_path, {})
+    write_report(found, tmp_path, {})
     assert "scored on other cells" in (tmp_path / "report.html").read_text()
 
 
@@ -152,25 +152,25 @@ def test_scores_that_lead_every_summary(entries):
 
 
 def test_contents_are_what_the_sums_say(compared):
-    contents = Contents(compared)
-    rmse = next(panel for panel in contents.panels() if panel.title == "RMSE")
+    content = Content(compared)
+    rmse = next(panel for panel in content.panels() if panel.title == "RMSE")
     assert rmse.values["convlstm"] == compared.metrics["convlstm"][RMSE]
     for model in ERRORS:
         for lead, value in rmse.values[model].items():
             assert rmse.low[model][lead] < value < rmse.high[model][lead]
-    matrix = contents.matrices()[0]
+    matrix = content.matrices()[0]
     cell, back = matrix.cells["convlstm", "persistence"], matrix.cells["persistence", "convlstm"]
     assert (cell.word, back.word) == ("better", "worse")
     assert cell.value == pytest.approx(
         rmse.values["convlstm"][matrix.lead] - rmse.values["persistence"][matrix.lead], rel=1e-4
     )
-    (milliseconds, skills, label) = contents.skill_by_cost()
+    (milliseconds, skills, label) = content.skill_by_cost()
     assert milliseconds == {"persistence": 10.0, "advection": 20.0, "convlstm": 30.0}
     assert skills["persistence"] == 0
     assert label == "MSE skill against persistence, 10 minutes ahead"
-    hours = next(group for group in contents.groups() if "hour" in group.title)
+    hours = next(group for group in content.groups() if "hour" in group.title)
     assert list(hours.values) == ["00", "01", "02", "03", "04", "05"]
-    pod, far = contents.performance().points["advection"]
+    pod, far = content.performance().points["advection"]
     assert (pod, far) == (
         compared.metrics["advection"][Score("pod", 5.0, units="mm h-1")][10],
         compared.metrics["advection"][Score("far", 5.0, units="mm h-1")][10],
@@ -179,7 +179,7 @@ def test_contents_are_what_the_sums_say(compared):
 
 def test_the_report_is_whole_and_repeatable(compared, tmp_path):
     for folder in ("one", "two"):
-        presentation.write(compared, tmp_path / folder, {"source": {"kind": "<storms>"}})
+        write_report(compared, tmp_path / folder, {"source": {"kind": "<storms>"}})
     html = (tmp_path / "one" / "report.html").read_text()
     assert "source.kind</dt><dd>&lt;storms&gt;" in html
     assert html.index("RMSE: advection is better") < html.index("<table")

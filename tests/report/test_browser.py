@@ -93,7 +93,7 @@ def pictures(folder: Path) -> list[Picture]:
     return result
 
 
-def comparison(folder: Path) -> report.Report:
+def comparison(folder: Path) -> report.Page:
     """Return a report with every section, of realistic size; its pictures are written to `folder`."""
     metrics = {
         name: {
@@ -110,7 +110,7 @@ def comparison(folder: Path) -> report.Report:
     }  # fmt: skip
     hours = {f"{hour:02d} UTC": {name: 0.4 + 0.1 * k for k, name in enumerate(MODELS)} for hour in range(0, 24, 6)}
     series = [maps.write_map_series(case(k), folder, f"case_{k}", f"Case {k}") for k in (1, 2)]
-    return report.Report(
+    return report.Page(
         verdict=["advection is better than every other model from 5 to 30 minutes.", "Paired block bootstrap."],
         metrics=metrics, leading=[RMSE], references=REFERENCES,
         facts={"Field": "rain rate, mm/h", "Init times": "130, from 2024-07-01 00:00 to 2024-07-03 00:00 UTC"},

@@ -4,7 +4,7 @@ import pytest
 
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.report import html as report
-from fieldcast.pipeline.report.html import Cell, Groups, Matrix, Picture, Report
+from fieldcast.pipeline.report.html import Cell, Groups, Matrix, Page, Picture
 from fieldcast.pipeline.verification.scores import Score
 
 NAN = float("nan")
@@ -13,7 +13,7 @@ METRICS = {
     "advection": {RMSE: {5: 0.25, 10: 1.0}, CSI: {5: 0.5, 10: NAN}},
     "convlstm": {RMSE: {5: 0.5, 10: 0.75}, CSI: {5: 0.5, 10: NAN}},
 }
-BARE = Report(
+BARE = Page(
     verdict=["convlstm is better.", "How sure that is."], metrics=METRICS, leading=[RMSE],
     references=("advection",), facts={"Init times": "6"}, pictures=[], settings={"source": {"kind": "<storms>"}},
 )  # fmt: skip
