@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f $(VENV)/.installed-*
 	@command -v cc >/dev/null || echo "no C compiler found: pysteps (advection) is built from source and needs one" >&2
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt uv 2>/dev/null \
-	  && $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]' \
+	  && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]' \
 	  || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
