@@ -121,7 +121,7 @@ def test_cells_on_the_sphere_count_by_area_as_in_the_pipeline() -> None:
         for key, values in kept[name]["forecast"].items():
             np.testing.assert_array_equal(values, field_sums(sums, name)[key].values[0])
     assert kept["rain_rate"]["forecast"]["weight"] != kept["rain_rate"]["forecast"]["n"]
-    expected = pipeline_scores(sums)
+    expected = by_key(pipeline_scores(sums))
     for scores in scores_of([verified(4, kept)]):
         np.testing.assert_array_equal(scores.rmse, list(expected[f"{scores.field}/rmse"].values()))
 
