@@ -7,8 +7,10 @@ from torch.nn import functional
 
 from fieldcast import models
 from fieldcast.pipeline.sources.moving_mnist import DIGIT, draw_sequence
+from tests.campaign import size
 
 HISTORY, HORIZON = 5, 5
+STEPS = size(200, 400)
 BARS = ((4, 8, 4, 12), (4, 6, 12, 4), (4, 18, 12, 4), (12, 8, 4, 12), (14, 6, 12, 4), (14, 18, 12, 4), (22, 8, 4, 12))
 LIT = ("012456", "25", "02346", "02356", "1235", "01356", "013456", "025", "0123456", "012356")  # bars of each digit
 
@@ -36,15 +38,15 @@ def error(forecast, target):
 
 @pytest.mark.slow
 def test_beats_persistence_and_climatology_at_every_lead():
-    """Measured: at most 0.49 of the error of persistence, 0.52 (first lead) to 0.75 (last) of that of climatology."""
+    """Measured after 400 steps: at most 0.49 of the error of persistence, 0.52 (first lead) to 0.75 (last) of that of climatology."""
     torch.manual_seed(0)
     options = models.OPTIONS["recurrent"].model_validate({"hidden": [24, 24], "kernel": 3, "patch": 4})
     model = models.build(
         "recurrent", options, channels_in=1, channels_out=1, history=HISTORY, horizon=HORIZON, step_minutes=5
     )
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=400, pct_start=0.2)
-    for step in range(400):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=STEPS, pct_start=0.2)
+    for step in range(STEPS):
         history, target = films(8, range(7), 0, step).split([HISTORY, HORIZON], dim=1)
         optimiser.zero_grad()
         error(model(history), target).mean().backward()
