@@ -217,9 +217,10 @@ def _validation_forecasts(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of each init time."""
     description = forecaster.config
-    reader = FrameReader(OBSERVATIONS, description.channel_names, params.sample.cache)
-    jobs = list(zip(repeat(forecaster), repeat(reader), reader.positions(init_times), init_times, strict=False))
     scheduler = models.scheduler_of(description.kind) or "synchronous"
+    cache = params.sample.cache if scheduler == "synchronous" else "store"  # a process would decode all for each job
+    reader = FrameReader(OBSERVATIONS, description.channel_names, cache)
+    jobs = list(zip(repeat(forecaster), repeat(reader), reader.positions(init_times), init_times, strict=False))
     yield from iterate_blocks(validate_one, jobs, scheduler=scheduler, description="calibrate", unit="init time")
 
 

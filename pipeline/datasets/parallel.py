@@ -65,7 +65,7 @@ def _workers(scheduler: str | None) -> Iterator[tuple[Any, int]]:
         yield get_threaded, os.cpu_count() or 1
     elif scheduler == "processes":
         count = os.cpu_count() or 1
-        with ProcessPoolExecutor(count, get_context("forkserver")) as pool, dask.config.set(pool=pool):
+        with ProcessPoolExecutor(count, get_context("forkserver")) as pool, dask.config.set(pool=pool, chunksize=1):
             yield get_processes, count
     else:
         from distributed import Client
