@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AdvectionOptions(BaseModel):
-    """How motion is estimated; the extrapolation itself has nothing to choose."""
+    """Options of the estimate of motion; the extrapolation itself has none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Where fields move to: optical flow of the latest frames, for the references that extrapolate.
+"""Motion of fields: optical flow of the latest frames, for the references that extrapolate.
 
 Lucas-Kanade on Shi-Tomasi features, as pysteps does it (Pulkkinen et al. 2019).
 """

@@ -1,4 +1,4 @@
-"""What a learned model gives for each cell: one value, quantiles, or the members of an ensemble."""
+"""Output of a learned model for each cell: one value, quantiles, or the members of an ensemble."""
 
 from typing import Any, Literal, Self
 

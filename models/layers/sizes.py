@@ -1,4 +1,4 @@
-"""What a learned model must know of its data: channels, steps and the length of a step."""
+"""Sizes of a learned model's input and output: channels, steps and the length of a step."""
 
 from dataclasses import dataclass
 

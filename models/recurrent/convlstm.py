@@ -20,7 +20,7 @@ Maps = Float[Tensor, "b d h w"]
 def lstm_step(
     gates: Float[Tensor, "4 b d h w"], cell: Maps | None, peephole: Float[Tensor, "3 d 1 1"] | None
 ) -> tuple[Maps, Maps]:
-    """Return the next hidden and cell state; None stands for zeros.
+    """Return the next hidden and cell state; None means zeros.
 
     `gates` are W_x * X_t + W_h * H_(t-1) + b for i, f, c and o. The hidden state has their precision; the cell state,
     which sums over many steps, has at least float32.

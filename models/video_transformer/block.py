@@ -41,7 +41,7 @@ class SwiGLU(nn.Module):
 
 
 class Branch(nn.Module):
-    """What becomes of a residual branch in training: dropout of features, drop-path of samples."""
+    """Regularisation of a residual branch in training: dropout of features, drop-path of samples."""
 
     def __init__(self, dropout: float, drop_path: float) -> None:
         super().__init__()

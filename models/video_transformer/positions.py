@@ -1,4 +1,4 @@
-"""Where and when a token is: features added to it, by kind; or angles that turn its queries and keys."""
+"""Positions of tokens in space and time: features added to them, by kind; or angles that turn its queries and keys."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ AROUND = 2  # cells to each side of the chosen one that are explained with it: 5
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be explained: the forecast from `init_time` of one cell, the strongest where none is named."""
+    """Forecast to be explained: that from `init_time` of one cell, the strongest where none is named."""
 
     init_time: np.datetime64
     lead_minutes: int

@@ -62,7 +62,7 @@ class Network(nn.Module):
 
     @property
     def supports_teacher_forcing(self) -> bool:
-        """Whether the model feeds on its own forecasts, for which a training may put the truth."""
+        """Return whether the model is fed its own forecasts, which a training may replace by the truth."""
         return bool(getattr(self.model, "supports_teacher_forcing", False))
 
     def forward(

@@ -1,4 +1,4 @@
-"""Coastlines of a grid, where the grid says where on Earth it lies; decision 14 says where the land comes from."""
+"""Coastlines of a grid, where the grid says where on Earth it is; decision 14 says where the land comes from."""
 
 from __future__ import annotations
 

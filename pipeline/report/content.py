@@ -1,4 +1,4 @@
-"""What the report of a comparison shows, taken from the sums: curves, spectra, probabilities, groups, differences."""
+"""Content of the report of a comparison, taken from the sums: curves, spectra, probabilities, groups, differences."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """How a model differs from another: a key of `DIFFERENCES`, the difference of the scores and its interval."""
+    """Difference of a model from another: a key of `DIFFERENCES`, the difference of the scores and its interval."""
 
     word: str
     value: float

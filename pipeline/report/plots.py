@@ -52,7 +52,7 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Bins:
-    """What a model said and what came of it, by bin of its probabilities: cells, summed probability, events."""
+    """Forecast probabilities and observed events, by bin of probability: cells, summed probability, events."""
 
     count: np.ndarray
     probability: np.ndarray
@@ -198,7 +198,7 @@ def performance_figure(performance: Performance, styles: Styles) -> Figure:
     for bias in BIASES:
         end = (min(1.0, 1 / bias), min(1.0, bias))
         axis.plot((0, end[0]), (0, end[1]), color="#b8bcc2", linewidth=0.7, linestyle="--")
-        place = {"xytext": (2, 2)} if bias >= 1 else {"xytext": (-2, 2), "ha": "right"}  # names stand on the right
+        place = {"xytext": (2, 2)} if bias >= 1 else {"xytext": (-2, 2), "ha": "right"}  # names are on the right
         axis.annotate(f"{bias:g}", end, textcoords="offset points", fontsize=6, color=SOFT, **place)
     points = {name: (1 - far, pod) for name, (pod, far) in performance.points.items()}
     _named_points(axis, points, styles)

@@ -1,4 +1,4 @@
-"""What all pictures share: names, styles, colour scales and files; equal input gives equal bytes."""
+"""Style that all pictures share: names, lines, colour scales and files; equal input gives equal bytes."""
 
 from __future__ import annotations
 

@@ -177,4 +177,4 @@ def _asked(call: Callable[[], Result]) -> Result:
     except (InputError, TrackerError):
         raise
     except Exception as error:  # the tracker may fail in any way
-        raise TrackerError(f"MLflow does not answer: {first_line(error)}; mend MLFLOW_TRACKING_URI") from error
+        raise TrackerError(f"MLflow does not answer: {first_line(error)}; correct MLFLOW_TRACKING_URI") from error

@@ -51,7 +51,7 @@ DIMENSIONS |= {f"{strata.REGION}_{name}": (strata.REGION, *DIMENSIONS.get(name, 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is counted of a field beyond errors and events; what is left out has no sums."""
+    """Further sums of a field beyond errors and events; what is None has no sums."""
 
     rows: np.ndarray | None = None  # area weight of each row (y,), mean 1; without it every cell weighs 1
     climatology: np.ndarray | None = None  # (hour, y, x), 24 UTC hours or one mean: anomalies

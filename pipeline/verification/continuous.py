@@ -1,6 +1,6 @@
 """Scores of values: errors averaged over cells, lead by lead, and what varies together.
 
-Cells are weighted by the area they stand for: `rows` holds the weight of each row of the grid, mean 1; without it
+Cells are weighted by their area: `rows` holds the weight of each row of the grid, mean 1; without it
 every cell weighs 1. A mean is a weighted sum divided by the sum of weights.
 """
 

@@ -170,7 +170,7 @@ def _event_sums(ordered: np.ndarray, cells: Cells, thresholds: Sequence[float]) 
 
 
 def _inside(members: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return 1.0 for each cell whose observation lies in the central interval of ascending members, else 0.0."""
+    """Return 1.0 for each cell whose observation is in the central interval of ascending members, else 0.0."""
     low, high = _quantile(members, (1 - LEVEL) / 2), _quantile(members, (1 + LEVEL) / 2)
     return ((observed >= low) & (observed <= high)).astype(np.float64)
 

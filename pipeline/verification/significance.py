@@ -1,4 +1,4 @@
-"""How sure a score, or a difference between two models, is: resampled init times, intervals by lead, a paired test.
+"""Significance of scores and of differences between models: resampled init times, intervals by lead, a paired test.
 
 Errors of neighbouring init times resemble each other, so whole blocks of init times are drawn, the same for all
 models. Every score is a function of sums over init times: a resampled score is that function of resampled sums.
@@ -211,7 +211,7 @@ def paired_p_value(score: Score, one: np.ndarray, other: np.ndarray, steps: int)
 
 @dataclass(frozen=True)
 class _Spread:
-    """How far resampled values lie apart, as intervals by lead."""
+    """Spread of resampled values, as intervals by lead."""
 
     steps: np.ndarray
     block: int
@@ -233,7 +233,7 @@ def _spacing(sums: xr.Dataset) -> np.timedelta64:
 
 
 def _steps(sums: xr.Dataset) -> np.ndarray:
-    """Return where each init time lies, in usual spacings after the first: gaps between events count."""
+    """Return the position of each init time, in usual spacings after the first: gaps between events count."""
     inits = sums[INIT_TIME].values
     steps: np.ndarray = np.rint((inits - inits[0]) / _spacing(sums)).astype(np.int64)
     return steps

@@ -35,7 +35,7 @@ def class_sums(
 ) -> dict[str, np.ndarray]:
     """Return the sums `(frame, class)` of valid cells by class of the observed value, as `class_<sum>` of `CLASS_SUMS`.
 
-    The arrays are `(frame, y, x)`. Class 0 lies below the first of the rising thresholds, class k at or above the k-th.
+    The arrays are `(frame, y, x)`. Class 0 is below the first of the rising thresholds, class k at or above the k-th.
     """
     cells, groups = cells_of(observed, valid, rows), len(thresholds) + 1
     group = class_of(cells.observed, thresholds)

@@ -21,7 +21,7 @@ def similarity_sums(
     """Return the summed structural similarity of each frame's windows and their number, by the names in `SUMS`.
 
     The arrays are `(frame, y, x)`, the sums float64 `(frame,)`. A window of 7 x 7 cells, all of equal weight, counts
-    where it lies inside the grid and holds valid cells alone; a grid narrower than a window has none. `data_range` is
+    where it is inside the grid and holds valid cells alone; a grid narrower than a window has none. `data_range` is
     greater than 0, in the field's units. Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, with sample
     covariances as in scikit-image.
     """

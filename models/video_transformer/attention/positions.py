@@ -1,4 +1,4 @@
-"""Where a token is, as features to add to it or as angles to turn its queries and keys by.
+"""Positions of tokens, as features to add to them or as angles that rotate their queries and keys.
 
 Sines of a coordinate (Vaswani et al. 2017, section 3.5), tables that are learned at some places and read at others, and
 rotation (Su et al. 2021, "RoFormer"), for which only differences of places matter.

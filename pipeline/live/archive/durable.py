@@ -50,7 +50,7 @@ def locked(path: Path, wait_seconds: float, clock: Clock) -> Iterator[None]:
             continue
         if _is_at(descriptor, path):
             break
-        os.close(descriptor)  # somebody replaced the file: that lock binds nobody
+        os.close(descriptor)  # another process replaced the file: a lock on it excludes no one
     try:
         with suppress(OSError):  # a full disk must not keep anyone from making room
             os.pwrite(descriptor, f"{os.getpid():<20d}".encode(), 0)
