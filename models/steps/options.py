@@ -6,7 +6,7 @@ MIN_LEVELS = 3  # of a cascade in pysteps
 
 
 class StepsOptions(BaseModel):
-    """Number of members, and frames that motion and noise are estimated from; values are transformed to dB, as for rain."""
+    """Number of members, and frames that motion and noise are estimated from; values are in dB, as for rain."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
