@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
         }
     },
     "sample": {"history": 3, "horizon": 4},
-    "train": {"epochs": 2, "batch_size": 8},
+    "train": {"epochs": 2, "batch_size": 8, "precision": "32-true"},
     "forecast": {"batch_size": 2},
     "verify": {"thresholds": {"rain_rate": [0.5, 2]}, "neighbourhoods_km": [2, 10]},
     "promotion": {"leads_minutes": [10, 20]},

@@ -65,7 +65,8 @@ class Train(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     gradient_clip: PositiveFloat = 1.0  # norm of all gradients; `balanced` weighs heavy rain up to 30-fold: try 10
     patience: PositiveInt = 10  # epochs without a lower validation loss before training stops
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
+    # auto: bf16-mixed where the GPU or the processor computes in bfloat16 by itself, else 32-true
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
     compile: Literal["off", "default", "reduce-overhead"] = "off"  # the last: CUDA graphs, for small batches on a GPU
     accelerator: str = "auto"
     devices: int | str | list[int] = "auto"

@@ -7,7 +7,7 @@ import sys
 import warnings
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ class Samples(LightningDataModule):
         return SampleDataset(self.reader, read_init_times(PREPARED / "init_times.csv", split), self.shape)
 
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 EMULATED = (
     "train.precision {}: this processor has no bfloat16 instructions and emulates them, several times slower than "
     "float32; choose 32-true\n"
@@ -159,6 +160,15 @@ def fit(
     )
 
 
+def resolve_precision(options: Train) -> Precision:
+    """Return the precision for Lightning: for `auto` bf16-mixed on hardware with bfloat16, else 32-true."""
+    if options.precision != "auto":
+        return options.precision
+    on_gpu = torch.cuda.is_available() and options.accelerator in ("auto", "gpu", "cuda")
+    native = torch.cuda.is_bf16_supported() if on_gpu else has_bfloat16()
+    return "bf16-mixed" if native else "32-true"
+
+
 def has_bfloat16() -> bool:
     """Return whether this processor computes in bfloat16 by itself."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -189,7 +199,7 @@ def make_trainer(options: Train, callbacks: list[Callback], logger: Logger) -> T
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=options.strategy,
-        precision=options.precision,
+        precision=resolve_precision(options),
         max_epochs=options.epochs,
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,

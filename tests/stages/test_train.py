@@ -152,6 +152,14 @@ def test_emulated_bfloat16_is_announced(
         assert ("train.precision bf16-mixed: this processor has no bfloat16" in capsys.readouterr().err) == (not has)
 
 
+def test_precision_auto_is_bfloat16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for has, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(fit, "has_bfloat16", lambda has=has: has)
+        assert fit.resolve_precision(config.Train(epochs=1, precision="auto")) == expected
+        assert fit.resolve_precision(config.Train(epochs=1, precision="64-true")) == "64-true"
+
+
 @pytest.mark.slow
 def test_training_in_bfloat16(project: Path) -> None:
     train(rewrite(project, {"train": {"precision": "bf16-mixed", "epochs": 1}}), "video_transformer")

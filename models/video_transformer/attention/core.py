@@ -16,6 +16,7 @@ Allowed = Bool[Tensor, "#b #heads #n m"]  # True: this query may attend to this 
 Weights = Float[Tensor, "b heads n m"]
 Rotate = Callable[[Tensor], Tensor]  # queries or keys (b, heads, n, d) turned by their positions
 Watcher = Callable[[Tensor], None]  # receives the weights of each call
+SHORT = 256  # keys; explicit weights of more take memory that the fused kernel saves
 
 
 def attend(
@@ -27,6 +28,11 @@ def attend(
 ) -> Float[Tensor, "b heads n d_v"]:
     """Return softmax(query key^T / sqrt(d)) value by torch's fused kernel, without holding the weights in memory."""
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+
+
+def fused_is_slow(query: Heads, key: Float[Tensor, "b heads m d"]) -> bool:
+    """Return whether explicit weights are faster: on short lines in bfloat16, torch's fused kernel for CPUs is slow."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[-2] <= SHORT
 
 
 def attend_explicitly(
@@ -66,7 +72,7 @@ def join_heads(mixed: Heads) -> Float[Tensor, "b n heads*d"]:
 class Attention(nn.Module):
     """Multi-head attention without a key bias, which softmax would cancel: 4 d^2 + 3 d weights.
 
-    The kernel is fused (`sdpa`) unless `impl` is `eager` or a watcher reads the weights.
+    The kernel is fused (`sdpa`) unless `impl` is `eager`, a watcher reads the weights or `fused_is_slow`.
     """
 
     head_mask: Tensor | None
@@ -114,7 +120,7 @@ class Attention(nn.Module):
         allowed: Allowed | None = None,
     ) -> Float[Tensor, "b n d_out"]:
         """Return the attention of queries to keys, with all heads joined by the output map."""
-        if self.impl == "sdpa" and self.watcher is None:
+        if self.impl == "sdpa" and self.watcher is None and not fused_is_slow(query, key):
             mixed = attend(query, key, value, allowed=allowed)
         else:
             mixed, weights = attend_explicitly(query, key, value, allowed=allowed)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fieldcast.models.video_transformer.attention import core
 from fieldcast.models.video_transformer.attention.core import (
     Attention,
     attend,
@@ -280,3 +281,19 @@ def test_what_cannot_be_is_refused():
     for heads in ([0, 1, 2], [3], [-1]):
         with pytest.raises(ValueError, match="heads to prune must be some, not all, of 0 to 2"):
             Attention(12, 3).prune_heads(heads)
+
+
+def test_short_lines_in_bfloat16_take_explicit_weights(monkeypatch):
+    """Torch's fused kernel for CPUs is several times slower there; the result is the same."""
+    fused = []
+    monkeypatch.setattr(core, "attend", lambda *given, **named: fused.append(1) or attend(*given, **named))
+    torch.manual_seed(0)
+    layer = core.Attention(12, 3).eval()
+    for keys, dtype, calls in ((7, torch.bfloat16, 0), (7, torch.float32, 1), (core.SHORT + 1, torch.bfloat16, 1)):
+        tokens = torch.randn(2, keys, 12)
+        fused.clear()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            mixed = layer(tokens)
+        assert len(fused) == calls
+        with torch.no_grad():
+            torch.testing.assert_close(mixed.float(), layer(tokens), rtol=0.05, atol=0.02)
