@@ -29,6 +29,7 @@ from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
 from fieldcast.pipeline.live.clock import iso, parse
 from tests.campaign import size
+from tests.live.full_disk import KILOBYTES
 from tests.live.publishing import (
     SEED,
     START,
