@@ -40,7 +40,7 @@ repro: setup  ## the whole pipeline; a second time only what has changed
 test: setup  ## all tests, then the slowest twenty
 	@$(PYTEST) $(TESTS)
 
-test-fast: setup  ## those that train no model and run no pipeline
+test-fast: setup  ## those without trainings, processes and real archives
 	@$(PYTEST) -m "not slow" $(TESTS)
 
 campaign: setup  ## the long forms of tests that `make test` runs in a short form, see docs/reliability.md

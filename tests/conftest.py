@@ -46,8 +46,31 @@ SMALL: dict[str, Any] = {
 }
 
 
+SLOW = (  # files whose tests are all marked `slow`: they read real archives, start browsers or processes, or train
+    "tests/benchmarks/",
+    "tests/docs/test_model_table.py",
+    "tests/evaluation/test_champion.py",
+    "tests/explain/test_attribution.py",
+    "tests/forecasting/test_online.py",
+    "tests/forecasting/test_tiling.py",
+    "tests/live/replay/",
+    "tests/live/test_backfill.py",
+    "tests/live/test_commands.py",
+    "tests/project/test_campaigns.py",
+    "tests/real/",
+    "tests/report/test_browser.py",
+    "tests/sources/test_s3.py",
+    "tests/training/test_dry_run.py",
+    "tests/training/test_memory.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that only campaigns run."""
+    """Mark the tests of slow files, and leave out those that only campaigns run."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     if os.environ.get("FIELDCAST_CAMPAIGN") == "1":
         return
     campaigns = [item for item in items if item.get_closest_marker("campaign")]
