@@ -205,10 +205,12 @@ class _Grid:
 
     @property
     def width(self) -> int:
+        """Return the width of the picture in pixels."""
         return self.left + self.columns * (self.case.tiles.width + GAP) - GAP + self.right
 
     @property
     def height(self) -> int:
+        """Return the height of the picture in pixels."""
         return self.top + self.rows * (self.heading + self.case.tiles.height) + self.bottom
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
@@ -226,6 +228,7 @@ class _Grid:
         return (x + tiles.width / 2) / self.width, 1 - (y + tiles.height / 2) / self.height
 
     def blank(self) -> np.ndarray:
+        """Return a white picture (height, width, 3) uint8."""
         return np.full((self.height, self.width, 3), 255, np.uint8)
 
     def paste(self, picture: np.ndarray, tile: np.ndarray, row: int, column: int) -> None:

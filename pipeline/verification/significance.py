@@ -218,6 +218,7 @@ class _Spread:
     confidence: float
 
     def interval(self, rows: Replicates) -> tuple[list[float], list[float], list[float]]:
+        """Return value, lower and upper end of the interval of each lead."""
         value, resampled, _, without = rows
         half = np.full(value.shape, np.nan)
         if self.steps.size > 1:
