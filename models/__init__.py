@@ -1,10 +1,10 @@
-"""Forecast models by name: five references in numpy, two that learn in torch.
+"""Forecast models by name: references, and networks that learn.
 
 Tensor letters, everywhere in this package: b batch, t time, c channel, h height, w width, d feature, n token (or cell).
 
 A learned model maps `history (b, t, c_in, h, w)` to `(b, horizon, c_out, h, w)`, or to m members of that, `(b, m,
 horizon, c_out, h, w)`, in normalised values; NaN marks a missing cell; its targets are the first `c_out` input
-channels. A reference works in physical units, on numpy arrays.
+channels. A reference works in physical units, from numpy arrays to numpy arrays.
 Importing this package loads neither torch nor pysteps.
 """
 
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from fieldcast.models.advection.options import AdvectionOptions
 from fieldcast.models.climatology.options import ClimatologyOptions
 from fieldcast.models.damped_persistence.options import DampedPersistenceOptions
+from fieldcast.models.lagrangian_regression.options import LagrangianRegressionOptions
 from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.persistence.options import PersistenceOptions
 from fieldcast.models.recurrent.options import RecurrentOptions
@@ -39,6 +40,8 @@ class Kind:
     options: type[BaseModel]
     network: str | None = None  # class in `<kind>.model` of a kind that is learned; None: a reference
     fitted: bool = False  # a reference whose module has `fit`
+    fitted_on: int | None = None  # init times at most, evenly spread over the training period; None: all
+    in_torch: bool = False  # a reference that uses all cores by itself
     needs_pysteps: bool = False
     one_at_a_time: bool = False  # within a process: several run side by side in processes, not in threads
 
@@ -47,7 +50,8 @@ KINDS: dict[str, Kind] = {
     "persistence": Kind(PersistenceOptions),
     "climatology": Kind(ClimatologyOptions, fitted=True),
     "damped_persistence": Kind(DampedPersistenceOptions, fitted=True),
-    "advection": Kind(AdvectionOptions, needs_pysteps=True),
+    "advection": Kind(AdvectionOptions, in_torch=True),
+    "lagrangian_regression": Kind(LagrangianRegressionOptions, fitted=True, fitted_on=400, in_torch=True),
     "steps": Kind(StepsOptions, needs_pysteps=True, one_at_a_time=True),
     "recurrent": Kind(RecurrentOptions, network="Recurrent"),
     "video_transformer": Kind(VideoTransformerOptions, network="VideoTransformer"),
@@ -61,7 +65,7 @@ NEEDS_PYSTEPS = tuple(name for name, kind in KINDS.items() if kind.needs_pysteps
 
 def scheduler_of(kind: str) -> str | None:
     """Return where forecasts of several init times run best: None for threads, 'synchronous' or 'processes'."""
-    if KINDS[kind].network is not None:
+    if KINDS[kind].network is not None or KINDS[kind].in_torch:
         return "synchronous"  # torch uses all cores by itself
     return "processes" if KINDS[kind].one_at_a_time else None
 

@@ -198,18 +198,24 @@ def fit_reference(params: config.Params, description: CheckpointConfig) -> Fitte
     with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as dataset:
         climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
     step = np.timedelta64(description.step_minutes, "m")
-    blocks = _training_blocks(params, description)
-    return Fitted(*models.reference(description.kind).fit(Training(climatology, description.horizon, step, blocks)))
+    options = params.models[description.model].options
+    training = Training(options, climatology, description.horizon, step, _training_blocks(params, description))
+    return Fitted(*models.reference(description.kind).fit(training))
 
 
 def with_calibration(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> Fitted:
     """Return a model with members and its calibration: on forecasts of the validation period, evenly thinned."""
     forecaster = forecaster_of(description, fitted.arrays, best_device(description.kind))
     init_times = read_init_times(PREPARED / "init_times.csv", "validation")
-    init_times = init_times[:: -(-len(init_times) // CALIBRATION_TIMES)]
+    init_times = thinned(init_times, CALIBRATION_TIMES)
     found = calibration.fit(_validation_forecasts(params, forecaster, init_times), len(init_times))
     facts = {**fitted.facts, "calibrated on": f"{len(init_times)} init times of the validation period"}
     return replace(fitted, arrays={**fitted.arrays, **found.arrays()}, facts=facts)
+
+
+def thinned(init_times: np.ndarray, at_most: int | None) -> np.ndarray:
+    """Return every n-th of `init_times`, the least n that leaves `at_most`; all where that is None."""
+    return init_times if at_most is None else init_times[:: -(-len(init_times) // at_most)]
 
 
 def _validation_forecasts(
@@ -242,7 +248,9 @@ def _training_blocks(
     params: config.Params, description: CheckpointConfig
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     reader = FrameReader(OBSERVATIONS, description.target_names, params.sample.cache)
-    init_times = read_init_times(PREPARED / "init_times.csv", "train")
+    init_times = thinned(
+        read_init_times(PREPARED / "init_times.csv", "train"), models.KINDS[description.kind].fitted_on
+    )
     positions = reader.positions(init_times)
     history, horizon = description.history, description.horizon
     for start in tqdm(range(0, len(positions), FIT_BLOCK), desc="fit", unit="block", disable=not sys.stderr.isatty()):

@@ -1,19 +1,7 @@
 """Options of the advection forecast."""
 
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from fieldcast.models.layers.motion_options import MotionOptions
 
 
-class AdvectionOptions(BaseModel):
+class AdvectionOptions(MotionOptions):
     """Options of the estimate of motion; the extrapolation itself has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    frames: int = Field(default=4, ge=2, description="latest history frames that the motion is estimated from")
-    transform: Literal["db", "identity"] = Field(
-        default="db", description="db: 10 log10, for rain and other amounts; identity: standardised, for the rest"
-    )
-    dry_below: float = Field(
-        default=0.1, gt=0, description="db only: values below this, in the data's unit, are dry and carry no motion"
-    )

@@ -1,4 +1,4 @@
-"""The latest valid value of a history, in numpy, for the reference forecasts."""
+"""Latest valid values of a history, in numpy, for the reference forecasts."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,3 +11,12 @@ def latest_valid(history: NDArray[np.float32]) -> NDArray[np.float32]:
         frame = history[:, step]
         latest = np.where(np.isnan(frame), latest, frame)
     return latest
+
+
+def carried_forward(frames: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return frames (t, h, w) whose missing cells take the latest earlier valid value, else 0."""
+    filled = np.zeros(frames.shape)
+    before = np.zeros(frames.shape[1:])
+    for step, frame in enumerate(frames):
+        before = filled[step] = np.where(np.isnan(frame), before, frame)
+    return filled

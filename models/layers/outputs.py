@@ -39,3 +39,14 @@ class OutputOptions(BaseModel):
     def values(self) -> int:
         """Return the number of values the readout gives a cell and channel: quantiles, or 1 for each member."""
         return self.members or 1 if self.output == "quantiles" else 1
+
+
+class ReferenceOutput(OutputOptions):
+    """Output of a reference: one value, or quantiles of its residuals on the validation period, by intensity."""
+
+    output: Literal["point", "quantiles"] = Field(
+        default="point", description="point: one value; quantiles: with those of the residuals added"
+    )
+    members: int | None = Field(
+        default=None, ge=2, description="quantiles only: how many; by default 10, levels (i - 1/2) / members"
+    )

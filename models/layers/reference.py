@@ -36,8 +36,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Training:
-    """Training period of a reference, read block by block."""
+    """Training period of a reference, read block by block, and its options."""
 
+    options: BaseModel
     climatology: Array  # (24 or 1, c, h, w), without missing cells
     horizon: int
     step: np.timedelta64

@@ -13,16 +13,19 @@ from threading import Lock
 
 import dask.config
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from fieldcast.models.layers.latest import latest_valid
-from fieldcast.models.layers.motion import MISSING, filled, motion
+from fieldcast.models.layers.latest import carried_forward, latest_valid
+from fieldcast.models.layers.motion import carried_on, motion
+from fieldcast.models.layers.motion_options import MotionOptions
 from fieldcast.models.layers.reference import Case
 from fieldcast.models.steps.options import MIN_LEVELS, StepsOptions
 
 Array32 = NDArray[np.float32]
 Array64 = NDArray[np.float64]
 
+MISSING = "models of kind steps need pysteps: pip install fieldcast[advection] (it is compiled: needs a C compiler)"
 ORDER = 2  # of the autoregression, which needs one frame more
 BELOW_DRY_DB = 5.0  # how far below the threshold dry cells lie
 MIN_WET_CELLS = 10  # in each frame: fewer give no spectrum
@@ -54,17 +57,24 @@ def forecast(
     """Return an ensemble (b, m, horizon, c, h, w) of a history (b, t, c, h, w), in its units.
 
     `seconds` (b,) since 1970 of the init times seed the noise. A field that is dry, fewer than 8 cells wide or without
-    motion to be seen is persistence in all members. A cell that the motion brings nothing to keeps its latest value;
-    NaN where no frame of the history is valid. Raises ValueError when pysteps is not installed.
+    motion to be seen is persistence in all members. What the motion brings in over the border goes on with each
+    member's values at its edge. NaN where no frame of the history is valid. Raises ValueError when pysteps is not
+    installed.
     """
     load_steps()  # fails on the first call, not on the first rain
     latest = latest_valid(history)
     out = np.empty((len(history), options.members, horizon, *latest.shape[1:]), dtype=np.float32)
     for sample, channel in np.ndindex(*latest.shape[:2]):
         drawn = _field(history[sample, :, channel], horizon, int(seconds[sample]), spacing_km, step_minutes, options)
-        known = np.isfinite(drawn) & np.isfinite(latest[sample, channel])
-        out[sample, :, :, channel] = np.where(known, drawn, latest[sample, channel])
+        stays = np.isnan(latest[sample, channel]) | np.isnan(drawn).all()
+        out[sample, :, :, channel] = np.where(stays, latest[sample, channel], _carried_on(drawn))
     return out
+
+
+def _carried_on(drawn: Array64) -> Array64:
+    """Return members (m, horizon, h, w) whose unknown cells go on with the values of the nearest known ones."""
+    complete: Array64 = carried_on(torch.from_numpy(drawn)).numpy()
+    return complete
 
 
 def _field(
@@ -72,7 +82,7 @@ def _field(
 ) -> Array64:
     """Return the members of one field, (m, horizon, h, w); NaN asks for persistence."""
     nothing = np.full((options.members, horizon, *history.shape[1:]), np.nan)
-    frames = filled(history)[-ORDER - 1 :]
+    frames = carried_forward(history)[-ORDER - 1 :]
     levels = min(options.cascade_levels, int(np.log2(min(history.shape[1:]))))
     if (
         levels < MIN_LEVELS
@@ -80,8 +90,8 @@ def _field(
         or (frames >= options.dry_below).sum(axis=(1, 2)).min() < MIN_WET_CELLS
     ):
         return nothing
-    flow = motion(history[-options.frames :], "db", options.dry_below)
-    if flow is None:
+    flow = motion(history[None], MotionOptions(frames=options.frames, dry_below=options.dry_below))[0].double().numpy()
+    if not flow.any():
         return nothing
     with ONE_AT_A_TIME, _undisturbed(), dask.config.set(scheduler="synchronous"):
         drawn = load_steps()(

@@ -32,7 +32,7 @@ OWNERS = {
         "pipeline.live.mlflow_sync",
     },
     "lightning": {"pipeline.training.fit", "pipeline.training.lightning_module"},
-    "pysteps": {"models.layers.motion", "models.steps.forecast"},
+    "pysteps": {"models.steps.forecast"},
     "rioxarray": {"pipeline.live.archive.exports"},
     "typer": {"pipeline.cli.main", "pipeline.cli.live"},
 }

@@ -1,5 +1,5 @@
 """Import for the server that a replay's schedulers are forked from: advection takes seconds to load."""
 
-from fieldcast.models.layers.motion import load_pysteps
+from fieldcast.models.advection import forecast
 
-load_pysteps()
+assert forecast

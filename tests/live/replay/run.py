@@ -22,7 +22,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fieldcast.models.layers.motion import load_pysteps
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live import cycle, post_cycle
 from fieldcast.pipeline.live.archive import publish
@@ -77,11 +76,6 @@ def replay(options: ReplayOptions) -> ReplayResult:
 
 def set_up(options: ReplayOptions) -> ReplayConfig:
     """Return the replay with its archive opened, its model written, and its feed planned."""
-    if options.model == "advection":
-        try:
-            load_pysteps()
-        except ValueError as error:
-            raise InputError(f"{error}; or choose --model persistence") from error
     archived = open_archive(options)
     folder = options.into / CHECKPOINT
     write_checkpoint(folder, options, archived)

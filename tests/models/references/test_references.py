@@ -1,6 +1,3 @@
-import builtins
-import sys
-
 import numpy as np
 import pytest
 
@@ -9,7 +6,8 @@ from fieldcast.models.climatology import forecast as climatology
 from fieldcast.models.climatology.options import ClimatologyOptions
 from fieldcast.models.damped_persistence.forecast import forecast as damped_persistence
 from fieldcast.models.damped_persistence.forecast import sums
-from fieldcast.models.layers import motion as motion_module
+from fieldcast.models.layers.motion import motion
+from fieldcast.models.layers.motion_options import MotionOptions
 from fieldcast.models.layers.reference import Case
 from fieldcast.models.persistence.forecast import forecast as persistence
 
@@ -109,7 +107,7 @@ def test_advection_against_the_motion_is_worse():
 
 
 def test_advection_motion_in_cells_a_step():
-    flow = motion_module.motion(blobs(64, 64, 4)[0, :, 0], "db", 0.1)
+    flow = motion(blobs(64, 64, 4)[:, :, 0], MotionOptions())[0]
     np.testing.assert_allclose(np.median(flow, axis=(1, 2)), [2, 1], atol=0.2)
 
 
@@ -165,19 +163,9 @@ def test_advection_uses_the_latest_frames_only():
     np.testing.assert_array_equal(advection(history, 3, frames=3), advection(changed, 3, frames=3))
 
 
-def test_advection_without_pysteps_names_the_fix(monkeypatch):
-    real_import = builtins.__import__
-
-    def no_pysteps(name, *args, **kwargs):
-        if name.startswith("pysteps"):
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    motion_module.load_pysteps.cache_clear()
-    for name in [n for n in sys.modules if n.startswith("pysteps")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", no_pysteps)
-    with pytest.raises(ValueError, match=r"pip install fieldcast\[advection\]"):
-        advection(np.zeros((1, 2, 1, 3, 5), dtype=np.float32), 1)
-    monkeypatch.undo()
-    motion_module.load_pysteps.cache_clear()
+def test_rain_does_not_stand_where_it_moves_away_from():
+    history = blobs(33, 49, 4, velocity=(3, 0))
+    last = history[0, -1, 0]
+    after = advection(history, 6)[0, -1, 0]  # 18 cells on, which is where the first cell stands
+    assert last[8:16, :18].max() > 5
+    assert after[8:16, :18].max() < 0.5
