@@ -48,9 +48,9 @@ def main() -> None:
     write_report(comparison, COMPARISON, params.model_dump(mode="json"), cases)
     console = Console(width=WIDTH)
     console.print(terminal_table(comparison))
-    console.print("\n".join(comparison.verdict), highlight=False)
+    console.print("\n".join(comparison.verdict), highlight=False, markup=False)
     for sentence in _promote(comparison, digests, params):
-        console.print(sentence, highlight=False)
+        console.print(sentence, highlight=False, markup=False)
     spent = {name: entry.costs for name, entry in comparison.entries.items()}
     log_comparison(runs, COMPARISON, _tiles(cases, comparison.comparable), spent)
 

@@ -6,7 +6,6 @@ Blocks of init times are forecast and written one by one, so that memory does no
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -31,10 +30,8 @@ from fieldcast.pipeline.forecasting.tiling import forecast_members
 
 def main() -> None:
     """Forecast the test period with the model named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    model = parser.parse_args().model
     params = config.load()
+    model = config.named_model(__doc__ or "", params)
     init_times = read_init_times(PREPARED / "init_times.csv", "test")
     spent = forecast(
         CHECKPOINTS / model,

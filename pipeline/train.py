@@ -6,7 +6,6 @@ interrupted goes on from its last epoch, in the same run, as long as nothing tha
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -61,11 +60,9 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Train the model named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    model = parser.parse_args().model
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    train(config.load(), model)
+    params = config.load()
+    train(params, config.named_model(__doc__ or "", params))
 
 
 def train(params: config.Params, model: str) -> None:

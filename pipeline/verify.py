@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -221,10 +220,8 @@ def _check_complete(complete: np.ndarray, at_init: np.ndarray, block: xr.DataArr
 
 def main() -> None:
     """Verify the model named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    model = parser.parse_args().model
     params = config.load()
+    model = config.named_model(__doc__ or "", params)
     forecasts = store.open_forecasts(FORECASTS / f"{model}.zarr")
     observed = store.open_observations(OBSERVATIONS)
     data_range = {channel.name: channel.max - channel.min for channel in Statistics.read(PREPARED).channels}

@@ -16,7 +16,7 @@ from docs.tools.imports import ROOT, Graph, between_packages, direct, reduced
 
 PAGE = ROOT / "docs" / "architecture.md"
 DRAWING = ROOT / "docs" / "architecture.svg"
-STAGES = ("ingest", "prepare", "train", "forecast", "verify", "compare")
+STAGES = ("check", "ingest", "prepare", "train", "forecast", "verify", "compare")
 SECTION = r"In: (.*?)\. Out: (.*?)\.\nMay import: (.*?)\.(?:\n|$)"
 
 

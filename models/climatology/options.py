@@ -1,9 +1,7 @@
 """Options of climatology: none."""
 
-from pydantic import BaseModel, ConfigDict
+from fieldcast.models.layers.options import Options
 
 
-class ClimatologyOptions(BaseModel):
+class ClimatologyOptions(Options):
     """Climatology has nothing to choose: its statistics are prepared with the data."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)

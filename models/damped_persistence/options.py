@@ -1,9 +1,7 @@
 """Options of damped persistence: none."""
 
-from pydantic import BaseModel, ConfigDict
+from fieldcast.models.layers.options import Options
 
 
-class DampedPersistenceOptions(BaseModel):
+class DampedPersistenceOptions(Options):
     """Damped persistence has nothing to choose: its coefficients are fitted on the training period."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)

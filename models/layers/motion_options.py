@@ -2,15 +2,15 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from fieldcast.models.layers.options import Options
 
 
-class MotionOptions(BaseModel):
+class MotionOptions(Options):
     """Frames that the motion of a field is estimated from, and how their values are scaled for it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    frames: int = Field(default=4, ge=2, description="latest history frames that the motion is estimated from")
+    frames: int = Field(default=4, ge=2, le=100, description="latest history frames that the motion is estimated from")
     transform: Literal["db", "identity"] = Field(
         default="db", description="db: 10 log10, for rain and other amounts; identity: standardised, for the rest"
     )

@@ -1,16 +1,16 @@
 """Output of a learned model for each cell: one value, quantiles, or the members of an ensemble."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from fieldcast.models.layers.options import Options
 
 MEMBERS = 10
 
 
-class OutputOptions(BaseModel):
+class OutputOptions(Options):
     """The options that all learned models share; `members` is None where there is one value a cell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     output: Literal["point", "quantiles", "ensemble"] = Field(
         default="point",
@@ -19,18 +19,14 @@ class OutputOptions(BaseModel):
     members: int | None = Field(
         default=None,
         ge=2,
+        le=1000,
         description="quantiles or ensemble only: how many; by default 10, levels (i - 1/2) / members",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_members(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("output", "point") != "point" and values.get("members") is None:
-            return {**values, "members": MEMBERS}
-        return values
-
     @model_validator(mode="after")
     def _members_of_something(self) -> Self:
+        if self.output != "point" and self.members is None:
+            object.__setattr__(self, "members", MEMBERS)  # the only change of a frozen value, before anyone sees it
         if self.output == "point" and self.members is not None:
             raise ValueError(f"members applies to output: quantiles or ensemble, got {self.members} with point")
         return self

@@ -1,9 +1,7 @@
 """Options of persistence: none."""
 
-from pydantic import BaseModel, ConfigDict
+from fieldcast.models.layers.options import Options
 
 
-class PersistenceOptions(BaseModel):
+class PersistenceOptions(Options):
     """Persistence has nothing to choose."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,6 +1,6 @@
 """Options of the recurrent models."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -24,7 +24,10 @@ class RecurrentOptions(OutputOptions):
         description="convlstm, convgru: gated states; trajgru: states moved along flows; attention: to the last maps",
     )
     hidden: tuple[PositiveInt, ...] = Field(
-        default=(48, 48), min_length=1, description="channels of each level of the encoder; the forecaster mirrors them"
+        default=(48, 48),
+        min_length=1,
+        max_length=10,
+        description="channels of each level of the encoder; the forecaster mirrors them",
     )
     kernel: int = Field(default=3, ge=1, description="side of every convolution in a cell, odd, in patches")
     state_kernel: int | None = Field(
@@ -40,7 +43,9 @@ class RecurrentOptions(OutputOptions):
     peephole: Literal["none", "channel"] = Field(
         default="channel", description="convlstm only: gates see the cell state, by one weight a channel"
     )
-    forget_bias: float = Field(default=1.0, description="convlstm only: first bias of the forget gate; 1: remember")
+    forget_bias: float = Field(
+        default=1.0, ge=-100, le=100, description="convlstm only: first bias of the forget gate; 1: remember"
+    )
     activation: Literal["tanh", "leaky"] = Field(
         default="tanh", description="convgru, trajgru only: of the candidate; leaky: ReLU with slope 0.2 below 0"
     )
@@ -56,13 +61,6 @@ class RecurrentOptions(OutputOptions):
         if kernel is not None and kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, got {kernel}")
         return kernel
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_new_key(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "temporal_mixer" in values:
-            raise ValueError("temporal_mixer is an unknown key: it is called cell now")
-        return values
 
     @model_validator(mode="after")
     def _options_of_this_cell(self) -> Self:

@@ -35,7 +35,7 @@ class VideoTransformerOptions(AttentionOptions):
         default="factorised",
         description="decode queries only: factorised: queries see one another along time and space; none: each alone",
     )
-    decoder_layers: int = Field(default=2, ge=1, description="encoder_decoder only: layers of the decoder")
+    decoder_layers: int = Field(default=2, ge=1, le=256, description="encoder_decoder only: layers of the decoder")
     deep_supervision: bool = Field(
         default=False, description="decode queries only: in training forecasts after every decoder layer count alike"
     )
@@ -45,14 +45,17 @@ class VideoTransformerOptions(AttentionOptions):
         "tables; rotary3d: queries and keys turned",
     )
     positions_grid: tuple[int, int] = Field(
-        default=(8, 8), description="learned and onehot only: rows and columns of the tables, whatever the grid"
+        default=(8, 8),
+        description="learned and onehot only: rows and columns of the tables, whatever the grid",
     )
     dim: int = Field(default=96, ge=4, description="features of a token: a multiple of 4 and of heads")
     heads: int = Field(default=4, ge=1, description="attention heads")
     layers: int = Field(
-        default=1, ge=1, description="layers; one is four sub-layers (as many as order has), or a block"
+        default=1, ge=1, le=256, description="layers; one is four sub-layers (as many as order has), or a block"
     )
-    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden features of the SwiGLU per feature of a token")
+    mlp_ratio: float = Field(
+        default=4.0, gt=0, le=100, description="hidden features of the SwiGLU per feature of a token"
+    )
     patch: int = Field(default=8, ge=1, description="side of the squares of cells that become one token")
     tubelet: int = Field(default=1, ge=1, description="history frames that become one token together")
     smooth: bool = Field(default=False, description="3x3 convolution of the increments, against seams between patches")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from fieldcast import models
 from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets.grid import spacing_km
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels
@@ -20,24 +23,69 @@ from fieldcast.pipeline.sources import SourceInfo, inspect_source
 from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
 
+Result = TypeVar("Result")
+
+
+@dataclass
+class Faults:
+    """Faults of the parameters, one line each, found by checks that do not depend on one another."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def of(self, check: Callable[..., Result], *arguments: Any) -> Result | None:
+        """Return what the check returns; None where it finds a fault, which is kept."""
+        try:
+            return check(*arguments)
+        except InputError as error:
+            self.lines += str(error).splitlines()
+            return None
+
+    def refuse(self) -> None:
+        """Raise `InputError` with all faults if there are any."""
+        if self.lines:
+            raise InputError("\n".join(dict.fromkeys(self.lines)))
+
 
 def facts_of(path: Path) -> dict[str, Any]:
     """Return facts about the source and the run; raise `InputError` for all that would stop the run later."""
     params = config.read(path)
-    source = inspect_source(params.source, params.ingest)
-    channels = check_names(params, list(source.variables))
-    params.train.check_units([source.variables[name] for name in params.prepare.targets or channels])
-    check_sizes(params, source)
-    check_packages(params)
+    faults = Faults()
+    faults.of(check_packages, params)
+    faults.of(cron_trigger, params.live.schedule)
+    faults.of(check_kinds, params.live.copies)
+    source = faults.of(inspect_source, params.source, params.ingest)
+    if source is None:
+        faults.refuse()
+        raise AssertionError("a source that cannot be read is a fault")
+    channels = faults.of(check_names, params, list(source.variables))
     step = pd.Timedelta(source.step).to_pytimedelta()
-    check_live(params, int(step.total_seconds() // 60))
-    check_leads(params, int(step.total_seconds() // 60))
-    check_regions(params, source)
-    config.check_gaps(params.prepare.splits, params.sample.history, params.sample.horizon, step)
-    times, present = source.time_axis.times, source.time_axis.present
-    init_times = select_init_times(times, present, params.prepare, params.sample.history, params.sample.horizon)
-    counts = init_times["split"].value_counts()
+    minutes = int(step.total_seconds() // 60)
+    for check, subject in (
+        (check_sizes, source),
+        (check_regions, source),
+        (check_live, minutes),
+        (check_leads, minutes),
+    ):
+        faults.of(check, params, subject)
+    if channels:
+        faults.of(params.train.check_units, [source.variables[name] for name in params.prepare.targets or channels])
+    counts = faults.of(count_init_times, params, source)
+    needs = {
+        name: faults.of(training_need, params, name, channels, step, source.grid_shape) for name in _learned(params)
+    }
+    faults.refuse()
+    return _facts(params, source, channels or [], counts or {}, needs)
+
+
+def _facts(
+    params: config.Params, source: SourceInfo, channels: list[str], counts: Mapping[str, int], needs: Mapping[str, Any]
+) -> dict[str, Any]:
     rows, columns = source.grid_shape
+    times, present = source.time_axis.times, source.time_axis.present
+    targets = len(params.prepare.targets or channels)
+    frame = 4 * rows * columns
+    forecasts = most_members(params) * targets * counts["test"] * params.sample.horizon * frame
+    step = pd.Timedelta(source.step).to_pytimedelta()
     return {
         "source": params.source.kind,
         "variables": ", ".join(f"{name} [{units}]" for name, units in source.variables.items()),
@@ -45,19 +93,21 @@ def facts_of(path: Path) -> dict[str, Any]:
         "time": f"{times[0].astype('datetime64[m]')} to {times[-1].astype('datetime64[m]')}, every {step}",
         "frames": f"{int(present.sum())} of {times.size} ({times.size - int(present.sum())} missing)",
         "init times": ", ".join(f"{split} {counts[split]}" for split, _ in params.prepare.splits.in_order()),
-        "training": training_cost(params, int(counts["train"])),
-        **{name: training_need(params, name, channels, step, source.grid_shape) for name in _learned(params)},
-        "observations": _megabytes(4 * len(channels) * times.size * rows * columns),
-        "forecasts of the largest model": _megabytes(
-            4
-            * most_members(params)
-            * len(params.prepare.targets or channels)
-            * counts["test"]
-            * params.sample.horizon
-            * rows
-            * columns
-        ),
+        "training": training_cost(params, counts["train"]),
+        **needs,
+        "observations": _megabytes(len(channels) * times.size * frame),
+        "forecasts of the largest model": _megabytes(forecasts),
     }
+
+
+def count_init_times(params: config.Params, source: SourceInfo) -> dict[str, int]:
+    """Return the number of init times of each split; raise `InputError` where gaps are too short or one has none."""
+    prepare, sample = params.prepare, params.sample
+    step = pd.Timedelta(source.step).to_pytimedelta()
+    config.check_gaps(prepare.splits, sample.history, sample.horizon, step)
+    times, present = source.time_axis.times, source.time_axis.present
+    init_times = select_init_times(times, present, prepare, sample.history, sample.horizon)
+    return {str(split): int(count) for split, count in init_times["split"].value_counts().items()}
 
 
 def check_names(params: config.Params, variables: list[str]) -> list[str]:
@@ -83,13 +133,11 @@ def check_packages(params: config.Params) -> None:
 
 def check_live(params: config.Params, step_minutes: int) -> None:
     """Raise `InputError` where forecasts could not be scheduled as the section `live` asks for."""
-    cron_trigger(params.live.schedule)
     CycleSchedule.of(step_minutes, 0, params.live.every_minutes, params.sample.history, params.sample.horizon)
-    check_kinds(params.live.copies)
 
 
 def check_sizes(params: config.Params, source: SourceInfo) -> None:
-    """Raise `InputError` where crops or tiles are larger than the grid, or online learning needs tiles."""
+    """Raise `InputError` where the grid is too small for crops, tiles or neighbourhoods, or has no units for these."""
     for key, size in (
         ("sample.crop_cells", params.sample.crop_cells),
         ("forecast.tile_cells", params.forecast.tile_cells),
@@ -99,6 +147,11 @@ def check_sizes(params: config.Params, source: SourceInfo) -> None:
                 f"params.yaml: {key} is {size}, larger than the grid of {source.grid_shape[0]} x {source.grid_shape[1]}"
             )
     params.forecast.check_online(source.grid_shape, params.sample.crop_cells)
+    if params.verify.neighbourhoods_km and any(params.verify.thresholds.values()):
+        try:
+            spacing_km(source.grid)
+        except InputError as error:
+            raise InputError(f"params.yaml: verify.neighbourhoods_km: {error}") from None
 
 
 def check_leads(params: config.Params, step_minutes: int) -> None:
@@ -132,11 +185,15 @@ def training_cost(params: config.Params, samples: int) -> str:
     return f"{samples} samples, {params.train.epochs} epochs, {steps} steps of {params.train.batch_size}{limit}"
 
 
-def training_need(params: config.Params, name: str, channels: list[str], step: Any, grid: tuple[int, int]) -> str:
+def training_need(
+    params: config.Params, name: str, channels: list[str] | None, step: Any, grid: tuple[int, int]
+) -> str:
     """Return weights and memory of the training of a learned model; raise `InputError` where memory is too small.
 
-    The model is built as the run would build it.
+    The model is built as the run would build it; without channels it cannot be.
     """
+    if channels is None:
+        return ""
     sizes = {
         "channels_in": len(channels) + extra_channels(params.sample.calendar, params.sample.coordinates),
         "channels_out": len(params.prepare.targets or channels),

@@ -128,7 +128,7 @@ def status(
     if as_json:
         sys.stdout.write(json.dumps(current.as_dict(), indent=2) + "\n")
     else:
-        Console().print(headline(current), table(current))
+        Console().print(Text(headline(current)), table(current))
         for word, lines in (("late", current.late), ("damaged", current.faults), ("alarm", current.alarms)):
             for line in lines:
                 Console().print(Text(f"{word}: ", "bold red"), line, sep="", markup=False)

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fieldcast.pipeline.cli.live import ParamsFile, live, time_of
 
@@ -41,9 +43,9 @@ def check(
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")
         return
-    table = Table("", str(params), show_header=True, header_style="bold")
+    table = Table("", escape(str(params)), show_header=True, header_style="bold")
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        table.add_row(Text(name), Text(str(value)))
     Console().print(table)
 
 
@@ -96,8 +98,8 @@ def compare(
         return
     console = Console(width=WIDTH)
     console.print(terminal_table(comparison))
-    console.print("\n".join(comparison.verdict), highlight=False)
-    console.print(f"Report: {out / 'report.html'}", highlight=False)
+    console.print("\n".join(comparison.verdict), highlight=False, markup=False)
+    console.print(f"Report: {out / 'report.html'}", highlight=False, markup=False)
 
 
 @app.command(epilog="Example: `fieldcast explain data/checkpoints/convlstm --at 2024-06-13T20:00 --lead 30`")
@@ -161,14 +163,16 @@ def promote(
     console = Console(width=WIDTH)
     console.print(terminal_table(proposal.comparison))
     if proposal.decision is not None:
-        console.print("\n".join(proposal.comparison.verdict), highlight=False)
-    console.print(f"The rule says: {proposal.reason}.", highlight=False)
+        console.print("\n".join(proposal.comparison.verdict), highlight=False, markup=False)
+    console.print(f"The rule says: {proposal.reason}.", highlight=False, markup=False)
     if dry_run:
         return
     if not yes:
         typer.confirm(f"Make version {proposal.version.number} ({proposal.version.model}) the champion?", abort=True)
     registry.appoint(proposal.version, CHAMPION, f"by hand; {proposal.reason}")
-    console.print(f"champion: {proposal.version.model}, version {proposal.version.number}.", highlight=False)
+    console.print(
+        f"champion: {proposal.version.model}, version {proposal.version.number}.", highlight=False, markup=False
+    )
 
 
 app.add_typer(live)

@@ -17,7 +17,7 @@ from fieldcast.pipeline.config.evaluation import (
     Verify,
 )
 from fieldcast.pipeline.config.live import Drift, LateData, Live, Retention, Schedule
-from fieldcast.pipeline.config.read import PARAMS, ModelEntry, Params, check_gaps, load, read, run_stage
+from fieldcast.pipeline.config.read import PARAMS, ModelEntry, Params, check_gaps, load, named_model, read, run_stage
 from fieldcast.pipeline.config.sources import (
     Crop,
     GriddedOptions,
@@ -66,6 +66,7 @@ __all__ = [
     "Verify",
     "check_gaps",
     "load",
+    "named_model",
     "read",
     "run_stage",
 ]

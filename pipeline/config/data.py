@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from fieldcast.pipeline.config.section import Section, Share
+from fieldcast.pipeline.config.section import Amount, Cells, Count, Frames, Name, Section, Share, Time
 
 
 def _no_zone(value: datetime) -> datetime:
@@ -16,7 +16,8 @@ def _no_zone(value: datetime) -> datetime:
     return value
 
 
-Utc = Annotated[datetime, AfterValidator(_no_zone)]
+Utc = Annotated[Time, AfterValidator(_no_zone)]
+Missing = Annotated[int, Field(ge=0, le=10_000)]  # frames of a sample
 
 
 class Split(Section):
@@ -24,7 +25,7 @@ class Split(Section):
 
     start: Utc
     end: Utc
-    every_steps: PositiveInt = 1
+    every_steps: Count = 1
 
     @model_validator(mode="after")
     def _ascending(self) -> Split:
@@ -34,11 +35,20 @@ class Split(Section):
 
 
 class Splits(Section):
-    """Three periods of init times in ascending order; `Params` checks the gaps between them."""
+    """Three periods of init times, that of the test the last; `check_gaps` checks the gaps between them."""
 
     train: Split
     validation: Split
     test: Split
+
+    @model_validator(mode="after")
+    def _test_is_last(self) -> Splits:
+        latest = max(self.train.end, self.validation.end)
+        if self.test.start <= latest:
+            raise ValueError(
+                f"test starts at {self.test.start}, expected after train and validation, which end {latest}"
+            )
+        return self
 
     def in_order(self) -> list[tuple[str, Split]]:
         """Return (name, split) from the earliest to the latest use."""
@@ -49,7 +59,7 @@ class Transform(Section):
     """Transform of a variable for networks: log(1 + x / floor), or 10 log10(max(x, floor) / floor) for `db`."""
 
     kind: Literal["identity", "log", "db"] = "identity"
-    floor: PositiveFloat = 1.0  # in the variable's own units
+    floor: Amount = 1.0  # in the variable's own units
 
     @model_validator(mode="after")
     def _floor_is_read(self) -> Transform:
@@ -62,23 +72,29 @@ class Prepare(Section):
     """Preparation of the observations: splits, transforms, climatology and quality."""
 
     splits: Splits
-    targets: list[str] | None = None  # forecast variables; default: all that the source has
-    transform: dict[str, Transform] = {}  # by variable; default identity
+    targets: Annotated[list[Name], Field(min_length=1)] | None = None  # to forecast; default: all
+    transform: dict[Name, Transform] = {}  # by variable; default identity
     anomalies: bool = False  # forecast departures from the climatology instead of from one mean
     climatology: Literal["auto", "mean", "hour_of_day"] = "auto"
-    climatology_min_days: PositiveInt = 15  # auto: shorter training periods get one mean
-    max_missing_history: NonNegativeInt = 0  # frames that may be missing in a history
-    max_missing_horizon: NonNegativeInt = 0  # frames that may be missing in a horizon
+    climatology_min_days: Count = 15  # auto: shorter training periods get one mean
+    max_missing_history: Missing = 0  # frames that may be missing in a history
+    max_missing_horizon: Missing = 0  # frames that may be missing in a horizon
     min_valid_share: Share = 0.05  # a frame with fewer valid cells counts as missing
-    wet_above: PositiveFloat = 0.1  # a cell counts as wet in the quality report, in the first variable's units
+    wet_above: Amount = 0.1  # a cell counts as wet in the quality report, in the first variable's units
+
+    @model_validator(mode="after")
+    def _targets_differ(self) -> Prepare:
+        if self.targets is not None and len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets has a name twice: {self.targets}")
+        return self
 
 
 class Sample(Section):
     """Samples of models: histories, horizons and further inputs."""
 
-    history: PositiveInt
-    horizon: PositiveInt
-    crop_cells: PositiveInt | None = None  # training crops of this size; default: the whole field
+    history: Frames
+    horizon: Frames
+    crop_cells: Cells | None = None  # training crops of this size; default: the whole field
     min_valid_share: Share = 0.5  # of a training crop's last frame; the fullest of ten draws if none has it
     cache: Literal["ram", "store"] = "store"  # ram: decode the observations once and keep them
     calendar: bool = False  # hour of the day and day of the year as four more inputs

@@ -5,25 +5,29 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from fieldcast.pipeline.config.section import Section, Share
+from fieldcast.pipeline.config.section import Amount, Cells, Count, Minutes, Name, Section, Seed, Share
 from fieldcast.pipeline.errors import InputError
+
+Address = Annotated[str, Field(pattern=r"^[a-z]+://\S+$")]
+Threshold = Annotated[float, Field(ge=-1e12, le=1e12)]
+Distance = Annotated[float, Field(gt=0, le=40_000)]  # km; the circumference of the earth
 
 
 class Online(Section):
     """Online learning of networks over the test period, as in Shi et al. (2017, arXiv:1706.03458), 3.4."""
 
-    learning_rate: PositiveFloat = 1e-4  # of AdaGrad
-    threshold: NonNegativeFloat = 0.0  # samples with a loss up to here are passed over; in normalised units
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4  # of AdaGrad
+    threshold: Annotated[float, Field(ge=0, le=1e12)] = 0.0  # normalised; samples with a smaller loss are left out
 
 
 class Forecast(Section):
     """Forecasts of the test period."""
 
-    batch_size: PositiveInt = 16  # init times read, forecast and written together; no value depends on it
-    tile_cells: PositiveInt | None = None  # default: the training crop; whole fields where that is null too
-    overlap_cells: NonNegativeInt = 16
+    batch_size: Count = 16  # init times read, forecast and written together; no value depends on it
+    tile_cells: Cells | None = None  # default: the training crop; whole fields where that is null too
+    overlap_cells: Annotated[int, Field(ge=0, le=100_000)] = 16
     online: Online | None = None  # null: networks stay as they were trained, as they always do on a schedule
 
     def check_online(self, grid_shape: tuple[int, int], crop_cells: int | None) -> None:
@@ -43,13 +47,20 @@ class Region(Section):
     y: tuple[float, float]
     x: tuple[float, float]
 
+    @model_validator(mode="after")
+    def _holds_an_area(self) -> Region:
+        for axis, (first, last) in (("y", self.y), ("x", self.x)):
+            if first == last:
+                raise ValueError(f"{axis} is from {first:g} to {last:g}, expected two different ends")
+        return self
+
 
 class Verify(Section):
     """Scores of the test period; thresholds are in the variable's units, by variable."""
 
-    thresholds: dict[str, list[float]] = {}
-    neighbourhoods_km: list[PositiveFloat] = []
-    regions: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Region] = {}  # scored by themselves as well
+    thresholds: dict[Name, Annotated[list[Threshold], Field(max_length=100)]] = {}
+    neighbourhoods_km: Annotated[list[Distance], Field(max_length=100)] = []
+    regions: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Region] = {}  # scored by themselves as well
 
     @field_validator("thresholds")
     @classmethod
@@ -71,34 +82,40 @@ class Compare(Section):
     """Confidence in a difference between two models."""
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95  # of intervals, and of the word "better"
-    resamples: Annotated[int, Field(ge=100)] = 1000  # of the init times, by blocks
-    seed: NonNegativeInt = 1
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000  # of the init times, by blocks
+    seed: Seed = 1
 
 
 class Guards(Section):
     """Limits that every champion keeps at the named leads; null: not checked."""
 
-    max_mean_error: PositiveFloat | None = None  # absolute, in the first variable's units
+    max_mean_error: Amount | None = None  # absolute, in the first variable's units
     min_spectrum_ratio: Share | None = None  # of the fine scales: less is a blurred forecast
     min_coverage: Share | None = None  # of the 90 % interval, where a model gives one
     max_coverage: Share | None = None
+
+    @model_validator(mode="after")
+    def _coverage_is_a_range(self) -> Guards:
+        if (self.min_coverage or 0.0) > (1.0 if self.max_coverage is None else self.max_coverage):
+            raise ValueError(f"min_coverage {self.min_coverage} is above max_coverage {self.max_coverage}")
+        return self
 
 
 class Promotion(Section):
     """Rule by which a model becomes the champion: better in a paired test, and within the guards."""
 
     score: Literal["rmse", "mae", "crps"] = "rmse"
-    leads_minutes: list[PositiveInt] | None = None  # pooled; default: all leads
+    leads_minutes: Annotated[list[Minutes], Field(min_length=1)] | None = None  # pooled; default: all leads
     guards: Guards = Guards()
 
 
 class Track(Section):
     """MLflow's experiment; `MLFLOW_TRACKING_URI` chooses the server."""
 
-    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 
 
 class Dask(Section):
     """Workers of blocks: threads of this process, or the cluster behind `scheduler`."""
 
-    scheduler: str | None = None  # address of a dask.distributed scheduler, tcp://host:8786
+    scheduler: Address | None = None  # of a dask.distributed scheduler, tcp://host:8786

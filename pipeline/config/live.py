@@ -2,62 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from fieldcast.pipeline.config.section import Section, Share
+from fieldcast.pipeline.config.section import Amount, Count, Minutes, Section, Share, Text
 from fieldcast.pipeline.config.sources import SourceOptions
+
+Hours = Annotated[float, Field(ge=0, le=24 * 366)]
+KeptHours = Annotated[float, Field(gt=0, le=24 * 366)]
+WaitMinutes = Annotated[float, Field(ge=0, le=1e6)]
+MissingFrames = Annotated[int, Field(ge=0, le=10_000)]
+Days = Annotated[float, Field(gt=0, le=366 * 100)]
 
 
 class LateData(Section):
     """Steps of a cycle whose history lacks frames: wait, then fill, fall back or skip."""
 
-    deadline_minutes: NonNegativeFloat = 10.0  # after the init time; until then a cycle waits for its whole history
-    max_missing_frames: NonNegativeInt = 1  # that the model itself may fill; the newest frame is never filled
+    deadline_minutes: WaitMinutes = 10.0  # after the init time; until then a cycle waits for its whole history
+    max_missing_frames: MissingFrames = 1  # that the model itself may fill; the newest frame is never filled
     fallback: Literal["advection", "persistence", "none"] = "persistence"  # with more missing; none: skip the cycle
 
 
 class Schedule(Section):
     """Wake-up times of `fieldcast serve`; the ledger decides which cycles are due, not the moment of waking."""
 
-    cron: str = "* * * * *"  # minute hour day month weekday
-    time_zone: str = "UTC"
-    jitter_seconds: NonNegativeInt = 0
+    cron: Text = "* * * * *"  # minute hour day month weekday
+    time_zone: Text = "UTC"
+    jitter_seconds: Annotated[int, Field(ge=0, le=86_400)] = 0
     misfire: Literal["run", "skip"] = "run"  # a waking that was missed, asleep or at work: once, later, or never
 
 
 class Drift(Section):
     """Limits beyond which the forecasts of the last days raise an alarm."""
 
-    days: PositiveFloat = 2.0
-    min_cycles: PositiveInt = 12  # fewer verified cycles raise no alarm
-    max_rmse_ratio: PositiveFloat = 1.0  # RMSE over all leads relative to that of persistence
-    max_mean_error: PositiveFloat | None = None  # absolute, in the first variable's units; null: not looked at
+    days: Days = 2.0
+    min_cycles: Count = 12  # fewer verified cycles raise no alarm
+    max_rmse_ratio: Annotated[float, Field(gt=0, le=1000)] = 1.0  # RMSE over all leads relative to that of persistence
+    max_mean_error: Amount | None = None  # absolute, in the first variable's units; null: not looked at
     max_outside_share: Share = 0.01  # of input cells outside the range of the training data
 
 
 class Retention(Section):
     """Retention of cycles and frames; the newest published cycle is always kept."""
 
-    days: PositiveFloat | None = 30.0  # of published cycles; null: any age
-    cycles: PositiveInt | None = None  # at most so many; null: any number
-    observations_hours: PositiveFloat = 72.0  # of live frames; at least what histories and verification need
+    days: Days | None = 30.0  # of published cycles; null: any age
+    cycles: Count | None = None  # at most so many; null: any number
+    observations_hours: KeptHours = 72.0  # of live frames; at least what histories and verification need
 
 
 class Live(Section):
     """Scheduled forecasts; see docs/scheduled.md."""
 
-    model: str = "champion"  # an alias in the registry, or a checkpoint folder
+    model: Text = "champion"  # an alias in the registry, or a checkpoint folder
     source: SourceOptions | None = None  # where new frames appear; default: the training source
-    every_minutes: PositiveInt | None = None  # between init times; default: the model's step
+    every_minutes: Minutes | None = None  # between init times; default: the model's step
     late_data: LateData = LateData()
     schedule: Schedule = Schedule()
-    backfill_hours: NonNegativeFloat = 6.0  # how far a restart catches up; older due cycles are skipped
-    verify_after_hours: NonNegativeFloat = 6.0  # with gaps in its observations a cycle is scored without them
-    max_attempts: PositiveInt = 3
-    lock_wait_seconds: NonNegativeFloat = 30.0
-    reserve_megabytes: NonNegativeFloat = 64.0  # of the disk that a cycle leaves free
+    backfill_hours: Hours = 6.0  # how far a restart catches up; older due cycles are skipped
+    verify_after_hours: Hours = 6.0  # with gaps in its observations a cycle is scored without them
+    max_attempts: Annotated[int, Field(gt=0, le=1000)] = 3
+    lock_wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    reserve_megabytes: Annotated[float, Field(ge=0, le=1e9)] = 64.0  # of the disk that a cycle leaves free
     copies: list[Literal["netcdf", "geotiff"]] = []
     drift: Drift = Drift()
     retention: Retention = Retention()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import yaml
 from pydantic import (
     BaseModel,
-    Field,
     SerializeAsAny,
     ValidationError,
     field_validator,
@@ -28,10 +30,15 @@ from fieldcast.pipeline.config.renamed import outdated
 from fieldcast.pipeline.config.section import Section
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.config.training import Train
+from fieldcast.pipeline.config.yaml_file import read_yaml
 from fieldcast.pipeline.errors import BUG, InputError, exit_code
 
 PARAMS = Path("params.yaml")
-ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a model: it becomes the name of files, folders and DVC's stages
+TYPE = re.compile(
+    r"[\[\]()]|^(constrained-)?(int|float|str|list|literal)\b"
+)  # of a member of a union, in a place by pydantic
+MOST_FAULTS = 50  # that are listed
 
 
 class ModelEntry(Section):
@@ -60,14 +67,17 @@ class Params(Section):
     track: Track
     dask: Dask = Dask()
     live: Live = Live()
-    models: dict[ModelName, ModelEntry]
+    models: dict[str, ModelEntry]
 
     @field_validator("models", mode="before")
     @classmethod
     def _entries(cls, value: Any) -> dict[str, ModelEntry]:
         if not isinstance(value, dict) or not value:
             raise ValueError("expected a mapping of model names to their kind and options")
-        return {name: _model_entry(name, content) for name, content in value.items()}
+        faults = [fault for name, content in value.items() for fault in _faults_of_model(name, content)]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return {name: _model_entry(content) for name, content in value.items()}
 
     @model_validator(mode="after")
     def _one_can_be_champion(self) -> Params:
@@ -80,40 +90,66 @@ class Params(Section):
         return self
 
 
-def _model_entry(name: str, content: Any) -> ModelEntry:
+def _faults_of_model(name: Any, content: Any) -> list[str]:
+    """Return a line for each thing that is wrong with the entry of a model."""
+    kinds = ", ".join(models.OPTIONS)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        shown = name if str(name).isprintable() else ascii(name)
+        return [f"models.{shown}: expected a name of small letters, digits and _, such as convlstm_2"]
+    if isinstance(content, ModelEntry):
+        return []
+    if not isinstance(content, Mapping) or "kind" not in content:
+        return [f"models.{name} has no kind, expected one of {kinds}, such as {name}: {{kind: persistence}}"]
+    if (kind := content["kind"]) not in list(models.OPTIONS):
+        return [f"models.{name} is of the unknown kind {_shown(kind)}, expected one of {kinds}"]
+    try:
+        _model_entry(content)
+    except ValidationError as error:
+        return [f"{_place(f'models.{name}', problem)}: {_reason(problem)}" for problem in error.errors()]
+    return []
+
+
+def _model_entry(content: Any) -> ModelEntry:
+    """Return the entry of a model; raise `ValidationError` for options that its kind does not take."""
     if isinstance(content, ModelEntry):
         return content
-    kinds = ", ".join(models.OPTIONS)
-    if not isinstance(content, Mapping) or "kind" not in content:
-        raise ValueError(f"{name} has no kind, expected one of {kinds}, such as {name}: {{kind: persistence}}")
-    kind = content["kind"]
-    if kind not in models.OPTIONS:
-        raise ValueError(f"{name} is of the unknown kind {kind!r}, expected one of {kinds}")
-    try:
-        options = models.OPTIONS[kind].model_validate({key: value for key, value in content.items() if key != "kind"})
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join([name, *(str(part) for part in first["loc"])])
-        raise ValueError(f"{path} is {_shown(first['input'])}: {_reason(first)}") from None
-    return ModelEntry(kind=kind, options=options)
+    options = {key: value for key, value in content.items() if key != "kind"}
+    kind = models.OPTIONS[content["kind"]]
+    return ModelEntry(kind=content["kind"], options=kind.model_validate_json(json.dumps(options), strict=True))
 
 
 def read(path: Path = PARAMS) -> Params:
-    """Return the checked content of `path`; raise `InputError` with one line that names file, key, value and fix."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; copy one from examples/ or run in the project's folder") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    """Return the checked content of `path`; raise `InputError` with a line a fault: file, key, value and fix."""
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected sections such as source: and train:, found {type(content).__name__}")
     if changes := outdated(content):
         raise InputError(f"{path}: {'; '.join(changes)}")
     try:
-        return Params.model_validate(content)
+        text = json.dumps(content)  # in strict JSON no text is a number, and no `true` is 1
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}; expected text, numbers, lists and mappings") from None
+    try:
+        return Params.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise InputError(_one_line(path, error)) from None
+        lines = list(dict.fromkeys(f"{path}: {line}" for line in _lines(error)))
+        more = [f"{path}: {len(lines) - MOST_FAULTS} more"] if len(lines) > MOST_FAULTS else []
+        raise InputError("\n".join(lines[:MOST_FAULTS] + more)) from None
+
+
+def named_model(about: str, params: Params) -> str:
+    """Return the model that the command line names, by default that of DVC's stage, such as `train@convlstm`.
+
+    DVC hands the stage's name over in the environment: as part of the command, a shell would read it. Raise
+    `InputError` for a model that `params` lacks. `about` is the help of the command.
+    """
+    stage = os.environ.get("DVC_STAGE", "")
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--model", default=stage.partition("@")[2] or None, required="@" not in stage)
+    model: str = parser.parse_args().model
+    if model not in params.models:
+        raise InputError(f"{PARAMS}: models has no {_shown(model)}, expected one of {', '.join(params.models)}")
+    return model
 
 
 def load() -> Params:
@@ -145,25 +181,43 @@ def run_stage(stage: Callable[[], None]) -> None:
     except Exception as error:
         if (code := exit_code(error)) == BUG:
             raise
-        sys.stderr.write(f"fieldcast: {error}\n")
+        for line in str(error).splitlines() or [type(error).__name__]:
+            sys.stderr.write(f"fieldcast: {line}\n")
         sys.exit(code)
 
 
-def _one_line(path: Path, error: ValidationError) -> str:
-    first = error.errors()[0]
-    parts = [str(part) for i, part in enumerate(first["loc"]) if i == 0 or first["loc"][i - 1] != "source"]
-    where = ".".join(parts)  # after 'source' comes the kind, which is no key of the file
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    value = "" if isinstance(first["input"], dict) else f" is {_shown(first['input'])}"
-    return f"{path}: {where or 'the file'}{value}: {_reason(first)}{more}"
+def _lines(error: ValidationError) -> list[str]:
+    """Return a line for each place with a fault; where a value may be of several types, with what each of them says."""
+    reasons: dict[str, list[str]] = {}
+    lines = []
+    for problem in error.errors():
+        if problem["loc"] == ("models",) and problem["type"] == "value_error":  # names its places itself
+            lines += _reason(problem).splitlines()
+        else:
+            reasons.setdefault(_place("", problem), []).append(_reason(problem))
+    return [f"{place}: {', or '.join(dict.fromkeys(said))}" for place, said in reasons.items()] + lines
+
+
+def _place(above: str, problem: Any) -> str:
+    """Return the place of a fault, below `above`, and its value."""
+    place = ".".join(filter(None, [above, *_keys(problem["loc"])])) or "the file"
+    return place if isinstance(problem["input"], dict | list) else f"{place} is {_shown(problem['input'])}"
+
+
+def _keys(place: Sequence[int | str]) -> list[str]:
+    """Return the keys of the file in a place that pydantic gives, which also names the kind of a source and types."""
+    return [
+        str(key) for i, key in enumerate(place) if i == 0 or not (place[i - 1] == "source" or TYPE.search(str(key)))
+    ]
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = ascii(value) if not str(value).isprintable() else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _reason(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
-    return str(problem["msg"]).removeprefix("Value error, ")
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    return text if problem["loc"] == ("models",) else " ".join(text.split())

@@ -8,6 +8,7 @@ from typing import Any
 RENAMED = {  # dotted path -> its last key now; '*' is any model's name
     "train.teacher": "scheduled_sampling",
     "train.rollout.until": "ramp_fraction",
+    "models.*.temporal_mixer": "cell",
 }
 
 

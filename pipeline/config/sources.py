@@ -6,21 +6,20 @@ Units are in the names. Times are UTC. Cells count on the source's own grid, fro
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fieldcast.pipeline.config.section import Section
+from fieldcast.pipeline.config.section import Cells, Count, Folder, Minutes, Name, Section, Seed, Text, Time
 
 
 def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-Moment = Annotated[datetime, AfterValidator(_utc)]
-Positive = Annotated[int, Field(gt=0)]
+Moment = Annotated[Time, AfterValidator(_utc)]
 Range = tuple[float, float]
+MAX_WIND_M_S = 200
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -43,8 +42,8 @@ class SharedOptions(Section):
 
     period: tuple[Moment, Moment] | None = None  # first and last time to keep, both inclusive
     crop: Crop | None = None
-    coarsen: Positive = 1  # mean over n x n cells; NaN where less than half are valid; a rest is cut off
-    step_minutes: Positive | None = None  # a multiple of the archive's step: frames between are left out, not averaged
+    coarsen: Cells = 1  # mean over n x n cells; NaN where less than half are valid; a rest is cut off
+    step_minutes: Minutes | None = None  # a multiple of the archive's step: frames between are left out, not averaged
 
     @model_validator(mode="after")
     def _period_holds_time(self) -> SharedOptions:
@@ -58,18 +57,18 @@ class StormsOptions(SharedOptions):
     """Simulated rain; the process is described in `sources/storms.py`."""
 
     kind: Literal["storms"] = "storms"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     start: Moment = datetime(2020, 1, 1)  # first frame of the first event
-    events: Positive = 60
-    event_minutes: Positive = 240  # simulated time of one event
-    event_every_minutes: Positive = 360  # from one event's start to the next; the time between events is missing
-    step_minutes: Positive = 5
-    cells: int = Field(default=64, ge=16)  # the domain is cells x cells
-    spacing_km: float = Field(default=2.0, gt=0)
+    events: Count = 60
+    event_minutes: Minutes = 240  # simulated time of one event
+    event_every_minutes: Minutes = 360  # from one event's start to the next; the time between events is missing
+    step_minutes: Minutes = 5
+    cells: int = Field(default=64, ge=16, le=4096)  # the domain is cells x cells
+    spacing_km: float = Field(default=2.0, gt=0, le=1000)
     wind_speed_m_s: Range = (5.0, 15.0)  # an event's mean wind is drawn from this range
     wet_fraction: Range = (0.15, 0.35)  # likewise the wet share of the domain at an event's height
-    lifetime_minutes: float = Field(default=300.0, gt=0)  # e-folding time of structures of 32 km, moving with the wind
-    orography: float = Field(default=0.3, ge=0)  # strength of the enhancement over windward slopes; 0 is flat land
+    lifetime_minutes: float = Field(300.0, gt=0, le=1e6)  # e-folding time of structures of 32 km, moving with the wind
+    orography: float = Field(0.3, ge=0, le=100)  # strength of the enhancement over windward slopes; 0 is flat land
 
     @model_validator(mode="after")
     def _events_fit(self) -> StormsOptions:
@@ -83,8 +82,10 @@ class StormsOptions(SharedOptions):
                 f"event_every_minutes is {self.event_every_minutes}, expected a multiple of step_minutes "
                 f"{self.step_minutes}, at least event_minutes {self.event_minutes}"
             )
-        if not 0 <= self.wind_speed_m_s[0] <= self.wind_speed_m_s[1]:
-            raise ValueError(f"wind_speed_m_s is {list(self.wind_speed_m_s)}, expected 0 <= low <= high")
+        if not 0 <= self.wind_speed_m_s[0] <= self.wind_speed_m_s[1] <= MAX_WIND_M_S:
+            raise ValueError(
+                f"wind_speed_m_s is {list(self.wind_speed_m_s)}, expected 0 <= low <= high <= {MAX_WIND_M_S}"
+            )
         if not 0 < self.wet_fraction[0] <= self.wet_fraction[1] < 1:
             raise ValueError(f"wet_fraction is {list(self.wet_fraction)}, expected 0 < low <= high < 1")
         return self
@@ -94,7 +95,7 @@ class RadarOptions(SharedOptions):
     """An archive of radar composites, one frame a file; read as rain rate in mm/h."""
 
     kind: Literal["radar"] = "radar"
-    path: str  # a folder (searched in depth) or a glob
+    path: Text  # a folder (searched in depth) or a glob
     format: Literal["knmi", "bom", "fmi"]
     z_r: Range | None = None  # a and b of Z = a R^b, for reflectivity (fmi) alone; its default is (223, 1.53)
 
@@ -102,8 +103,8 @@ class RadarOptions(SharedOptions):
     def _z_r_has_an_effect(self) -> RadarOptions:
         if self.z_r and self.format != "fmi":
             raise ValueError(f"z_r is for reflectivity (format fmi), not for {self.format}: leave it out")
-        if self.z_r and min(self.z_r) <= 0:
-            raise ValueError(f"z_r is {list(self.z_r)}, expected two positive numbers")
+        if self.z_r and not 0 < min(self.z_r) <= max(self.z_r) <= 1e6:
+            raise ValueError(f"z_r is {list(self.z_r)}, expected two positive numbers such as [223, 1.53]")
         return self
 
 
@@ -111,11 +112,11 @@ class GriddedOptions(SharedOptions):
     """NetCDF, GRIB or Zarr on a regular grid, any CF time."""
 
     kind: Literal["gridded"] = "gridded"
-    path: str  # a file, folder, glob, Zarr store, or a URL (https, s3, …) of one file or store
-    variables: Annotated[list[str], Field(min_length=1)]
+    path: Text  # a file, folder, glob, Zarr store, or a URL (https, s3, …) of one file or store
+    variables: Annotated[list[Name], Field(min_length=1, max_length=1000)]
     engine: Literal["auto", "h5netcdf", "cfgrib", "zarr"] = "auto"  # auto: by the ending of the name
     sha256: Checksum | None = None  # of the one file that a URL or path names
-    download_folder: Path | None = None  # where a file behind a URL is kept; by default the user's cache folder
+    download_folder: Folder | None = None  # where a file behind a URL is kept; by default the user's cache folder
     storage_options: dict[str, Any] = {}  # handed to fsspec for a URL, for instance {anon: true}
 
     @model_validator(mode="after")
@@ -129,17 +130,17 @@ class MovingMnistOptions(SharedOptions):
     """The Moving MNIST generator; a sequence a day, hourly frames."""
 
     kind: Literal["moving_mnist"] = "moving_mnist"
-    train_images: str  # path or URL of an IDX file of digits, plain or gzip
-    test_images: str
+    train_images: Text  # path or URL of an IDX file of digits, plain or gzip
+    test_images: Text
     train_sha256: Checksum | None = None
     test_sha256: Checksum | None = None
-    download_folder: Path | None = None  # where files behind URLs are kept; by default the user's cache folder
-    seed: int = Field(default=0, ge=0)
+    download_folder: Folder | None = None  # where files behind URLs are kept; by default the user's cache folder
+    seed: Seed = 0
     start: Moment = datetime(2000, 1, 1)  # first frame of the first sequence
-    sequences_train: Positive = 1000  # sequences 0 … sequences_train - 1 show digits of train_images
-    sequences_test: Positive = 200  # the sequences after them show digits of test_images
+    sequences_train: Count = 1000  # sequences 0 … sequences_train - 1 show digits of train_images
+    sequences_test: Count = 200  # the sequences after them show digits of test_images
     frames: int = Field(default=20, ge=2, le=24)
-    digits: Positive = 2
+    digits: int = Field(default=2, ge=1, le=100)
 
 
 SourceOptions = Annotated[
@@ -152,4 +153,4 @@ class IngestOptions(Section):
 
     duplicates: Literal["refuse", "first", "last", "merge"] = "refuse"  # merge: cells missing in one come from the next
     out_of_order: Literal["refuse", "sort"] = "refuse"
-    shard_frames: Positive = 96  # frames in one file of the store, and in memory for each worker
+    shard_frames: Count = 96  # frames in one file of the store, and in memory for each worker

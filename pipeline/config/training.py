@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from fieldcast.pipeline.config.section import Section, Share
+from fieldcast.pipeline.config.section import Count, Frames, Section, Seed, Share
 from fieldcast.pipeline.errors import InputError
 
 RAIN_RATE = "mm h-1"  # units of the variables that `balanced` weighs
 OF_SCHEDULE = {"none": set(), "linear": {"start", "decrease"}, "exponential": {"k"}, "inverse_sigmoid": {"k"}}
 OF_LOSS = {"huber_delta": "huber", "spectral_weight": "spectral"}
+
+Weight = Annotated[float, Field(gt=0, le=1e6)]  # a factor
+Limit = Annotated[float, Field(gt=0, le=1e6)]
+Device = Annotated[int, Field(ge=0, le=1023)]
+Devices = Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] | Annotated[list[Device], Field(min_length=1)]
 
 
 class ScheduledSampling(Section):
@@ -24,8 +29,8 @@ class ScheduledSampling(Section):
 
     schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"  # none: never the observed value
     start: Share = 1.0
-    decrease: NonNegativeFloat = 2e-5  # a step; 0: always as at the start
-    k: PositiveFloat | None = None  # exponential: below 1; inverse_sigmoid: at least 1
+    decrease: Share = 2e-5  # a step; 0: always as at the start
+    k: Annotated[float, Field(gt=0, le=1e12)] | None = None  # exponential: below 1; inverse_sigmoid: at least 1
 
     @model_validator(mode="after")
     def _options_of_the_schedule(self) -> ScheduledSampling:
@@ -41,39 +46,39 @@ class ScheduledSampling(Section):
 class Rollout(Section):
     """Leads that count in the loss: `start_leads` at first, then linearly more until all do."""
 
-    start_leads: PositiveInt
+    start_leads: Frames
     ramp_fraction: Annotated[float, Field(gt=0, le=1)]  # share of the schedule after which all leads count
 
 
 class Train(Section):
     """Training of all learned models: one loss, one optimiser, one budget."""
 
-    seed: NonNegativeInt = 1
+    seed: Seed = 1
     loss: Literal["mse", "mae", "huber", "balanced", "spectral"] = "mse"  # members have the CRPS, by their kind
-    huber_delta: PositiveFloat = 1.0  # huber: squared up to here, linear beyond, in normalised units
-    spectral_weight: PositiveFloat = 1.0  # spectral: of the mismatch of amplitudes beside the squared error
+    huber_delta: Weight = 1.0  # huber: squared up to here, linear beyond, in normalised units
+    spectral_weight: Weight = 1.0  # spectral: of the mismatch of amplitudes beside the squared error
     lead_weights: Literal["same", "linear", "exponential"] = "same"  # over the leads, from 1 to last_lead_weight
-    last_lead_weight: PositiveFloat = 5.0  # linear, exponential: relative to the first; their mean is 1
+    last_lead_weight: Weight = 5.0  # linear, exponential: relative to the first; their mean is 1
     scheduled_sampling: ScheduledSampling = ScheduledSampling()
     rollout: Rollout | None = None  # null: all leads count from the start
-    epochs: PositiveInt
-    max_minutes: PositiveFloat | None = None  # the schedule finishes inside it; null: no limit, and repeatable
-    batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 1e-2
+    epochs: Count
+    max_minutes: Limit | None = None  # the schedule finishes inside it; null: no limit, and repeatable
+    batch_size: Count = 16
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
     warmup: Share = 0.05  # share of the schedule with a rising learning rate
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    gradient_clip: PositiveFloat = 1.0  # norm of all gradients; `balanced` weighs heavy rain up to 30-fold: try 10
-    patience: PositiveInt = 10  # epochs without a lower validation loss before training stops
+    gradient_clip: Weight = 1.0  # norm of all gradients; `balanced` weighs heavy rain up to 30-fold: try 10
+    patience: Count = 10  # epochs without a lower validation loss before training stops
     # auto: bf16-mixed where the GPU or the processor computes in bfloat16 by itself, else 32-true
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
     compile: Literal["off", "default", "reduce-overhead"] = "off"  # the last: CUDA graphs, for small batches on a GPU
-    accelerator: str = "auto"
-    devices: int | str | list[int] = "auto"
-    num_nodes: PositiveInt = 1
-    strategy: str = "auto"
-    memory_gb: PositiveFloat | None = None  # that a training may hold, 10^9 bytes; null: what is free
-    workers: NonNegativeInt = 0  # processes that load samples; 0: the training process itself
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
+    devices: Devices = "auto"  # how many, or the numbers of those to use
+    num_nodes: Annotated[int, Field(gt=0, le=10_000)] = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = "auto"
+    memory_gb: Limit | None = None  # that a training may hold, 10^9 bytes; null: what is free
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0  # processes that load samples; 0: the training process itself
 
     @model_validator(mode="after")
     def _options_of_the_loss(self) -> Train:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+CHECKED = Path("data/checked")  # says that the parameters are valid
 OBSERVATIONS = Path("data/observations.zarr")
 PREPARED = Path("data/prepared")
 CHECKPOINTS = Path("data/checkpoints")

@@ -13,6 +13,7 @@ from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.errors import InputError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LEAP_DAYS_FROM = datetime(2024, 1, 1, tzinfo=UTC)
 Span = tuple[datetime, datetime]
 
 
@@ -92,5 +93,17 @@ def cron_trigger(schedule: Schedule) -> CronTrigger:
             f"params.yaml: live.schedule.cron is '{schedule.cron}': {error}; expected 'minute hour day month weekday' "
             "such as '*/5 * * * *'"
         ) from None
+    if not _comes(trigger):
+        raise InputError(
+            f"params.yaml: live.schedule.cron is '{schedule.cron}', a day that no year has; expected one such as "
+            "'0 6 1 * *'"
+        )
     trigger.jitter = schedule.jitter_seconds or None
     return trigger
+
+
+def _comes(trigger: CronTrigger) -> bool:
+    """Return whether some day of a leap year is in the trigger's months and days of the month."""
+    fields = [field for field in trigger.fields if field.name in ("month", "day")]
+    days = (LEAP_DAYS_FROM + timedelta(days=day) for day in range(366))
+    return any(all(field.get_next_value(day) == field.get_value(day) for field in fields) for day in days)

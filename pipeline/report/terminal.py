@@ -29,7 +29,7 @@ def terminal_table(comparison: Comparison) -> Table:
     columns = [(score, score.title().split(" ")[0], lead) for score in (rmse, second) for lead in few]
     columns += [(score, GUARDS[score.name], few[-1]) for score in guards]
     for _, head, lead in columns:
-        table.add_column(f"{head}\n{lead / divisor:g}", justify="right", no_wrap=True)
+        table.add_column(Text(f"{head}\n{lead / divisor:g}"), justify="right", no_wrap=True)
     for lead in few[-2:]:
         table.add_column(f"vs B\n{lead / divisor:g}", justify="right", no_wrap=True)
     comparable = {name: metrics[name] for name in comparison.comparable}
@@ -46,11 +46,12 @@ def terminal_table(comparison: Comparison) -> Table:
         name = model + (" *" if model in comparison.left_out else "")
         table.add_row(Text(name, style="dim" if model in comparison.references else ""), *cells)
     explained = "".join(f", {GUARDS[score.name]}: {_explanation(score)}" for score in guards)
-    table.caption = (
+    caption = (
         f"Lead time in {unit}; {rmse.title()}, {second.title()}{explained}; best values bold.\n"
         "vs B, the best reference there: 1 − MSE / its MSE; below 0 is worse."
         + ("\n* not comparable with the others: in no verdict." if comparison.left_out else "")
     )
+    table.caption = Text(caption)  # no markup: units may stand in brackets
     return table
 
 

@@ -38,6 +38,7 @@ from scipy.special import ndtri
 
 from fieldcast.pipeline.config.sources import StormsOptions
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS, X, Y
+from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.template import RAIN_RATE, fields, grid_template
 
 SPECTRAL_SLOPE = 3.2
@@ -51,6 +52,7 @@ SHEAR_M_S = 1.0
 SHEAR_SCALE_KM = 200.0
 PREVAILING_DEGREES = 45.0  # towards north-east, from the x axis
 ENVELOPE_FLOOR = 0.45
+MOST_FRAMES = 5_000_000  # 47 years of five minutes
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,14 @@ class StormsSource:
     options: StormsOptions
 
     def segments(self) -> Sequence[StormEvent]:
-        """Return the events in time order."""
+        """Return the events in time order; raise `InputError` where they are more than an archive can hold."""
+        options = self.options
+        frames = options.events * (options.event_every_minutes // options.step_minutes)
+        if frames > MOST_FRAMES:
+            raise InputError(
+                f"source.events is {options.events}, {frames} steps from the first to the last frame, expected at most "
+                f"{MOST_FRAMES}; lower it"
+            )
         return [StormEvent(self.options, event) for event in range(self.options.events)]
 
     def during(self, first: np.datetime64, last: np.datetime64) -> list[StormEvent]:

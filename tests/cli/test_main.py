@@ -60,6 +60,31 @@ def test_check_prints_the_size_of_a_run(tmp_path: Path, small: dict[str, Any], m
     result = CliRunner().invoke(app, ["check", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout) == facts
+    assert "rain_rate [mm h-1]" in CliRunner().invoke(app, ["check"]).stdout  # brackets are no markup
+
+
+def test_check_names_all_faults_at_once(tmp_path: Path, small: dict[str, Any]) -> None:
+    changes = {
+        "live": {"schedule": {"cron": "0 0 31 2 *"}},
+        "sample": {"crop_cells": 99},
+        "promotion": {"leads_minutes": [35]},
+        "verify": {"thresholds": {"t2m": [1.0]}},
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merged(small, changes)))
+    with pytest.raises(InputError) as caught:
+        facts_of(tmp_path / "params.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    for place in ("live.schedule.cron", "sample.crop_cells", "promotion.leads_minutes", "verify.thresholds"):
+        assert any(place in line for line in lines), place
+
+
+def test_neighbourhoods_need_rows_and_units(tmp_path: Path, small: dict[str, Any]) -> None:
+    one_row = {"source": {"crop": {"y": [0, 1], "x": [0, 24]}}, "models": {"persistence": {"kind": "persistence"}}}
+    content = {**merged(small, {"source": one_row["source"]}), "models": one_row["models"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=r"verify.neighbourhoods_km: coordinate 'y' has 1 cell"):
+        facts_of(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(

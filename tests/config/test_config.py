@@ -58,6 +58,39 @@ def written(tmp_path: Path, small: dict[str, Any]):
         ),
         ({"prepare": {"splits": {"train": {"start": "2024-06-01T00:00+02:00"}}}}, "times are UTC and written without"),
         ({"track": {"experiment": "a b"}}, "track.experiment is 'a b'"),
+        ({"track": {"experiment": ".."}}, "track.experiment is '..'"),
+        ({"models": {"x; touch marker": {"kind": "persistence"}}}, "models.x; touch marker: expected a name of small"),
+        ({"models": {"convlstm": {"temporal_mixer": "convgru"}}}, "models.convlstm.temporal_mixer is called cell now"),
+        (
+            {"models": {"convlstm": {"hidden": [10**9]}}},
+            "models.convlstm: hidden is 1000000000, expected at most 65536",
+        ),
+        ({"train": {"epochs": "3"}}, "train.epochs is '3': Input should be a valid integer"),
+        ({"train": {"epochs": True}}, "train.epochs is True: Input should be a valid integer"),
+        ({"train": {"seed": 2**32}}, "train.seed is 4294967296: Input should be less than 4294967296"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate is inf: Input should be a finite number"),
+        (
+            {"train": {"learning_rate": 1e6}},
+            "train.learning_rate is 1000000.0: Input should be less than or equal to 10",
+        ),
+        (
+            {"verify": {"thresholds": {"rain_rate": [float("nan")]}}},
+            "thresholds.rain_rate.0 is nan: Input should be a f",
+        ),
+        ({"train": {"devices": "many"}}, "train.devices is 'many'"),
+        ({"train": {"strategy": "magic"}}, "train.strategy is 'magic'"),
+        ({"prepare": {"targets": ["a", "a"]}}, "targets has a name twice"),
+        ({"prepare": {"splits": {"test": {"start": 2024}}}}, "prepare.splits.test.start is 2024"),
+        ({"prepare": {"splits": {"test": {"start": "0001-01-01"}}}}, "expected a year from 1678 to 2261"),
+        (
+            {"prepare": {"splits": {"test": {"start": "2024-05-01", "end": "2024-05-02"}}}},
+            "prepare.splits: test starts at 2024-05-01 00:00:00, expected after train and validation, which end",
+        ),
+        ({"verify": {"regions": {"sea": {"y": [1, 1], "x": [0, 1]}}}}, "y is from 1 to 1, expected two different ends"),
+        (
+            {"promotion": {"guards": {"min_coverage": 0.9, "max_coverage": 0.8}}},
+            "min_coverage 0.9 is above max_coverage",
+        ),
     ],
 )
 def test_bad_value_is_one_line_that_names_its_place(written, changes: dict[str, Any], expected: str) -> None:
@@ -68,6 +101,30 @@ def test_bad_value_is_one_line_that_names_its_place(written, changes: dict[str, 
     assert message.startswith(f"{path}: ")
     assert expected in message
     assert "\n" not in message
+
+
+def test_all_faults_of_a_file_have_a_line_each(written, capsys: pytest.CaptureFixture[str]) -> None:
+    faults = {"train": {"epochs": 0, "epoch": 3}, "models": {"convlstm": {"kernel": 4, "stem": 0}, "A": {}}}
+    path = written(faults)
+    with pytest.raises(SystemExit):
+        config.run_stage(lambda: config.read(path))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith(f"fieldcast: {path}: ") for line in lines)
+    places = ("train.epochs", "train.epoch ", "models.convlstm.kernel", "models.convlstm.stem", "models.A")
+    assert all(any(place in line for line in lines) for place in places)
+
+
+def test_the_model_of_a_stage(written, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = config.read(written({}))
+    monkeypatch.setattr("sys.argv", ["train"])
+    monkeypatch.setenv("DVC_STAGE", "sub/dvc.yaml:train@convlstm")
+    assert config.named_model("", params) == "convlstm"
+    monkeypatch.setenv("DVC_STAGE", "train@../convlstm")
+    with pytest.raises(InputError, match=r"models has no '../convlstm', expected one of adv"):
+        config.named_model("", params)
+    monkeypatch.setattr("sys.argv", ["train", "--model", "persistence"])
+    assert config.named_model("", params) == "persistence"
 
 
 def test_missing_broken_and_empty_files(tmp_path: Path) -> None:

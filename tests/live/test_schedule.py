@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.live.schedule import CycleSchedule, merge_spans
+from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger, merge_spans
 
 MINUTE = timedelta(minutes=1)
 
@@ -95,3 +96,10 @@ def test_spans_that_touch_become_one() -> None:
         (at[8], at[9]),
     ]
     assert merge_spans([(at[0], at[9]), (at[1], at[2])]) == [(at[0], at[9])]
+
+
+@pytest.mark.parametrize("cron", ["0 0 31 2 *", "0 0 30 2 *", "0 6 31 4,6,9,11 *"])
+def test_a_day_that_no_year_has_is_refused(cron: str) -> None:
+    with pytest.raises(InputError, match="a day that no year has"):
+        cron_trigger(Schedule(cron=cron))
+    cron_trigger(Schedule(cron="0 0 29 2 *"))

@@ -7,7 +7,7 @@ import pytest
 from docs.tools.imports import ROOT, direct, imported, modules, package_of
 
 PIPELINE = "fieldcast.pipeline"
-STAGES = {f"{PIPELINE}.{name}" for name in ("ingest", "prepare", "train", "forecast", "verify", "compare")}
+STAGES = {f"{PIPELINE}.{name}" for name in ("check", "ingest", "prepare", "train", "forecast", "verify", "compare")}
 LAYERS = (  # a package imports those of lower layers; within a layer nothing
     {"models", "errors"},
     {"config"},
@@ -17,13 +17,13 @@ LAYERS = (  # a package imports those of lower layers; within a layer nothing
     {"evaluation", "training"},
     {"report"},
     {"explain"},
-    {"ingest", "prepare", "train", "forecast", "verify", "compare"},
+    {"check", "ingest", "prepare", "train", "forecast", "verify", "compare"},
     {"live"},
     {"cli"},
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 OWNERS = {
-    "yaml": {"pipeline.config.read"},
+    "yaml": {"pipeline.config.yaml_file"},
     "zarr": {"pipeline.datasets.store"},
     "mlflow": {
         "pipeline.tracking.runs",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from fieldcast.models.layers.outputs import OutputOptions
 
@@ -32,7 +32,7 @@ AttentionName = Literal[
     "clustered",
     "deformable",
 ]
-Triple = tuple[int, int, int]
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class AttentionOptions(OutputOptions):
@@ -46,6 +46,7 @@ class AttentionOptions(OutputOptions):
     order: str = Field(
         default="TSST",
         pattern="^[TSHW]+$",
+        max_length=64,
         description="factorised only: sub-layers, T time, S space, H rows, W columns",
     )
     window: Triple = Field(default=(4, 4, 4), description="window only: steps, rows and columns of tokens of a window")
@@ -54,7 +55,7 @@ class AttentionOptions(OutputOptions):
     landmarks: int = Field(default=64, ge=1, description="nystrom only: means of segments of tokens")
     stride: int = Field(default=2, ge=1, description="pooled only: side of the squares of tokens that become one key")
     chunk: int = Field(default=64, ge=1, description="reformer only: like tokens that see one another at once")
-    rounds: int = Field(default=4, ge=1, description="reformer and clustered only: random hashes")
+    rounds: int = Field(default=4, ge=1, le=64, description="reformer and clustered only: random hashes")
     width: float = Field(default=1.0, gt=0, description="clustered only: bins of a hash; larger makes fewer clusters")
     points: int = Field(default=4, ge=1, description="deformable only: sampled points of a frame, scale and head")
     global_tokens: int = Field(

@@ -198,7 +198,7 @@ def table(status: Status) -> Table:
         lines.add_row(
             f"{row.init_time:%m-%d %H:%M}",
             Text(row.state, STYLES[row.state]),
-            readable(row.model),
+            Text(readable(row.model)),
             Text(readable(row.quality).removeprefix("good") or row.reason, no_wrap=True, overflow="ellipsis"),
             str(row.n_input_missing or ""),
             f"{sum(row.timings.values()):.1f}" if row.timings else "",

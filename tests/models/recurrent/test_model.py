@@ -152,7 +152,6 @@ def test_strides_work_on_coarser_grids():
         ({"stem": 8}, "stem applies to models with strides, got 8 without"),
         ({"norm": "layer", "hidden": (3, 1)}, r"hidden must be at least 2 with norm: layer, got \(3, 1\)"),
         ({"peephole": "pixel"}, "'none' or 'channel'"),
-        ({"temporal_mixer": "convgru"}, "temporal_mixer is an unknown key: it is called cell now"),
     ],
 )
 def test_options_that_do_not_fit_are_named(wrong, message):
