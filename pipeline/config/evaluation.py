@@ -87,10 +87,11 @@ class Compare(Section):
 
 
 class Guards(Section):
-    """Limits that every champion keeps at the named leads; null: not checked."""
+    """Limits that every champion keeps at each of the named leads; null or false: not checked."""
 
     max_mean_error: Amount | None = None  # absolute, in the first variable's units
-    min_spectrum_ratio: Share | None = None  # of the fine scales: less is a blurred forecast
+    min_spectrum_ratio: Share | None = 0.01  # of the fine scales: less is a field without any, see decision 21
+    csi_not_worse: bool = True  # than the best reference's, certainly, at the highest threshold with events
     min_coverage: Share | None = None  # of the 90 % interval, where a model gives one
     max_coverage: Share | None = None
 
@@ -102,10 +103,10 @@ class Guards(Section):
 
 
 class Promotion(Section):
-    """Rule by which a model becomes the champion: better in a paired test, and within the guards."""
+    """Rule by which a model becomes the champion: better in paired tests, and within the guards."""
 
     score: Literal["rmse", "mae", "crps"] = "rmse"
-    leads_minutes: Annotated[list[Minutes], Field(min_length=1)] | None = None  # pooled; default: all leads
+    leads_minutes: Annotated[list[Minutes], Field(min_length=1)] | None = None  # pooled, and each; default: all leads
     guards: Guards = Guards()
 
 

@@ -99,5 +99,5 @@ def propose(wanted: str, params: Params, registry: Registry) -> Proposal:
     entries = {name: Entry(office.sums, office.kind, office.costs), **entries}
     comparison = compare(entries, params.compare)
     sums = {each: entry.sums for each, entry in entries.items()}
-    decision = decide(sums, params.promotion, params.compare, [], name, comparison.left_out)
+    decision = decide(sums, params.promotion, params.compare, comparison.references, name, comparison.left_out)
     return Proposal(version, current, comparison, decision)

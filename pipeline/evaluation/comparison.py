@@ -65,6 +65,11 @@ class Comparison:
         return [name for name, entry in self.entries.items() if entry.kind in models.REFERENCES]
 
     @property
+    def rivals(self) -> list[str]:
+        """Return the references that are comparable with the other models."""
+        return [name for name in self.references if name not in self.left_out]
+
+    @property
     def comparable(self) -> dict[str, xr.Dataset]:
         """Return the sums of the models that are comparable with one another."""
         return {name: entry.sums for name, entry in self.entries.items() if name not in self.left_out}
@@ -145,11 +150,14 @@ def first_field(sums: xr.Dataset) -> tuple[xr.Dataset, str, str]:
     return field_sums(sums, first), units_of(sums, first), first if others else ""
 
 
-def skill(metrics: Metrics, model: str, references: Sequence[str], rmse: Score) -> dict[int, float]:
-    """Return `model`'s MSE skill at each lead against the best of `references` there; NaN where there is none."""
-    against = [metrics[name][rmse] for name in references if name in metrics]
+def skill(comparison: Comparison, model: str, rmse: Score) -> dict[int, float]:
+    """Return `model`'s MSE skill at each lead against the best reference there; NaN where there is none.
+
+    A reference that was scored on other cells is none.
+    """
+    against = [comparison.metrics[name][rmse] for name in comparison.rivals]
     values = {}
-    for lead, own in metrics[model][rmse].items():
+    for lead, own in comparison.metrics[model][rmse].items():
         best = min((by[lead] for by in against if not math.isnan(by.get(lead, math.nan))), default=math.nan)
         values[lead] = float(mse_skill(np.asarray(own**2), np.asarray(best**2)))
     return values

@@ -1,4 +1,4 @@
-"""Promotion rule: the best comparable model, if certainly better than the champion and within the guards."""
+"""Promotion rule: the best comparable model, if certainly better than the champion, and within the guards."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from fieldcast.pipeline.config import Compare, Guards, Promotion
+from fieldcast.pipeline.config import Compare, Promotion
 from fieldcast.pipeline.datasets.labels import lead_unit, readable
 from fieldcast.pipeline.datasets.schema import lead_minutes
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.evaluation.best_reference import best_joined
 from fieldcast.pipeline.evaluation.comparability import learnt_on
 from fieldcast.pipeline.evaluation.comparison import first_field
-from fieldcast.pipeline.verification.aggregation import scores_of
-from fieldcast.pipeline.verification.scores import Score, Scores, badness
+from fieldcast.pipeline.evaluation.guards import Rivals, guard_fault, heavy_events
+from fieldcast.pipeline.verification.scores import Score, badness
 from fieldcast.pipeline.verification.significance import Difference, evidence, pool_leads
-
-SETTING = "promotion.guards"
 
 
 @dataclass(frozen=True)
 class Decision:
     """The outcome of the rule: the new `champion` is `candidate` when `promote`, else `incumbent`.
 
-    `reason` is a sentence; `differences` are those of each comparable model from the incumbent, pooled over the leads
-    (their `lead` is the longest), best model first.
+    `reason` is a sentence; `differences` are those of each comparable model from the champion, or without one from the
+    best reference at each lead, pooled over the leads (their `lead` is the longest), best model first.
     """
 
     candidate: str | None
@@ -52,99 +51,123 @@ def decide(
     """Return whether the best comparable model replaces the champion, or without one the best reference.
 
     `sums` are those of all models, `excluded` holds reasons why some are not comparable, `champion` is the current one.
-    A model that learnt on while it forecast is no candidate either: no schedule would issue what was scored. The score
-    is that of the first field. Raises `InputError` for leads that no forecast has, or when no comparable model is left.
+    A model that learnt on while it forecast is no candidate either: no schedule would issue what was scored. Over the
+    pooled leads a candidate has to be better than the champion, without one than each lead's best reference; at each
+    single lead `Rivals` and the guards have to let it pass. The score is that of the first field. Raises `InputError`
+    for leads that no forecast has, or when no comparable model is left.
     """
     left_out = {**learnt_on(sums), **(excluded or {})}
     if champion is not None and champion in left_out:
         why = "; ".join(left_out[champion])
         reason = f"not promoted: the champion {readable(champion)} has no comparable scores: {why}"
         return Decision(None, champion, False, reason, [])
-    pooled = {model: _pooled(own, promotion) for model, own in sums.items() if model not in left_out}
-    if not pooled:
+    compared = {model: own for model, own in sums.items() if model not in left_out}
+    if not compared:
         raise InputError("data/scores: no model was scored on equal terms, see the comparison's list of reasons")
-    score = Score(promotion.score, field=first_field(next(iter(pooled.values())))[2])
-    pooled_evidence = evidence(pooled, [score], compare)
-    values = {model: next(iter(pooled_evidence.intervals[model, score].values())).value for model in pooled}
-    ranked = sorted(pooled, key=lambda model: badness(score, values[model]))
-    incumbent = (
-        champion
-        if champion is not None and champion in pooled
-        else next((name for name in ranked if name in references), ranked[0])
-    )
-    others = [model for model in ranked if model != incumbent]
-    differences = [
-        difference for model in others for difference in pooled_evidence.between(model, incumbent, score).values()
-    ]
-    if not others:
-        return Decision(None, incumbent, False, f"{readable(incumbent)} is the only comparable model", [])
-    where = _where(sums[incumbent], promotion)
-    faults: list[str] = []
-    for difference in differences:
-        if difference.word != "better":
-            continue
-        fault = guard_fault(sums[difference.model], promotion)
-        if fault is None:
-            reason = f"{_difference_text(difference, values[incumbent], where, compare.confidence)}, guards hold"
-            return Decision(difference.model, incumbent, True, "; ".join([reason, *faults]), differences)
-        faults.append(f"{readable(difference.model)} is kept out: {fault}")
-    first = differences[0]
-    unsure = [] if first.word == "better" else [_difference_text(first, values[incumbent], where, compare.confidence)]
-    return Decision(first.model, incumbent, False, f"not promoted: {'; '.join([*unsure, *faults])}", differences)
+    rivals = _rivals(compared, promotion, compare, [name for name in references if name in compared])
+    faults = {model: rivals.fault(model) or guard_fault(own, promotion) for model, own in compared.items()}
+    contest = _contest(compared, rivals, compare, champion, faults)
+    if len(compared) == 1:
+        return Decision(
+            None, contest.incumbent, False, f"{readable(contest.incumbent)} is the only comparable model", []
+        )
+    return _decision(contest, faults)
 
 
-def guard_fault(sums: xr.Dataset, promotion: Promotion) -> str | None:
-    """Return the first guard that is broken at one of the leads, as text with the setting's name; None if all hold.
+@dataclass(frozen=True)
+class _Contest:
+    """Differences of all other models from the opponent over the pooled leads, best model first.
 
-    Leads are checked one by one, so that errors of opposite sign do not cancel. A score that a model does not have,
-    such as the coverage of a model without members, breaks no guard.
+    The opponent is the incumbent, or the best reference at each lead; `value` is its score.
     """
-    scores, field = scores_of(sums), first_field(sums)[2]
-    leads = promotion.leads_minutes or lead_minutes(sums)
-    guards = promotion.guards
-    for name, setting, limit, sign in _limits(guards):
-        values = {lead: _guarded(scores, Score(name, field=field), lead) for lead in leads}
-        defined = {lead: value for lead, value in values.items() if not math.isnan(value)}
-        if limit is None or not defined:
-            continue
-        worst = max(defined, key=lambda lead: sign * defined[lead])
-        if sign * defined[worst] > sign * limit:
-            side = "above" if sign > 0 else "below"
-            divisor, unit = lead_unit(lead_minutes(sums))
-            when = f"at {worst / divisor:g} {unit}"
-            return f"{readable(name)} {defined[worst]:.3g} {when} is {side} {limit:g} ({SETTING}.{setting})"
-    return None
+
+    incumbent: str
+    value: float
+    differences: list[Difference]
+    where: str
+    confidence: float
+    references: Sequence[str]
+
+    def at_each_lead(self, difference: Difference) -> str:
+        """Return that a model that learns beats the references at each lead, which it had to; else nothing."""
+        learned = self.references and difference.model not in self.references
+        return ", better than the best reference at each lead" if learned else ""
+
+    def text(self, difference: Difference) -> str:
+        """Return a difference in percent of the opponent's score, with its interval."""
+        return _difference_text(difference, self.value, self.where, self.confidence)
 
 
-def _limits(guards: Guards) -> list[tuple[str, str, float | None, int]]:
-    """Return score, setting, limit and the forbidden side of the limit (1: above, −1: below)."""
-    return [
-        ("mean_error", "max_mean_error", guards.max_mean_error, 1),
-        ("spectrum_ratio", "min_spectrum_ratio", guards.min_spectrum_ratio, -1),
-        ("coverage_90", "min_coverage", guards.min_coverage, -1),
-        ("coverage_90", "max_coverage", guards.max_coverage, 1),
-    ]
+def _decision(contest: _Contest, faults: Mapping[str, str | None]) -> Decision:
+    """Return the decision for the first model that is better and without fault, or against all."""
+    better = [difference for difference in contest.differences if difference.word == "better"]
+    promoted = next((difference for difference in better if faults[difference.model] is None), None)
+    passed_over = better if promoted is None else better[: better.index(promoted)]
+    kept_out = [f"{readable(one.model)} is kept out: {faults[one.model]}" for one in passed_over]
+    if promoted is not None:
+        reason = "; ".join([f"{contest.text(promoted)}{contest.at_each_lead(promoted)}, guards hold", *kept_out])
+        return Decision(promoted.model, contest.incumbent, True, reason, contest.differences)
+    first = contest.differences[0]
+    unsure = [] if first.word == "better" else [contest.text(first)]
+    reason = f"not promoted: {'; '.join([*unsure, *kept_out])}"
+    return Decision(first.model, contest.incumbent, False, reason, contest.differences)
 
 
-def _guarded(scores: Scores, score: Score, lead: int) -> float:
-    value = scores.get(score, {}).get(lead, math.nan)
-    return abs(value) if score.name == "mean_error" else value
+def _rivals(
+    sums: Mapping[str, xr.Dataset], promotion: Promotion, compare: Compare, references: Sequence[str]
+) -> Rivals:
+    first = next(iter(sums.values()))
+    leads = sorted(promotion.leads_minutes or lead_minutes(first))
+    _pooled(first, leads)  # raises for leads that no forecast has
+    score = Score(promotion.score, field=first_field(first)[2])
+    heavy = heavy_events(first, leads) if promotion.guards.csi_not_worse else None
+    return Rivals(references, evidence(sums, list(filter(None, (score, heavy))), compare), leads, score, heavy)
 
 
-def _pooled(sums: xr.Dataset, promotion: Promotion) -> xr.Dataset:
+def _contest(
+    sums: Mapping[str, xr.Dataset],
+    rivals: Rivals,
+    compare: Compare,
+    champion: str | None,
+    faults: Mapping[str, str | None],
+) -> _Contest:
+    score = rivals.score
+    pooled = {model: _pooled(own, rivals.leads) for model, own in sums.items()}
+    opponent = champion if champion in sums else None
+    if opponent is None and rivals.references:
+        opponent, best = best_joined(sums, rivals.references, rivals.evidence, score, rivals.leads)
+        pooled = {**pooled, opponent: _pooled(best, rivals.leads)}
+    found = evidence(pooled, [score], compare)
+    values = {model: next(iter(found.intervals[model, score].values())).value for model in pooled}
+    ranked = sorted(sums, key=lambda model: badness(score, values[model]))
+    incumbent = champion or ""
+    if champion not in sums:
+        incumbent = _in_office(ranked, rivals.references, faults)
+    opponent = opponent or incumbent
+    others = [model for model in ranked if model not in (incumbent, opponent)]
+    differences = [one for model in others for one in found.between(model, opponent, score).values()]
+    where = _where(lead_minutes(next(iter(sums.values()))), rivals.leads)
+    return _Contest(incumbent, values[opponent], differences, where, compare.confidence, rivals.references)
+
+
+def _in_office(ranked: Sequence[str], references: Sequence[str], faults: Mapping[str, str | None]) -> str:
+    """Return the best reference without a fault, else the best one; without references the same of all models."""
+    eligible = [name for name in ranked if name in references] or list(ranked)
+    return next((name for name in eligible if faults[name] is None), eligible[0])
+
+
+def _pooled(sums: xr.Dataset, leads: Sequence[int]) -> xr.Dataset:
     try:
-        return pool_leads(sums, promotion.leads_minutes)
+        return pool_leads(sums, leads)
     except ValueError as error:
         raise InputError(f"promotion.leads_minutes: {error}") from None
 
 
-def _where(sums: xr.Dataset, promotion: Promotion) -> str:
-    leads = lead_minutes(sums)
-    chosen = sorted(promotion.leads_minutes or leads)
+def _where(leads: Sequence[int], chosen: Sequence[int]) -> str:
     divisor, unit = lead_unit(leads)
     if len(chosen) == 1:
         return f"at {chosen[0] / divisor:g} {unit}"
-    if chosen == [lead for lead in leads if chosen[0] <= lead <= chosen[-1]]:
+    if list(chosen) == [lead for lead in leads if chosen[0] <= lead <= chosen[-1]]:
         return f"over {chosen[0] / divisor:g} to {chosen[-1] / divisor:g} {unit}"
     return f"over {', '.join(f'{lead / divisor:g}' for lead in chosen)} {unit}"
 
@@ -157,7 +180,7 @@ def _difference_text(difference: Difference, incumbent: float, where: str, confi
     low, value, high = (100 * part / incumbent for part in (difference.low, difference.value, difference.high))
     if difference.word == "no difference":
         return (
-            f"no difference in {name} {where} between {readable(difference.model)} and {other}: "
+            f"no certain difference in {name} {where} between {readable(difference.model)} and {other}: "
             f"{value:+.1f} % ({confidence * 100:g} % interval {low:+.1f} to {high:+.1f} %)"
         )
     ends = sorted(abs(end) for end in (low, high))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from fieldcast.pipeline.datasets.labels import lead_unit, readable
-from fieldcast.pipeline.verification.scores import Score, Scores, badness
-from fieldcast.pipeline.verification.significance import Evidence
+from fieldcast.pipeline.evaluation.best_reference import best_of
+from fieldcast.pipeline.verification.scores import Score, Scores
+from fieldcast.pipeline.verification.significance import Difference, Evidence
 
 BLURRED = 0.5  # of the observed variance at fine scales: a forecast with less has lost the small features
 RARE = 0.5  # of the best CSI at the highest threshold: a forecast with less misses the heavy events
 FEW = 3  # models that a sentence names
+NO_REFERENCES = "No reference was compared: no model is known to be better than a forecast that needs none."
 MANY = ("",)  # in place of more names than that
 
 Metrics = Mapping[str, Scores]
@@ -36,6 +38,7 @@ def verdict(
     compared = [model for model in evidence.models if model in references]
     learned = [model for model in evidence.models if model not in references]
     sentences += [against_references(evidence, model, compared, deciding) for model in learned if compared]
+    sentences += [] if compared else [NO_REFERENCES]
     sentences += [best_models(evidence, score) for score in others]
     sentences += hidden_faults(evidence, metrics, deciding)
     sentences += [f"{readable(model)} is left out: {'; '.join(why)}." for model, why in (excluded or {}).items()]
@@ -63,8 +66,8 @@ def best_models(evidence: Evidence, score: Score) -> str:
         if len(names) == 1:
             return f"{readable(names[0])} is better than every other model"
         if len(names) == len(evidence.models):
-            return "no difference between any models"
-        return f"no difference between {_enumeration(names)}"
+            return "no certain difference between any models"
+        return f"no certain difference between {_enumeration(names)}"
 
     return f"{score.title()}: {_by_ranges(best, phrase)}."
 
@@ -74,7 +77,7 @@ def leaders(evidence: Evidence, score: Score, lead: int) -> tuple[str, ...]:
 
     In the order of `evidence.models`; empty where the score is undefined for all.
     """
-    first = _best(evidence, evidence.models, score, lead)
+    first = best_of(evidence, evidence.models, score, lead)
     if first is None:
         return ()
     rivals = [model for model in evidence.models if model != first and _defined(evidence, model, score, lead)]
@@ -86,36 +89,44 @@ def against_references(evidence: Evidence, model: str, references: Sequence[str]
     """Return where `model` is better or worse than the reference with the best value at the same lead."""
 
     def difference(lead: int) -> tuple[str, ...]:
-        best = _best(evidence, references, score, lead)
+        best = best_of(evidence, references, score, lead)
         if best is None or not _defined(evidence, model, score, lead):
             return ()
-        return evidence.between(model, best, score)[lead].word, best
+        return outcome(evidence.between(model, best, score)[lead]), best
 
-    def phrase(word_and_reference: tuple[str, ...]) -> str:
-        if not word_and_reference:
+    def phrase(outcome_and_reference: tuple[str, ...]) -> str:
+        if not outcome_and_reference:
             return "undefined"
-        word, reference = word_and_reference
-        link = "from" if word == "no difference" else "than"
-        return f"{word} {link} {readable(reference)}"
+        result, reference = outcome_and_reference
+        return f"{result} {readable(reference)}"
 
     differences = {lead: difference(lead) for lead in _leads(evidence, score)}
     return f"{readable(model)} against the best reference, {score.title()}: {_by_ranges(differences, phrase)}."
 
 
+def outcome(difference: Difference) -> str:
+    """Return what a model is beside another, in words that the other's name follows."""
+    if difference.value == difference.low == difference.high == 0:
+        return "equal to"
+    return {"better": "better than", "worse": "worse than"}.get(difference.word, "no certain difference from")
+
+
 def hidden_faults(evidence: Evidence, metrics: Metrics, score: Score) -> list[str]:
     """Return warnings about the models with the best values of `score`: blurred forecasts, heavy events missed.
 
-    Blurred: spectrum ratio below `BLURRED`. Missed: CSI at the highest threshold below `RARE` of the best model's.
+    Blurred: spectrum ratio below `BLURRED`. Missed: CSI, at the highest threshold where
+    some model has any, below `RARE` of the best model's.
     """
     leads_won: dict[str, list[int]] = {}
     for lead in _leads(evidence, score):
-        if (best := _best(evidence, evidence.models, score, lead)) is not None:
+        if (best := best_of(evidence, evidence.models, score, lead)) is not None:
             leads_won.setdefault(best, []).append(lead)
-    fine, rarest = Score("spectrum_ratio", field=score.field), _rarest(metrics, score.field)
+    fine, compared = Score("spectrum_ratio", field=score.field), [metrics[model] for model in evidence.models]
     sentences = []
     for model, leads in leads_won.items():
         scores, last = metrics[model], max(leads)
-        start = f"{readable(model)} has the best {score.title()} {spans([(last, last)], leads)}"
+        rarest = _rarest(compared, score.field, last)
+        start = f"{readable(model)} has the best {score.title()} {spans([(last, last)], _leads(evidence, score))}"
         ratio = scores.get(fine, {}).get(last, math.nan)
         if ratio < BLURRED:
             sentences.append(
@@ -123,11 +134,11 @@ def hidden_faults(evidence: Evidence, metrics: Metrics, score: Score) -> list[st
             )
         if rarest is None:
             continue
-        most = max((other[rarest][last] for other in metrics.values() if rarest in other), default=math.nan)
-        if scores[rarest][last] < RARE * most:
+        most = max(csi for other in compared if (csi := other.get(rarest, {}).get(last, 0)) > 0)
+        if not scores[rarest][last] >= RARE * most:
             sentences.append(
-                f"{start} but misses heavy events: CSI {scores[rarest][last]:.2f} at the highest threshold, the best "
-                f"model's is {most:.2f}."
+                f"{start} but misses heavy events: {rarest.title()} is {scores[rarest][last]:.2f}, the best model's "
+                f"{most:.2f}."
             )
     return sentences
 
@@ -159,15 +170,9 @@ def _by_ranges(by_lead: Mapping[int, tuple[str, ...]], phrase: Callable[[tuple[s
     leads = list(by_lead)
     outcomes = dict.fromkeys(by_lead.values())
     ranges = {outcome: unbroken({lead: by_lead[lead] == outcome for lead in leads}) for outcome in outcomes}
-    if len(ranges) == 1:
+    if len(ranges) == 1 and len(leads) > 1:
         return f"{phrase(next(iter(ranges)))} at every lead"
     return "; ".join(f"{phrase(outcome)} {spans(where, leads)}" for outcome, where in ranges.items())
-
-
-def _best(evidence: Evidence, models: Sequence[str], score: Score, lead: int) -> str | None:
-    ranks = {model: badness(score, evidence.intervals[model, score][lead].value) for model in models}
-    best = min(ranks, key=lambda model: ranks[model], default=None)
-    return best if best is not None and math.isfinite(ranks[best]) else None
 
 
 def _defined(evidence: Evidence, model: str, score: Score, lead: int) -> bool:
@@ -178,11 +183,11 @@ def _leads(evidence: Evidence, score: Score) -> list[int]:
     return list(evidence.intervals[evidence.models[0], score])
 
 
-def _rarest(metrics: Metrics, field: str) -> Score | None:
-    """Return the CSI of `field` at the highest threshold, None without thresholds."""
-    scores = next(iter(metrics.values()))
-    events = [score for score in scores if score.name == "csi" and score.field == field]
-    return max(events, key=lambda score: score.threshold or 0.0, default=None)
+def _rarest(metrics: Sequence[Scores], field: str, lead: int) -> Score | None:
+    """Return the CSI of `field` at the highest threshold where some model has any at `lead`; None without one."""
+    scores = [score for score in metrics[0] if score.name == "csi" and score.field == field]
+    having = [score for score in scores if any(own.get(score, {}).get(lead, 0) > 0 for own in metrics)]
+    return max(having, key=lambda score: score.threshold or 0.0, default=None)
 
 
 def _enumeration(names: Sequence[str]) -> str:

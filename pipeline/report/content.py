@@ -17,6 +17,7 @@ from fieldcast.pipeline.verification import strata
 from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums, fields_of
 from fieldcast.pipeline.verification.scores import Score
 
+SKILL = "MSE skill, best reference 0"
 MATRIX_LEADS = 2
 SPECTRA_LEADS = 2
 MOST_EVENTS = 12  # groups that a table has room for
@@ -40,8 +41,8 @@ class Content:
         """Return the curves against lead time: errors, skill, blur, then events and neighbourhoods by threshold."""
         panels = [self._panel(self._score(name), self.display_units) for name in ("rmse", "mae")]
         panels.append(self._panel(self._score("mean_error"), self.display_units, perfect=0.0))
-        if "persistence" in self.sums:
-            panels.append(Panel("MSE skill against persistence", "", self._skill(), perfect=0.0, limits=(-1, 1)))
+        if self.comparison.rivals:
+            panels.append(Panel(SKILL, "", self._skill(), perfect=0.0, limits=(-1, 1)))
         panels.append(self._panel(self._score("spectrum_ratio"), "", perfect=1.0))
         panels.append(self._panel(self._score("crps"), self.display_units))
         events = [self._score("csi", threshold) for threshold in self.thresholds]
@@ -135,17 +136,16 @@ class Content:
         entries, lead = self.comparison.entries, self._middle_lead()
         spent = {name: entries[name].costs.forecast_milliseconds for name in self.sums}
         known = {name: value for name, value in spent.items() if value is not None}
-        if not known or "persistence" not in self.sums:
+        if not known or not self.comparison.rivals:
             return None
         skills = {name: curve[lead] for name, curve in self._skill().items() if name in known}
-        return known, skills, f"MSE skill against persistence, {_lead(lead, self.leads)}"
+        return known, skills, f"{SKILL}, {_lead(lead, self.leads)}"
 
     def _score(self, name: str, threshold: float | None = None, scale_km: float | None = None) -> Score:
         return Score(name, threshold, scale_km, "" if threshold is None else self.units, self.field)
 
     def _skill(self) -> dict[str, dict[int, float]]:
-        metrics, rmse = self.comparison.metrics, self._score("rmse")
-        return {model: skill(metrics, model, ["persistence"], rmse) for model in self.sums}
+        return {model: skill(self.comparison, model, self._score("rmse")) for model in self.sums}
 
     def _panel(
         self, score: Score, unit: str, perfect: float | None = None, limits: tuple[float, float] | None = None

@@ -41,7 +41,7 @@ def terminal_table(comparison: Comparison) -> Table:
             )
             for score, _, lead in columns
         ]
-        against = skill(metrics, model, comparison.references, rmse)
+        against = skill(comparison, model, rmse)
         cells += [_skill_cell(against.get(lead, math.nan)) for lead in few[-2:]]
         name = model + (" *" if model in comparison.left_out else "")
         table.add_row(Text(name, style="dim" if model in comparison.references else ""), *cells)

@@ -77,8 +77,17 @@ def test_the_verdict_is_first_about_rmse_and_sure(compared):
 
 
 def test_skill_against_the_best_reference(compared):
-    values = comparison.skill(compared.metrics, "convlstm", compared.references, RMSE)
+    values = comparison.skill(compared, "convlstm", RMSE)
     assert values == pytest.approx({5: 1 - 4, 10: 1 - 0.75**2, 15: 1 - 0.36}, rel=1e-3)
+
+
+def test_a_reference_that_was_scored_on_other_cells_is_no_best_one(entries, observed):
+    valid = np.ones(observed.shape, bool)
+    valid[0, 0, 0, 0] = False
+    perfect = Entry(sums_of(observed, observed, valid), "climatology")
+    found = comparison.compare({**entries, "climatology": perfect}, OPTIONS)
+    assert found.rivals == ["persistence", "advection"]
+    assert comparison.skill(found, "convlstm", RMSE)[10] == pytest.approx(1 - 0.75**2, rel=1e-3)
 
 
 def test_the_table_fits_the_terminal(entries):
@@ -166,8 +175,9 @@ def test_contents_are_what_the_sums_say(compared):
     )
     (milliseconds, skills, label) = content.skill_by_cost()
     assert milliseconds == {"persistence": 10.0, "advection": 20.0, "convlstm": 30.0}
-    assert skills["persistence"] == 0
-    assert label == "MSE skill against persistence, 10 minutes ahead"
+    assert skills["advection"] == 0  # the best reference at that lead
+    assert skills["convlstm"] == pytest.approx(1 - 0.75**2, rel=1e-3)
+    assert label == "MSE skill, best reference 0, 10 minutes ahead"
     hours = next(group for group in content.groups() if "hour" in group.title)
     assert list(hours.values) == ["00", "01", "02", "03", "04", "05"]
     pod, far = content.performance().points["advection"]

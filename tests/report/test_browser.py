@@ -83,7 +83,7 @@ def pictures(folder: Path) -> list[Picture]:
         **{f"ranks_{name}": diagrams.rank_figure(name, 90 + 20 * rng.random(11), STYLES) for name in bins},
         "coverage": diagrams.panel_figure(coverage, STYLES),
         "performance": diagrams.performance_figure(Performance("≥ 1 mm/h, 30 minutes", rates), STYLES),
-        "cost": diagrams.cost_figure(milliseconds, skill, "MSE skill against persistence", STYLES),
+        "cost": diagrams.cost_figure(milliseconds, skill, "MSE skill, best reference 0", STYLES),
         "case": maps.case_figure(case(3)),
     }
     result = []
