@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -67,6 +67,7 @@ class Params(Section):
     track: Track
     dask: Dask = Dask()
     live: Live = Live()
+    references: Literal["none"] | None = None  # none: models may be without one
     models: dict[str, ModelEntry]
 
     @field_validator("models", mode="before")
@@ -80,9 +81,16 @@ class Params(Section):
         return {name: _model_entry(content) for name, content in value.items()}
 
     @model_validator(mode="after")
-    def _one_can_be_champion(self) -> Params:
-        kinds = {entry.kind for entry in self.models.values()}
-        if self.forecast.online is not None and not kinds & set(models.REFERENCES):
+    def _compared_with_references(self) -> Params:
+        found = [name for name, entry in self.models.items() if entry.kind in models.REFERENCES]
+        if found and self.references == "none":
+            raise ValueError(f"references is 'none', but models has {found[0]}: remove one of the two lines")
+        if not found and self.references is None:
+            raise ValueError(
+                "models has no reference, without which no forecast is known to be of use; add some, such as"
+                " persistence: {kind: persistence}, or say so by references: none"
+            )
+        if not found and self.forecast.online is not None:
             raise ValueError(
                 "forecast.online leaves promotion without a candidate, since all models learn on; add a"
                 " reference such as persistence, or set forecast.online to null"

@@ -152,6 +152,31 @@ def test_all_examples_and_the_default_are_valid() -> None:
             assert any(getattr(entry.options, "output", "") == "quantiles" for entry in params.models.values()), path
 
 
+def only(path: Path, models: dict[str, Any], **top: Any) -> Path:
+    """Return `path` with these models alone, and further keys beside the sections."""
+    content = yaml.safe_load(path.read_text()) | {"models": models} | top
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+LEARNED, REFERENCE = {"convlstm": {"kind": "recurrent"}}, {"still": {"kind": "persistence"}}
+
+
+def test_references_are_part_of_a_project(written) -> None:
+    with pytest.raises(InputError) as caught:
+        config.read(only(written({}), LEARNED))
+    assert str(caught.value).endswith(
+        "params.yaml: the file: models has no reference, without which no forecast is known to be of use; add some, "
+        "such as persistence: {kind: persistence}, or say so by references: none"
+    )
+    assert config.read(only(written({}), LEARNED, references="none")).references == "none"
+    assert config.read(only(written({}), LEARNED | REFERENCE)).references is None
+    with pytest.raises(InputError, match="references is 'none', but models has still: remove one of the two lines"):
+        config.read(only(written({}), REFERENCE, references="none"))
+    with pytest.raises(InputError, match=r"references is 'few': Input should be 'none'"):
+        config.read(only(written({}), REFERENCE, references="few"))
+
+
 def test_gap_between_splits(written) -> None:
     params = config.read(written({"prepare": {"splits": {"validation": {"start": "2024-06-01T14:00"}}}}))
     step = timedelta(minutes=5)

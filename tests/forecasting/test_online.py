@@ -291,7 +291,7 @@ def test_tiles_are_refused(archive: Path, tmp_path: Path, few: np.ndarray) -> No
         ({"learning_rate": 0}, "forecast.online.learning_rate is 0: Input should be greater than 0"),
         ({"threshold": -1}, "forecast.online.threshold is -1: Input should be greater than or equal to 0"),
         ({"optimiser": "adam"}, "forecast.online.optimiser is 'adam': unknown key; remove it or correct its spelling"),
-        (True, "forecast.online is True: Input should be a valid dictionary"),
+        (True, "forecast.online is True: Input should be an object"),
     ],
 )
 def test_wrong_options_are_one_line(online: Any, expected: str, small: dict[str, Any], tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_wrong_options_are_one_line(online: Any, expected: str, small: dict[str,
 
 def test_without_a_reference_no_model_could_be_champion(small: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    only = {"models": {"convlstm": {"kind": "recurrent"}}}
+    only = {"models": {"convlstm": {"kind": "recurrent"}}, "references": "none"}
     path.write_text(yaml.safe_dump(small | only | {"forecast": {"online": {}}}))
     with pytest.raises(InputError) as caught:
         config.read(path)
