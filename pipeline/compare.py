@@ -12,7 +12,7 @@ from rich.console import Console
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, SCORES
-from fieldcast.pipeline.errors import TrackerError
+from fieldcast.pipeline.errors import TrackerError, public
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare, eventful, extremes, minute
 from fieldcast.pipeline.forecasting import costs
@@ -45,7 +45,7 @@ def main() -> None:
         entry = comparison.entries[name]
         log_scores(run, entry.kind, by_key(scores_of(entry.sums)), SCORES / f"{name}.nc")
     cases = _cases(comparison)
-    write_report(comparison, COMPARISON, params.model_dump(mode="json"), cases)
+    write_report(comparison, COMPARISON, public(params.model_dump(mode="json")), cases)
     console = Console(width=WIDTH)
     console.print(terminal_table(comparison))
     console.print("\n".join(comparison.verdict), highlight=False, markup=False)

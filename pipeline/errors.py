@@ -1,21 +1,68 @@
 """Errors that a user can meet, each with the exit code that says to schedulers and scripts what to do.
 
-A `UserError` ends a command with one line on standard error. Anything else is a bug: a traceback and exit code 1.
+A `UserError` ends a command with one line on standard error. Anything else is a bug: a traceback and exit code 1. No
+message holds a secret: `redacted` leaves passwords and keys out of all that is said, logged or recorded.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 BUG = 1
+HIDDEN = "***"
+OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"<>]+@")  # user and password
+OF_QUERY = re.compile(r"(://[^\s?#'\"<>]+\?)[^\s#'\"<>]+")  # tokens and signatures
+SECRET_VARIABLE = re.compile(r"(PASSWORD|TOKEN|SECRET|_KEY)$")
+OPEN_OPTIONS = {"anon", "endpoint_url", "protocol", "region", "region_name"}  # of storage, that are no secrets
+SHORTEST = 4  # letters of a secret that is left out wherever it stands
+_secrets: set[str] = set()
 NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # no space or no permission
 
 
+def keep_secret(options: Mapping[str, Any]) -> None:
+    """Leave the values of storage options out of all messages from now on, those inside others too."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            keep_secret(value)
+        elif isinstance(value, str) and name not in OPEN_OPTIONS and len(value) >= SHORTEST:
+            _secrets.add(value)
+
+
+def redacted(text: str) -> str:
+    """Return `text` without passwords: of addresses and their queries, of storage options and of the environment."""
+    text = OF_QUERY.sub(rf"\1{HIDDEN}", OF_ADDRESS.sub("", text))
+    of_environment = {value for name, value in os.environ.items() if SECRET_VARIABLE.search(name)}
+    for secret in sorted(_secrets | of_environment, key=len, reverse=True):
+        if len(secret) >= SHORTEST:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def public(content: Any) -> Any:
+    """Return parameters as they may be shown: every text redacted, and of storage options the names alone."""
+    if isinstance(content, Mapping):
+        return {
+            key: dict.fromkeys(value, HIDDEN)
+            if key == "storage_options" and isinstance(value, Mapping)
+            else public(value)
+            for key, value in content.items()
+        }
+    if isinstance(content, list | tuple):
+        return [public(item) for item in content]
+    return redacted(content) if isinstance(content, str) else content
+
+
 class UserError(Exception):
-    """An error that a user can correct; the message names the file or key, the value and the fix."""
+    """An error that a user can correct; the message names the file or key, the value and the fix, and no secret."""
 
     exit_code: ClassVar[int] = BUG
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
 
 
 class InputError(UserError, ValueError):

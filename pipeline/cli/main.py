@@ -59,11 +59,12 @@ def ui(
 ) -> None:
     """Open MLflow on the comparison of all models; stop it with Ctrl-C."""
     from fieldcast.pipeline import config
+    from fieldcast.pipeline.errors import redacted
     from fieldcast.pipeline.tracking import runs
 
     experiment, uri = config.read(params).track.experiment, runs.tracking_uri(Path())
     remote = uri.startswith("http")
-    address = runs.experiment_url(uri.rstrip("/") if remote else f"http://{host}:{port}", experiment)
+    address = redacted(runs.experiment_url(uri.rstrip("/") if remote else f"http://{host}:{port}", experiment))
     Console().print(f"Comparison of all models: [link={address}]{address}[/link]", soft_wrap=True)
     if remote:  # MLFLOW_TRACKING_URI names a server that runs already
         return

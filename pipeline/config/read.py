@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
@@ -31,7 +33,7 @@ from fieldcast.pipeline.config.section import Section
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.config.training import Train
 from fieldcast.pipeline.config.yaml_file import read_yaml
-from fieldcast.pipeline.errors import BUG, InputError, exit_code
+from fieldcast.pipeline.errors import BUG, InputError, exit_code, public, redacted
 
 PARAMS = Path("params.yaml")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a model: it becomes the name of files, folders and DVC's stages
@@ -184,14 +186,22 @@ def check_gaps(splits: Splits, history: int, horizon: int, step: timedelta) -> N
 
 def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage; an error that a user can correct ends in one line on standard error and its own exit code."""
+    logging.setLogRecordFactory(_discreet_record)
     try:
         stage()
     except Exception as error:
-        if (code := exit_code(error)) == BUG:
-            raise
-        for line in str(error).splitlines() or [type(error).__name__]:
-            sys.stderr.write(f"fieldcast: {line}\n")
+        code = exit_code(error)
+        lines = traceback.format_exc() if code == BUG else str(error) or type(error).__name__
+        for line in redacted(lines).splitlines():
+            sys.stderr.write(f"{line}\n" if code == BUG else f"fieldcast: {line}\n")
         sys.exit(code)
+
+
+def _discreet_record(*arguments: Any, **names: Any) -> logging.LogRecord:
+    """Return a log record, of whatever library, whose message holds no secret."""
+    record = logging.LogRecord(*arguments, **names)
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return record
 
 
 def _lines(error: ValidationError) -> list[str]:
@@ -209,7 +219,8 @@ def _lines(error: ValidationError) -> list[str]:
 def _place(above: str, problem: Any) -> str:
     """Return the place of a fault, below `above`, and its value."""
     place = ".".join(filter(None, [above, *_keys(problem["loc"])])) or "the file"
-    return place if isinstance(problem["input"], dict | list) else f"{place} is {_shown(problem['input'])}"
+    hidden = isinstance(problem["input"], dict | list) or "storage_options" in problem["loc"]
+    return place if hidden else f"{place} is {_shown(problem['input'])}"
 
 
 def _keys(place: Sequence[int | str]) -> list[str]:
@@ -220,6 +231,7 @@ def _keys(place: Sequence[int | str]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
+    value = public(value)
     text = ascii(value) if not str(value).isprintable() else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

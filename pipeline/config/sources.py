@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from fieldcast.pipeline.config.section import Cells, Count, Folder, Minutes, Name, Section, Seed, Text, Time
+from fieldcast.pipeline.errors import keep_secret
 
 
 def _utc(moment: datetime) -> datetime:
@@ -123,6 +124,11 @@ class GriddedOptions(SharedOptions):
     def _variables_differ(self) -> GriddedOptions:
         if len(set(self.variables)) < len(self.variables):
             raise ValueError(f"variables has a name twice: {self.variables}")
+        return self
+
+    @model_validator(mode="after")
+    def _keep_secrets(self) -> GriddedOptions:
+        keep_secret(self.storage_options)
         return self
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from fieldcast.pipeline.datasets.atomic import make_folder
 from fieldcast.pipeline.datasets.times import to_numpy
-from fieldcast.pipeline.errors import BusyError, DamagedError
+from fieldcast.pipeline.errors import BusyError, DamagedError, redacted
 from fieldcast.pipeline.live import post_cycle
 from fieldcast.pipeline.live.archive import publish, recovery
 from fieldcast.pipeline.live.archive.durable import failpoint
@@ -367,7 +367,7 @@ def _require_valid(prepared: Prepared, fields: np.ndarray, model: DeployedModel)
 def _failed(context: LiveContext, ledger: Ledger, cycle: Cycle, error: Exception, now: datetime) -> Outcome:
     """Record a failed attempt: due again, unless it was the model's fault and the last attempt."""
     code = code_of(error)
-    reason = f"{type(error).__name__}: {error}" if code is ExitCode.BUG else str(error)
+    reason = redacted(f"{type(error).__name__}: {error}") if code is ExitCode.BUG else str(error)
     log.error("cycle %s: %s", iso(cycle.init_time), reason, exc_info=code is ExitCode.BUG)
     counts = code in (ExitCode.BUG, ExitCode.DAMAGED)  # a full disk or another process is not the cycle's fault
     final = counts and cycle.attempt >= context.params.live.max_attempts

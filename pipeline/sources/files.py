@@ -24,7 +24,7 @@ from tqdm import tqdm
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.grid import crs_wkt, spacing
 from fieldcast.pipeline.datasets.schema import GRID_MAPPING, X, Y, field_names
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, is_full, redacted
 
 HEADERS_AT_ONCE = 256
 TIMEOUT_SECONDS = 60
@@ -167,11 +167,13 @@ def _download(url: str, folder: Path, storage_options: Mapping[str, Any]) -> Pat
     except urllib.error.HTTPError as error:
         error.close()
         raise InputError(f"{url}: download failed: {error}; check the address") from error
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # each protocol raises its own kinds
+        if is_full(error):
+            raise
         raise InputError(f"{url}: download failed: {one_line(error)}; check the address and the network") from error
     return target
 
 
 def one_line(error: BaseException) -> str:
     """Return an error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return redacted(" ".join(str(error).split())) or type(error).__name__

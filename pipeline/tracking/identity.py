@@ -34,7 +34,7 @@ def log_identity(run: Run, params: config.Params, model: str, data_digest: str) 
     summary["quality"].pop("days")
     run.dataset(data_digest, str(PREPARED), summary)
     for path in ("params.yaml", "dvc.lock"):
-        run.artifact(Path(path))
+        run.text(Path(path))
     run.artifact(PREPARED / "quality.png", "data")
 
 

@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ import fieldcast
 from fieldcast import models
 from fieldcast.pipeline.datasets.atomic import partial_of
 from fieldcast.pipeline.datasets.labels import COLOURS
+from fieldcast.pipeline.errors import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,7 +71,7 @@ class Run:
         """Log the parameters that identify the run; the whole of `params.yaml` is an artefact."""
         from mlflow.entities import Param
 
-        params = [Param(key, str(value)[:6000]) for key, value in values.items()]
+        params = [Param(key, redacted(str(value))[:6000]) for key, value in values.items()]
         self._try(lambda client, run_id: client.log_batch(run_id, params=params))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -107,6 +107,12 @@ class Run:
         elif path.exists():
             self._try(lambda client, run_id: client.log_artifact(run_id, str(path), folder))
 
+    def text(self, path: Path) -> None:
+        """Log a text file under its name, without the secrets that may stand in it."""
+        if path.exists():
+            content = redacted(path.read_text("utf-8"))
+            self._try(lambda client, run_id: client.log_text(run_id, content, path.name))
+
     def dataset(self, digest: str, source: str, profile: Mapping[str, Any]) -> None:
         """Log the prepared data as the run's training input, under its DVC digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -129,7 +135,7 @@ class Run:
         """Return the address of this run's page in the tracker, at `base` where that is a local database."""
         if self.client is None or self.run_id is None:
             return None
-        uri = str(self.client.tracking_uri)
+        uri = redacted(str(self.client.tracking_uri))
         place = uri.rstrip("/") if uri.startswith("http") else base
         identity = self._try(lambda client, run_id: client.get_run(run_id).info.experiment_id)
         return None if identity is None else f"{place}/#/experiments/{identity}/runs/{self.run_id}"
@@ -247,7 +253,7 @@ def experiment_id(client: MlflowClient, name: str, root: Path) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error, short enough for a log, and without a password in an address."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"//[^/@\s]+@", "//", line)[:200]
+    return redacted(line)[:200]
 
 
 def _make_database(path: Path) -> None:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.logging import RichHandler
 
+from fieldcast.pipeline.errors import redacted
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, message."""
@@ -23,7 +25,7 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = redacted(self.formatException(record.exc_info))
         return json.dumps(line)
 
 
