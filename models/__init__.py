@@ -21,6 +21,7 @@ from fieldcast.models.climatology.options import ClimatologyOptions
 from fieldcast.models.damped_persistence.options import DampedPersistenceOptions
 from fieldcast.models.lagrangian_regression.options import LagrangianRegressionOptions
 from fieldcast.models.layers.sizes import Sizes
+from fieldcast.models.linear.options import LinearOptions
 from fieldcast.models.persistence.options import PersistenceOptions
 from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.simvp.options import SimVPOptions
@@ -52,6 +53,7 @@ KINDS: dict[str, Kind] = {
     "damped_persistence": Kind(DampedPersistenceOptions, fitted=True),
     "advection": Kind(AdvectionOptions, in_torch=True),
     "lagrangian_regression": Kind(LagrangianRegressionOptions, fitted=True, fitted_on=400, in_torch=True),
+    "linear": Kind(LinearOptions, fitted=True, fitted_on=4000),
     "steps": Kind(StepsOptions, needs_pysteps=True, one_at_a_time=True),
     "recurrent": Kind(RecurrentOptions, network="Recurrent"),
     "video_transformer": Kind(VideoTransformerOptions, network="VideoTransformer"),

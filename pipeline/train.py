@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
@@ -22,11 +22,12 @@ import xarray as xr
 from tqdm import tqdm
 
 from fieldcast import models
-from fieldcast.models.layers.reference import Training
+from fieldcast.models.layers.reference import Block, Training
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.grid import row_weights
 from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
 from fieldcast.pipeline.datasets.preparation.climatology import complete
@@ -194,9 +195,16 @@ def fit_reference(params: config.Params, description: CheckpointConfig) -> Fitte
         return Fitted({}, {})
     with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as dataset:
         climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
-    step = np.timedelta64(description.step_minutes, "m")
-    options = params.models[description.model].options
-    training = Training(options, climatology, description.horizon, step, _training_blocks(params, description))
+    reader = FrameReader(OBSERVATIONS, description.target_names, params.sample.cache)
+    rows = row_weights(reader.observations)
+    training = Training(
+        options=params.models[description.model].options,
+        climatology=climatology,
+        horizon=description.horizon,
+        step=np.timedelta64(description.step_minutes, "m"),
+        blocks=_training_blocks(description, reader),
+        rows=None if rows is None else rows.astype(np.float32),
+    )
     return Fitted(*models.reference(description.kind).fit(training))
 
 
@@ -241,19 +249,30 @@ def validate_one(
     return members, frames[:, history:, : description.targets]
 
 
-def _training_blocks(
-    params: config.Params, description: CheckpointConfig
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    reader = FrameReader(OBSERVATIONS, description.target_names, params.sample.cache)
+def _training_blocks(description: CheckpointConfig, reader: FrameReader) -> Blocks:
+    """Return the samples of the training period that the kind is fitted on."""
     init_times = thinned(
         read_init_times(PREPARED / "init_times.csv", "train"), models.KINDS[description.kind].fitted_on
     )
-    positions = reader.positions(init_times)
-    history, horizon = description.history, description.horizon
-    for start in tqdm(range(0, len(positions), FIT_BLOCK), desc="fit", unit="block", disable=not sys.stderr.isatty()):
-        chosen = slice(start, start + FIT_BLOCK)
-        frames = reader.samples(positions[chosen], history, horizon)
-        yield frames[:, :history], frames[:, history:], init_times[chosen]
+    return Blocks(reader, init_times, description.history, description.horizon)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Samples at `init_times`: history, target and init times, `FIT_BLOCK` at once, as often as wanted."""
+
+    reader: FrameReader
+    init_times: np.ndarray
+    history: int
+    horizon: int
+
+    def __iter__(self) -> Iterator[Block]:
+        positions = self.reader.positions(self.init_times)
+        starts = range(0, len(positions), FIT_BLOCK)
+        for start in tqdm(starts, desc="fit", unit="block", disable=not sys.stderr.isatty()):
+            chosen = slice(start, start + FIT_BLOCK)
+            frames = self.reader.samples(positions[chosen], self.history, self.horizon)
+            yield frames[:, : self.history], frames[:, self.history :], self.init_times[chosen]
 
 
 def _run_id(resume: Path) -> str | None:

@@ -1,51 +1,15 @@
-"""Damped-anomaly persistence: climatology plus a fraction of the latest anomaly that shrinks with lead time.
-
-For each lead f and channel c, over all cells and init times of the training period,
-damping[f, c] = sum(anomaly_init * anomaly_target) / sum(anomaly_init ** 2): least squares through the origin.
-"""
+"""Damped-anomaly persistence: climatology plus a fraction of the latest anomaly that shrinks with lead time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from einops import reduce
 from numpy.typing import NDArray
 
+from fieldcast.models.layers.damping import damping_sums
 from fieldcast.models.layers.latest import latest_valid
 from fieldcast.models.layers.reference import Case, Training, climatology_at, valid_times
-
-
-@dataclass(frozen=True)
-class DampingSums:
-    """Sums of products over valid pairs, (horizon, c) each: add those of blocks, then ask for `damping`."""
-
-    init_target: NDArray[np.float64]
-    init_init: NDArray[np.float64]
-
-    def __add__(self, other: DampingSums) -> DampingSums:
-        return DampingSums(self.init_target + other.init_target, self.init_init + other.init_init)
-
-    def damping(self) -> NDArray[np.float32]:
-        """Return the least-squares coefficient (horizon, c); 0 (climatology) without any valid pair."""
-        seen = self.init_init > 0
-        ratio = np.divide(self.init_target, self.init_init, out=np.zeros_like(self.init_target), where=seen)
-        return ratio.astype(np.float32)
-
-
-def sums(anomaly_init: NDArray[np.float32], anomaly_target: NDArray[np.float32]) -> DampingSums:
-    """Return sums of one block of cases: anomalies (n, c, h, w) at init, (n, horizon, c, h, w) at valid times.
-
-    A cell counts for a lead where both of its anomalies are valid (not NaN).
-    """
-    init = np.where(np.isnan(anomaly_init), 0.0, anomaly_init).astype(np.float64)[:, None]
-    target = np.where(np.isnan(anomaly_target), 0.0, anomaly_target).astype(np.float64)
-    pair_valid = ~np.isnan(anomaly_target)  # a gap at init is already 0 in every product
-    return DampingSums(
-        reduce(init * target, "n f c h w -> f c", "sum"),
-        reduce(init**2 * pair_valid, "n f c h w -> f c", "sum"),
-    )
 
 
 def fit(training: Training) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
@@ -54,7 +18,7 @@ def fit(training: Training) -> tuple[dict[str, NDArray[np.float32]], dict[str, A
     for history, target, init_times in training.blocks:
         at_init = climatology_at(training.climatology, init_times[:, None])[:, 0]
         at_valid = climatology_at(training.climatology, valid_times(init_times, training.horizon, training.step))
-        block = sums(latest_valid(history) - at_init, target - at_valid)
+        block = damping_sums(latest_valid(history) - at_init, target - at_valid)
         total = block if total is None else total + block
     assert total is not None  # no split is without init times
     damping = total.damping()

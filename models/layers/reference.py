@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 Array = NDArray[np.float32]
+Block = tuple[Array, Array, NDArray[np.datetime64]]
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Training:
-    """Training period of a reference, read block by block, and its options."""
+    """Training period of a reference, read block by block as often as wanted, and its options.
+
+    A block is history (b, t, c, h, w), target (b, horizon, c, h, w) and init_times (b,).
+    """
 
     options: BaseModel
     climatology: Array  # (24 or 1, c, h, w), without missing cells
     horizon: int
     step: np.timedelta64
-    blocks: Iterable[tuple[Array, Array, NDArray[np.datetime64]]]  # history, target, init_times
+    blocks: Iterable[Block]
+    rows: Array | None = None  # area weights (h,), mean 1; None: all cells count alike
 
 
 class Reference(Protocol):

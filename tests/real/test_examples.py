@@ -30,7 +30,7 @@ from tests.conftest import ROOT, merged
 pytestmark = pytest.mark.slow
 
 ERA5_MODELS = (
-    "persistence", "climatology", "damped_persistence", "video_transformer", "transformer_quantiles",
+    "persistence", "climatology", "damped_persistence", "linear", "video_transformer", "transformer_quantiles",
     "transformer_ensemble",
 )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="module")
 def era5(archive: Path, tmp_path_factory: pytest.TempPathFactory, tracker: Path) -> Iterator[tuple[Path, Scores]]:
-    """Yield a folder with the stages' outputs and the scores of three references and three transformers."""
+    """Yield a folder with the stages' outputs and the scores of four references and three transformers."""
     folder = tmp_path_factory.mktemp("era5") / "project"
     halved = {split: {"every_steps": 2} for split in ("train", "test")}
     changes = {"train": {"epochs": 2}, "prepare": {"splits": halved}}
@@ -128,6 +128,10 @@ def test_era5_references(era5: tuple[Path, Scores]) -> None:
     for model, values in expected.items():
         computed = [scores[model]["rmse"][60 * hours] for hours in (1, 3, 6, 12)]
         np.testing.assert_allclose(computed, values, rtol=0.05, err_msg=model)
+    linear = scores["linear"]["rmse"]
+    np.testing.assert_allclose([linear[60 * hours] for hours in (4, 8, 12)], (1.24, 1.69, 1.77), rtol=0.03)
+    for lead, error in linear.items():
+        assert error < min(scores[other]["rmse"][lead] for other in expected)
     transformer = scores["video_transformer"]["rmse"]
     assert transformer[180] < 1.06
     assert transformer[360] < 1.65

@@ -315,15 +315,16 @@ def test_cells_never_seen_in_training_take_the_field_mean() -> None:
     np.testing.assert_array_equal(complete(climatology), [[[[1, 3], [3, 5]]]])
 
 
-@pytest.mark.parametrize("model", ["persistence", "climatology", "damped_persistence", "advection"])
+@pytest.mark.parametrize("model", ["persistence", "climatology", "damped_persistence", "advection", "linear"])
 def test_references_are_checkpoints_with_a_run(project: Path, model: str) -> None:
-    params = rewrite(project, {})
+    params = rewrite(project, {"models": {"linear": {"kind": "linear"}}})
     train(params, model)
     loaded = load(CHECKPOINTS / model)
     assert loaded.config.model == model
     assert sorted(loaded.arrays) == {
         "climatology": ["climatology"],
         "damped_persistence": ["climatology", "damping"],
+        "linear": ["climatology", "coefficients", "damping", "eofs", "weights"],
     }.get(model, [])
     assert loaded.config.data_digest == store.directory_digest(PREPARED)
     assert json.loads((CHECKPOINTS / model / "config.json").read_text())["step_minutes"] == 5
@@ -376,6 +377,13 @@ def test_members_are_trained_calibrated_and_forecast(project: Path, kind: str, o
     assert np.isfinite(loaded.calibration.offsets).all()
     assert "calibrated on | " in (CHECKPOINTS / name / "card.md").read_text()
     check_forecasts_with_members(params, name, loaded, output)
+
+
+def test_quantiles_of_a_reference_are_those_of_its_residuals(project: Path) -> None:
+    options = {"kind": "linear", "output": "quantiles", "members": 3}
+    params = rewrite(project, {"models": {"linear": options}})
+    train(params, "linear")
+    check_forecasts_with_members(params, "linear", load(CHECKPOINTS / "linear"), "quantiles")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from fieldcast.models.advection.forecast import forecast as advection
 from fieldcast.models.climatology import forecast as climatology
 from fieldcast.models.climatology.options import ClimatologyOptions
 from fieldcast.models.damped_persistence.forecast import forecast as damped_persistence
-from fieldcast.models.damped_persistence.forecast import sums
+from fieldcast.models.layers.damping import damping_sums
 from fieldcast.models.layers.motion import motion
 from fieldcast.models.layers.motion_options import MotionOptions
 from fieldcast.models.layers.reference import Case
@@ -35,7 +35,7 @@ def test_damping_by_hand():
     # lead 1: pairs (1, 0.5), (2, 1.5), (-1, gap): (0.5 + 3) / (1 + 4); lead 2: (1, 0), (2, 1), (-1, 1): 1 / 6
     init = np.array([1, 2, -1, NAN], dtype=np.float32).reshape(1, 1, 1, 4)
     target = np.array([[0.5, 1.5, NAN, 9], [0, 1, 1, 9]], dtype=np.float32).reshape(1, 2, 1, 1, 4)
-    np.testing.assert_allclose(sums(init, target).damping(), [[0.7], [1 / 6]], rtol=1e-6)
+    np.testing.assert_allclose(damping_sums(init, target).damping(), [[0.7], [1 / 6]], rtol=1e-6)
 
 
 def test_damping_sums_merge():
@@ -44,13 +44,13 @@ def test_damping_sums_merge():
     target = random.normal(size=(7, 4, 2, 3, 5)).astype(np.float32)
     init[random.random(init.shape) < 0.2] = NAN
     target[random.random(target.shape) < 0.2] = NAN
-    merged = sums(init[:3], target[:3]) + sums(init[3:], target[3:])
-    np.testing.assert_allclose(merged.damping(), sums(init, target).damping(), rtol=1e-6)
+    merged = damping_sums(init[:3], target[:3]) + damping_sums(init[3:], target[3:])
+    np.testing.assert_allclose(merged.damping(), damping_sums(init, target).damping(), rtol=1e-6)
 
 
 def test_damping_of_nothing_is_climatology():
     nothing = np.full((1, 1, 3, 5), NAN, dtype=np.float32)
-    assert sums(nothing, nothing[:, None]).damping().tolist() == [[0]]
+    assert damping_sums(nothing, nothing[:, None]).damping().tolist() == [[0]]
 
 
 def test_damped_persistence_by_hand():
