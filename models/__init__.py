@@ -25,6 +25,7 @@ from fieldcast.models.linear.options import LinearOptions
 from fieldcast.models.persistence.options import PersistenceOptions
 from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.simvp.options import SimVPOptions
+from fieldcast.models.sprog.options import SprogOptions
 from fieldcast.models.steps.options import StepsOptions
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
@@ -54,6 +55,7 @@ KINDS: dict[str, Kind] = {
     "advection": Kind(AdvectionOptions, in_torch=True),
     "lagrangian_regression": Kind(LagrangianRegressionOptions, fitted=True, fitted_on=400, in_torch=True),
     "linear": Kind(LinearOptions, fitted=True, fitted_on=4000),
+    "sprog": Kind(SprogOptions, needs_pysteps=True, one_at_a_time=True),
     "steps": Kind(StepsOptions, needs_pysteps=True, one_at_a_time=True),
     "recurrent": Kind(RecurrentOptions, network="Recurrent"),
     "video_transformer": Kind(VideoTransformerOptions, network="VideoTransformer"),

@@ -32,7 +32,7 @@ OWNERS = {
         "pipeline.live.mlflow_sync",
     },
     "lightning": {"pipeline.training.fit", "pipeline.training.lightning_module"},
-    "pysteps": {"models.steps.forecast"},
+    "pysteps": {"models.layers.cascade"},
     "rioxarray": {"pipeline.live.archive.exports"},
     "typer": {"pipeline.cli.main", "pipeline.cli.live"},
 }

@@ -86,7 +86,7 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         },
     }
     scores = run("knmi-radar", changes, archive, tmp_path / "knmi", monkeypatch, tracker)
-    assert len(scores) == 8
+    assert len(scores) == 9
     for model, curves in scores.items():
         for threshold in ("0.5", "1", "2", "5"):
             assert len(curves[f"csi_{threshold}_mm_h"]) == 6, model
