@@ -18,7 +18,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test test-fast campaign check check-style check-types check-lock lock ui bench models architecture house replay pictures clean
+.PHONY: setup repro test test-fast campaign check check-style check-types check-lock lock audit ui bench models architecture house replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -61,6 +61,9 @@ check-lock:
 
 lock: setup  ## resolve all packages anew
 	@$(LOCK) --upgrade --output-file constraints.txt
+
+audit: setup  ## known vulnerabilities of the locked packages; needs a network
+	@$(BIN)/uv tool run pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 ui: setup  ## MLflow in the browser
 	@fieldcast ui

@@ -37,19 +37,29 @@ def main() -> None:
     params = config.load()
     digests = {name: store.directory_digest(CHECKPOINTS / name) for name in params.models}
     runs = tracking.runs_of(params.track.experiment, digests)
+    try:
+        _compare(params, digests, runs)
+    except BaseException as error:
+        for run in runs.values():
+            run.abandon(error)
+        raise
+
+
+def _compare(params: config.Params, digests: Mapping[str, str], runs: Mapping[str, tracking.Run]) -> None:
+    for name, run in runs.items():
+        complete(run, params, name)
+        sums = SCORES / f"{name}.nc"
+        log_scores(run, params.models[name].kind, by_key(scores_of(read_sums(sums))), sums)
     comparison = compare(
         {name: _entry(name, each.kind, runs[name]) for name, each in params.models.items()}, params.compare
     )
-    for name, run in runs.items():
-        complete(run, params, name)
-        entry = comparison.entries[name]
-        log_scores(run, entry.kind, by_key(scores_of(entry.sums)), SCORES / f"{name}.nc")
     cases = _cases(comparison)
     write_report(comparison, COMPARISON, public(params.model_dump(mode="json")), cases)
     console = Console(width=WIDTH)
     console.print(terminal_table(comparison))
     console.print("\n".join(comparison.verdict), highlight=False, markup=False)
-    for sentence in _promote(comparison, digests, params):
+    answering = all(run.client is not None for run in runs.values())
+    for sentence in _promote(comparison, digests, params) if answering else []:
         console.print(sentence, highlight=False, markup=False)
     spent = {name: entry.costs for name, entry in comparison.entries.items()}
     log_comparison(runs, COMPARISON, _tiles(cases, comparison.comparable), spent)

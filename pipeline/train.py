@@ -93,8 +93,8 @@ def train_learned(params: config.Params, description: CheckpointConfig) -> None:
         if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
             log_identity(run, params, model, description.data_digest)
         finish(params, description, fit_learned(params, description, resume, run))
-    except BaseException:
-        run.end("KILLED")
+    except BaseException as error:
+        run.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     log_checkpoint(run, CHECKPOINTS / model)
     run.end()

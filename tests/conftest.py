@@ -6,6 +6,7 @@ What takes seconds to import is imported by the fixtures that need it, so that t
 import copy
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,13 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         result[key] = merged(result[key], value) if isinstance(value, dict) and key in result else value
     return result
+
+
+@pytest.fixture(autouse=True)
+def patient() -> None:
+    """Let each test wait for trackers as long as a process may."""
+    if patience := sys.modules.get("fieldcast.pipeline.tracking.patience"):
+        patience.start()
 
 
 @pytest.fixture(scope="session")

@@ -152,21 +152,45 @@ def audit(folder: LiveFolder = LIVE_FOLDER) -> None:
 
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast sync`")
 def sync(params: ParamsFile = Path("params.yaml"), folder: LiveFolder = LIVE_FOLDER) -> None:
-    """Send MLflow the records that it missed while it was down; cycles do so too. Exit code 75: it does not answer."""
+    """Send MLflow the records of trainings, comparisons and cycles that it missed while it was down.
+
+    Exit code 75: it does not answer.
+    """
     from fieldcast.pipeline import config
+    from fieldcast.pipeline.live.archive.publish import LEDGER
+    from fieldcast.pipeline.live.outcomes import ExitCode
+    from fieldcast.pipeline.tracking import outbox, patience
+
+    experiment = config.read(params).track.experiment
+    waiting = outbox.pending(patience.OUTBOX)
+    sent, left = _sync_runs() if waiting else (0, 0)
+    if not waiting or (folder / LEDGER).is_file():
+        of_cycles = _sync_cycles(experiment, folder)
+        sent, left = sent + of_cycles[0], left + of_cycles[1]
+    Console().print(f"{sent} records sent, {left} left")
+    raise typer.Exit(ExitCode.TRY_AGAIN if left else ExitCode.DONE)
+
+
+def _sync_runs() -> tuple[int, int]:
+    """Return how many records of trainings and comparisons have arrived, and how many are left."""
+    from fieldcast.pipeline.tracking import patience, runs
+
+    patience.forget_mark()
+    delivery = runs.deliver()
+    return delivery.sent, delivery.left
+
+
+def _sync_cycles(experiment: str, folder: Path) -> tuple[int, int]:
+    """Return how many records of cycles have arrived, and how many are left."""
     from fieldcast.pipeline.live import post_cycle
     from fieldcast.pipeline.live.archive.ledger import Ledger
     from fieldcast.pipeline.live.clock import SystemClock
-    from fieldcast.pipeline.live.outcomes import ExitCode
 
-    experiment, path = config.read(params).track.experiment, _ledger_path(folder)
-    sent = 0
+    path, sent = _ledger_path(folder), 0
     while arrived := post_cycle.sync(experiment, folder, SystemClock()):
         sent += arrived
     with Ledger(path, read_only=True) as ledger:
-        left = len(ledger.pending())
-    Console().print(f"{sent} records sent, {left} left")
-    raise typer.Exit(ExitCode.TRY_AGAIN if left else ExitCode.DONE)
+        return sent, len(ledger.pending())
 
 
 def time_of(option: str, text: str) -> datetime:

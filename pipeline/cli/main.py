@@ -60,9 +60,9 @@ def ui(
     """Open MLflow on the comparison of all models; stop it with Ctrl-C."""
     from fieldcast.pipeline import config
     from fieldcast.pipeline.errors import redacted
-    from fieldcast.pipeline.tracking import runs
+    from fieldcast.pipeline.tracking import patience, runs
 
-    experiment, uri = config.read(params).track.experiment, runs.tracking_uri(Path())
+    experiment, uri = config.read(params).track.experiment, patience.tracking_uri(Path())
     remote = uri.startswith("http")
     address = redacted(runs.experiment_url(uri.rstrip("/") if remote else f"http://{host}:{port}", experiment))
     Console().print(f"Comparison of all models: [link={address}]{address}[/link]", soft_wrap=True)
@@ -70,7 +70,7 @@ def ui(
         return
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    os.execv(sys.executable, [*command, "--host", host, "--port", str(port), "--workers", "1"])
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port), "--workers", "1"])  # noqa: S606
 
 
 @app.command(epilog="Example: `fieldcast compare convlstm video_transformer champion`")

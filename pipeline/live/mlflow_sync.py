@@ -26,7 +26,9 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import fsync_tree, make_folder, rename
 from fieldcast.pipeline.datasets.labels import COLOURS
 from fieldcast.pipeline.errors import BusyError, InputError, is_full
-from fieldcast.pipeline.tracking.runs import CHECKPOINT_TAG, MODEL_TAG, experiment_id, first_line, open_client
+from fieldcast.pipeline.tracking.patience import first_line
+from fieldcast.pipeline.tracking.records import MODEL_TAG, safe_name
+from fieldcast.pipeline.tracking.runs import CHECKPOINT_TAG, experiment_id, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -274,7 +276,7 @@ class _Sender:
         from mlflow.exceptions import MlflowException
 
         metrics = [
-            Metric(key, float(value), _milliseconds(record.at), record.step)
+            Metric(safe_name(key), float(value), _milliseconds(record.at), record.step)
             for record in batch
             for key, value in record.values.items()
             if math.isfinite(value)

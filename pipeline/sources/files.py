@@ -160,7 +160,7 @@ def _download(url: str, folder: Path, storage_options: Mapping[str, Any]) -> Pat
     try:
         with replacing(target, writer=os.getpid()) as partial:  # other processes may want it at the same time
             if url.startswith(("http://", "https://")):
-                with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, partial.open("wb") as file:
+                with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, partial.open("wb") as file:  # noqa: S310
                     shutil.copyfileobj(answer, file)
             else:
                 fsspec.open(url, **storage_options).fs.get_file(url, str(partial))

@@ -21,6 +21,7 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import GriddedOptions
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.declared import check_hdf5
 from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
 from fieldcast.pipeline.sources.template import cf_crs, fields, grid_template
 
@@ -153,6 +154,7 @@ def _open(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
         return xr.open_dataset(path, engine="scipy", decode_timedelta=False)
     if magic != b"\x89HDF":
         raise InputError(f"{path}: no NetCDF file: correct source.path or source.engine")
+    check_hdf5(path)
     return xr.open_dataset(path, engine="h5netcdf", decode_timedelta=False)
 
 

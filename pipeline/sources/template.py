@@ -16,6 +16,7 @@ from fieldcast.pipeline.config.sources import Crop
 from fieldcast.pipeline.datasets.schema import GRID_MAPPING, RAIN_RATE_UNITS, TIME, X, Y, field_names
 from fieldcast.pipeline.errors import InputError
 
+MOST_CELLS = 100_000_000  # of a frame
 RAIN_RATE: dict[str, Any] = {
     "standard_name": "rainfall_rate",
     "long_name": "Rain rate",
@@ -74,6 +75,8 @@ def cells(grid: xr.Dataset, crop: Crop | None, where: str) -> tuple[slice, slice
 
 def target_grid(grid: xr.Dataset, crop: Crop | None, coarsen: int, where: str) -> xr.Dataset:
     """Return the template after crop and coarsening; y and x become block means."""
+    if grid.sizes[Y] * grid.sizes[X] > MOST_CELLS:
+        raise InputError(f"{where}: {grid.sizes[Y]} x {grid.sizes[X]} cells, expected at most {MOST_CELLS}")
     rows, columns = cells(grid, crop, where)
     cropped = grid.isel({Y: rows, X: columns})
     for axis in (Y, X):

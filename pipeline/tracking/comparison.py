@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Mapping
@@ -10,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fieldcast.pipeline.datasets.store import file_digest
+from fieldcast.pipeline.datasets.store import directory_digest, file_digest
 from fieldcast.pipeline.forecasting import costs
+from fieldcast.pipeline.tracking.records import COMPARISON_TAG, SCORES_TAG
 from fieldcast.pipeline.tracking.runs import COSTS_FILE, KIND_TAG, LEAD_SCORES, SCORES_FOLDER, Run
-
-SCORES_TAG = "fieldcast.scores"  # digest of the sums that a run's scores are of
 
 
 def log_comparison(
@@ -28,10 +28,12 @@ def log_comparison(
     `case_images` holds (h, w, 3) uint8 arrays by case, then model.
     """
     for model, run in runs.items():
+        known = spent.get(model, costs.Costs())
+        if not run.begin(COMPARISON_TAG, _digest(folder, known)):
+            continue
         run.artifact(folder, "comparison")
         for key, images in case_images.items():
             run.image(key, images[model], step=0)
-        known = spent.get(model, costs.Costs())
         spent_by_name = {f"spent/{name}": value for name, value in asdict(known).items()}
         run.metrics(
             {name: float(value) for name, value in spent_by_name.items() if isinstance(value, int | float)}, step=0
@@ -39,16 +41,18 @@ def log_comparison(
         with tempfile.TemporaryDirectory() as scratch:
             costs.write(known, Path(scratch) / COSTS_FILE)
             run.artifact(Path(scratch) / COSTS_FILE, SCORES_FOLDER)
+        run.tags({COMPARISON_TAG: _digest(folder, known)})
         run.end()
 
 
 def log_scores(run: Run, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path) -> None:
     """Add a model's scores to its run, unless it has those of the file `sums` already.
 
+    Where it has others, a new run takes its place: a run shows what was evaluated last, and nothing else.
     The file goes with them, so that any two runs can be compared later.
     """
     digest = file_digest(sums)
-    if run.tag(SCORES_TAG) == digest:
+    if not run.begin(SCORES_TAG, digest, renew=True):
         return
     first = {score: curve for score, curve in scores.items() if score.startswith(LEAD_SCORES)}
     run.curves("lead", first)  # MLflow makes a section of charts of each prefix, in alphabetical order
@@ -57,6 +61,10 @@ def log_scores(run: Run, kind: str, scores: Mapping[str, Mapping[int, float]], s
     run.artifact(sums, SCORES_FOLDER)
     run.tags({KIND_TAG: kind, SCORES_TAG: digest})
     run.end()
+
+
+def _digest(folder: Path, spent: costs.Costs) -> str:
+    return hashlib.sha256(f"{directory_digest(folder)} {spent}".encode()).hexdigest()
 
 
 def _mean(curve: Mapping[int, float]) -> float:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import xarray as xr
 
-from fieldcast.pipeline.errors import InputError, TrackerError
+from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import costs
+from fieldcast.pipeline.tracking.patience import FILE_SECONDS, ask, first_line
+from fieldcast.pipeline.tracking.records import MODEL_TAG
 from fieldcast.pipeline.tracking.runs import (
     CHECKPOINT_TAG,
     COSTS_FILE,
     KIND_TAG,
-    MODEL_TAG,
     SCORES_FOLDER,
-    first_line,
     open_client,
 )
 from fieldcast.pipeline.verification.aggregation import read_sums
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+EVERY_RUN = 3  # those that were replaced and deleted too: ViewType.ALL
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -76,15 +77,19 @@ class Registry:
         return _asked(lambda: self._version_with(alias))
 
     def version_of(self, run_id: str) -> Version | None:
-        """Return the newest version that the run `run_id` registered."""
+        """Return the newest version that the run `run_id`, or an earlier one of its checkpoint, registered."""
+        digest = _asked(lambda: self.client.get_run(run_id).data.tags.get(CHECKPOINT_TAG, ""))
+        return self._version_of_run(run_id) or self.version_of_checkpoint(digest)
+
+    def _version_of_run(self, run_id: str) -> Version | None:
         found = _asked(lambda: self.client.search_model_versions(f"name='{self.experiment}' and run_id='{run_id}'"))
         return self._version(max(found, key=lambda it: int(it.version))) if found else None
 
     def version_of_checkpoint(self, digest: str) -> Version | None:
         """Return the newest version whose run wrote the checkpoint with this digest."""
         chosen = f"tags.`{CHECKPOINT_TAG}` = '{digest}'"
-        runs = _asked(lambda: self.client.search_runs(self._experiments(), chosen))
-        versions = [version for run in runs if (version := self.version_of(run.info.run_id)) is not None]
+        runs = _asked(lambda: self.client.search_runs(self._experiments(), chosen, EVERY_RUN))
+        versions = [version for run in runs if (version := self._version_of_run(run.info.run_id)) is not None]
         return max(versions, key=lambda it: int(it.number), default=None)
 
     def appoint(self, version: Version, alias: str, reason: str) -> None:
@@ -139,7 +144,7 @@ class Registry:
                 raise InputError(f"MLflow has no run {wanted}: {first_line(error)}; fieldcast ui lists them") from None
         version = self._version_with(wanted)
         if version is not None:
-            return self.client.get_run(version.run_id)
+            return self._evaluated(version)
         chosen = f"attributes.run_name = '{wanted}'" if re.fullmatch(r"[\w .-]+", wanted) else "run_id = ''"
         found = self.client.search_runs(self._experiments(), chosen, max_results=1)
         if not found:
@@ -148,6 +153,13 @@ class Registry:
                 "or an alias such as champion: fieldcast ui lists them"
             )
         return found[0]
+
+    def _evaluated(self, version: Version) -> Run:
+        """Return the newest run of the version's checkpoint; the one that registered it may have been replaced."""
+        chosen = f"tags.`{CHECKPOINT_TAG}` = '{version.checkpoint}'"
+        order = ["attributes.start_time DESC"]
+        found = self.client.search_runs(self._experiments(), chosen, max_results=1, order_by=order)
+        return found[0] if found else self.client.get_run(version.run_id)
 
     def _experiments(self) -> list[str]:
         found = self.client.get_experiment_by_name(self.experiment)
@@ -171,10 +183,5 @@ class Registry:
 
 
 def _asked(call: Callable[[], Result]) -> Result:
-    """Return the result of a call to MLflow; raise `TrackerError` where it does not answer."""
-    try:
-        return call()
-    except (InputError, TrackerError):
-        raise
-    except Exception as error:  # the tracker may fail in any way
-        raise TrackerError(f"MLflow does not answer: {first_line(error)}; correct MLFLOW_TRACKING_URI") from error
+    """Return the result of calls to MLflow; raise `TrackerError` where it does not answer."""
+    return ask(call, FILE_SECONDS)

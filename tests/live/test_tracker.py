@@ -245,7 +245,7 @@ def test_values_that_are_not_finite_are_left_out(root: Path) -> None:
 
 
 def test_a_refused_record_holds_up_no_other(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    records = [record(0), record(1, values={"what?*": 1.0}), record(2)]
+    records = [record(0), record(1, tags={"x" * 300: "too long"}), record(2)]
     with caplog.at_level(logging.WARNING):
         assert send_records("storms", records, root) == [0, 2]
     assert "MLflow refuses record 1" in caplog.text
@@ -510,7 +510,7 @@ def test_a_real_server_takes_a_record_once(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    records = [record(0), record(1, values={"bad*": 1.0}), record(2), record(200)]
+    records = [record(0), record(1, tags={"x" * 300: "too long"}), record(2), record(200)]
     for _ in range(2):
         assert send_records("storms", records, tmp_path) == [0, 2, 200]
     assert capsys.readouterr().out == ""

@@ -27,6 +27,8 @@ OWNERS = {
     "zarr": {"pipeline.datasets.store"},
     "mlflow": {
         "pipeline.tracking.runs",
+        "pipeline.tracking.records",
+        "pipeline.tracking.outbox",
         "pipeline.tracking.registry",
         "pipeline.tracking.pyfunc",  # runs inside MLflow
         "pipeline.live.mlflow_sync",

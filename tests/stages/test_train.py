@@ -108,7 +108,7 @@ def test_resumed_training_equals_an_undisturbed_one(convlstm: Path, monkeypatch:
 def history_of(run_id: str, metric: str) -> list[float]:
     from mlflow import MlflowClient
 
-    from fieldcast.pipeline.tracking.runs import tracking_uri
+    from fieldcast.pipeline.tracking.patience import tracking_uri
 
     client = MlflowClient(tracking_uri(Path()))
     assert client.get_run(run_id).info.status == "FINISHED"
@@ -346,7 +346,7 @@ def test_two_processes_train_one_model(project: Path) -> None:
 
     from mlflow import MlflowClient
 
-    from fieldcast.pipeline.tracking.runs import tracking_uri
+    from fieldcast.pipeline.tracking.patience import tracking_uri
 
     client = MlflowClient(tracking_uri(Path()))
     experiment = client.get_experiment_by_name("small")

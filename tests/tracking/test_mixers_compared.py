@@ -9,7 +9,7 @@ import yaml
 from mlflow import MlflowClient
 
 from fieldcast.pipeline import compare, forecast, train, verify
-from fieldcast.pipeline.tracking import runs as tracking
+from fieldcast.pipeline.tracking import patience
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -43,7 +43,7 @@ def test_all_mixers_have_the_same_metrics_in_one_experiment(project: Path, monke
         for stage in (train, forecast, verify):
             stage.main()
     compare.main()
-    client = MlflowClient(tracking.tracking_uri(project))
+    client = MlflowClient(patience.tracking_uri(project))
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     runs = {run.data.tags["model"]: run.data for run in client.search_runs([experiment.experiment_id])}

@@ -15,6 +15,7 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.forecasting.costs import Costs
+from fieldcast.pipeline.tracking import patience
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.identity import complete
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture
 def client(project: Path) -> MlflowClient:
-    return MlflowClient(tracking.tracking_uri(project))
+    return MlflowClient(patience.tracking_uri(project))
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_registered_version_loads_without_pickle_and_without_this_project(
     observed = store.open_observations(OBSERVATIONS)["rain_rate"]
     init_time = read_init_times(PREPARED / "init_times.csv", "test")[:1]
     history = observed.sel(time=init_time + np.array([-10, -5, 0], dtype="timedelta64[m]")).values[None, :, None]
-    uri = tracking.tracking_uri(Path())
+    uri = patience.tracking_uri(Path())
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -154,9 +155,9 @@ def test_a_tracker_that_dies_is_reported_once(project: Path, caplog: pytest.LogC
 
 def test_uri_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert patience.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
-    assert tracking.tracking_uri(tmp_path) == "http://tracker:5000"
+    assert patience.tracking_uri(tmp_path) == "http://tracker:5000"
 
 
 @pytest.mark.slow
@@ -178,4 +179,4 @@ def test_two_processes_may_make_the_database(tmp_path: Path) -> None:
 
 def test_a_password_is_left_out_of_messages() -> None:
     error = ConnectionError("POST http://anna:secret@tracker:5000/api failed\nand more")
-    assert tracking.first_line(error) == "POST http://tracker:5000/api failed"
+    assert patience.first_line(error) == "POST http://tracker:5000/api failed"

@@ -9,12 +9,14 @@ from typing import Any
 import h5py
 
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.declared import check_hdf5
 
 
 @contextmanager
 def opened(path: str, what: str) -> Iterator[h5py.File]:
     """Yield the open file; raise `InputError` when it is no HDF5, truncated, or lacks what `what` files hold."""
     try:
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
             yield file
     except OSError as error:
