@@ -1,4 +1,4 @@
-"""Page of learned models, `docs/models.md`: variants, their costs, complexity and options.
+"""Page of models, `docs/models.md`: variants of networks, their costs and complexity, references, and all options.
 
 `make models` writes it: everything but the times follows from the code, and a test compares the two.
 """
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +190,32 @@ def options_table(kind: str) -> str:
     return table(["option", "default", "meaning"], rows)
 
 
+def has_options(kind: str) -> bool:
+    """Return whether there is anything to choose for a kind."""
+    return bool(models.OPTIONS[kind].model_fields)
+
+
+def references_table() -> str:
+    """Return the references with what each of them is, by its package."""
+    rows = []
+    for kind in models.REFERENCES:
+        text = import_module(f"fieldcast.models.{kind}").__doc__ or ""
+        rows.append([f"`{kind}`", " ".join(text.split("\n\n")[0].split()).removesuffix(".")])
+    return table(["kind", "what it is"], rows)
+
+
 def page(costs: str, complexity: str, times: str, machine: str) -> str:
     """Return the whole page."""
     history, horizon = SIZES["history"], SIZES["horizon"]
     kinds = "\n\n".join(f"### `{kind}`\n\n{options_table(kind)}" for kind in models.LEARNED)
-    return f"""# The learned models
+    references = "\n\n".join(
+        f"### `{kind}`\n\n{options_table(kind)}" for kind in models.REFERENCES if has_options(kind)
+    )
+    return f"""# The models
 
 This page is written by `make models`. Every variant is a kind of model with some of its options: give it a name under
-`models` in params.yaml, and `make repro` trains it and compares it with all others.
+`models` in params.yaml, and `make repro` trains it and compares it with all others. The networks come first, then the
+[references](models.md#references), which need none.
 
 ```yaml
 models:
@@ -205,7 +224,7 @@ models:
   windows: {{kind: video_transformer, attention: window, window: [4, 4, 4], global_tokens: 2}}
 ```
 
-All of them accept missing cells, forecast every lead at once, and equal persistence until they are trained. How good
+All networks accept missing cells, forecast every lead at once, and equal persistence until they are trained. How good
 they are depends on the data: the table of [README](../README.md) and the report of every run say so. What they cost
 depends on the size of the field alone.
 
@@ -242,6 +261,15 @@ with the number of tokens, and what it can learn.
 ## Their options
 
 {kinds}
+
+## References
+
+Forecasts that every network has to beat, in seconds of work or none. With `output: quantiles` some of them add the
+quantiles of their residuals on the validation period, by intensity.
+
+{references_table()}
+
+{references}
 """
 
 

@@ -11,6 +11,7 @@ from docs.tools.model_table import (
     VARIANTS,
     complexity_table,
     cost_of,
+    has_options,
     options_table,
     page,
     parameters_of,
@@ -62,6 +63,14 @@ def test_every_variant_was_timed() -> None:
     assert all(re.fullmatch(r"\d+", cell) for cells in timed.values() for cell in cells)
 
 
-@pytest.mark.parametrize("kind", models.LEARNED)
+def test_every_reference_is_described() -> None:
+    described = rows("## References")
+    assert list(described) == [f"`{kind}`" for kind in models.REFERENCES]
+    assert described["`linear`"] == [
+        "Linear regression from principal components of the latest fields, on top of damped persistence"
+    ]
+
+
+@pytest.mark.parametrize("kind", [*models.LEARNED, *filter(has_options, models.REFERENCES)])
 def test_options_are_those_of_the_code(kind: str) -> None:
     assert options_table(kind) in PAGE
