@@ -9,15 +9,18 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets.labels import lead_unit, readable_units
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minutes
+from fieldcast.pipeline.evaluation.best_reference import best_of
 from fieldcast.pipeline.evaluation.comparison import Comparison, first_field, middle, skill
 from fieldcast.pipeline.report.html import Cell, Groups, Matrix
-from fieldcast.pipeline.report.plots import Bins, Panel, Performance, Reliability, Spectrum
+from fieldcast.pipeline.report.plots import Bins, Gain, Panel, Performance, Reliability, Spectrum
 from fieldcast.pipeline.report.style import spread_out
 from fieldcast.pipeline.verification import strata
 from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums, fields_of
-from fieldcast.pipeline.verification.scores import Score
+from fieldcast.pipeline.verification.scores import Score, direction
 
 SKILL = "MSE skill, best reference 0"
+GAIN = "Δ "  # before the title of a score: its differences
+BANDS = 4  # models with intervals in a picture, the best: shades of more are one grey
 MATRIX_LEADS = 2
 SPECTRA_LEADS = 2
 MOST_EVENTS = 12  # groups that a table has room for
@@ -37,19 +40,34 @@ class Content:
         self.scale = middle(first[SCALE].values) if SCALE in first.coords else None
         self.leads = lead_minutes(first)
 
-    def panels(self) -> list[Panel]:
-        """Return the curves against lead time: errors, skill, blur, then events and neighbourhoods by threshold."""
-        panels = [self._panel(self._score(name), self.display_units) for name in ("rmse", "mae")]
-        panels.append(self._panel(self._score("mean_error"), self.display_units, perfect=0.0))
+    def panels(self) -> list[Panel | Gain]:
+        """Return the curves against lead time: errors, skill, blur, then events and neighbourhoods by threshold.
+
+        Each leading score is followed by differences from the best reference, where they are tested.
+        """
+        errors = [self._panel(self._score(name), self.display_units) for name in ("rmse", "crps", "mae")]
+        errors.append(self._panel(self._score("mean_error"), self.display_units, perfect=0.0))
         if self.comparison.rivals:
-            panels.append(Panel(SKILL, "", self._skill(), perfect=0.0, limits=(-1, 1)))
-        panels.append(self._panel(self._score("spectrum_ratio"), "", perfect=1.0))
-        panels.append(self._panel(self._score("crps"), self.display_units))
+            errors.append(Panel(SKILL, "", self._skill(), perfect=0.0, limits=(-1, 1)))
+        errors.append(self._panel(self._score("spectrum_ratio"), "", perfect=1.0))
         events = [self._score("csi", threshold) for threshold in self.thresholds]
         if self.scale is not None:
             events += [self._score("fss", threshold, self.scale) for threshold in self.thresholds]
-        panels += [self._panel(score, "", limits=(0, 1)) for score in events]
-        return [panel for panel in panels if _defined(panel.values)]
+        panels = [*errors, *(self._panel(score, "", limits=(0, 1)) for score in events)]
+        gains = {gain.title.removeprefix(GAIN): gain for gain in self.gains()}
+        defined = [panel for panel in panels if _defined(panel.values)]
+        return [one for panel in defined for one in (panel, gains.get(panel.title)) if one is not None]
+
+    def leading_panels(self) -> list[Panel | Gain]:
+        """Return the panels of the leading scores, with their differences from the best reference, and of skill."""
+        titles = {SKILL, *(score.title() for score in self.comparison.leading)}
+        return [panel for panel in self.panels() if panel.title.removeprefix(GAIN) in titles]
+
+    def gains(self) -> list[Gain]:
+        """Return the differences of the leading scores from the best reference at each lead."""
+        tested = {score for _, score in self.comparison.evidence.intervals}
+        gains = [self._gain(score) for score in self.comparison.leading if score in tested and self.comparison.rivals]
+        return [gain for gain in gains if gain.zero]
 
     def coverage(self) -> Panel | None:
         """Return how often the 90 % interval held the observed value, by lead; None without such intervals."""
@@ -147,20 +165,31 @@ class Content:
     def _skill(self) -> dict[str, dict[int, float]]:
         return {model: skill(self.comparison, model, self._score("rmse")) for model in self.sums}
 
+    def _gain(self, score: Score) -> Gain:
+        evidence, rivals = self.comparison.evidence, self.comparison.rivals
+        best = {lead: best_of(evidence, rivals, score, lead) for lead in self.leads}
+        zero = {lead: name for lead, name in best.items() if name is not None}
+        differences = {
+            model: {lead: self._difference(model, name, score, lead) for lead, name in zero.items()}
+            for model in self.sums
+        }
+        learned = [model for model in self.sums if model not in rivals] or rivals
+        sign = direction(score)
+        total = {model: sign * sum(value for value, _, _ in differences[model].values()) for model in learned}
+        banded = sorted(learned, key=lambda model: -np.nan_to_num(total[model], nan=-np.inf))[:BANDS]
+        unit = f"{'below' if sign < 0 else 'above'} 0: better"
+        return Gain(GAIN + score.title(), unit, differences, zero, banded)
+
+    def _difference(self, model: str, reference: str, score: Score, lead: int) -> tuple[float, float, float]:
+        if model == reference:
+            return 0.0, 0.0, 0.0
+        own = self.comparison.evidence.between(model, reference, score)[lead]
+        return own.value, own.low, own.high
+
     def _panel(
         self, score: Score, unit: str, perfect: float | None = None, limits: tuple[float, float] | None = None
     ) -> Panel:
-        intervals, values = self.comparison.evidence.intervals, self._curves(score)
-        if (next(iter(self.sums)), score) not in intervals:
-            return Panel(score.title(), unit, values, perfect, limits)
-        low, high = (
-            {
-                model: {lead: getattr(interval, end) for lead, interval in intervals[model, score].items()}
-                for model in self.sums
-            }
-            for end in ("low", "high")
-        )
-        return Panel(score.title(), unit, values, perfect, limits, low, high)
+        return Panel(score.title(), unit, self._curves(score), perfect, limits)
 
     def _curves(self, score: Score) -> Curves:
         return {model: self.comparison.metrics[model][score] for model in self.sums}

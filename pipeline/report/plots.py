@@ -20,8 +20,8 @@ from fieldcast.pipeline.report.style import FAINT, INK, LINES, SOFT, Styles, spr
 DPI = 160
 SKILL_COLUMNS, LEGEND_COLUMNS = 4, 6
 GUIDE = "#999999"  # lines of a perfect forecast
+BAND = 0.16  # opacity of a band
 ROOM = 0.25  # above and below the curves, of their range
-ASIDE = 0.013  # between the intervals of two models at one lead, of the range of leads
 WAVELENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 BIASES = (0.5, 0.8, 1.0, 1.25, 2.0)  # frequency biases with a line in a performance diagram
 PARTS = 5  # of a cost picture's height that two names need between them, in per cent
@@ -29,15 +29,27 @@ PARTS = 5  # of a cost picture's height that two names need between them, in per
 
 @dataclass(frozen=True)
 class Panel:
-    """One small picture of scores: a value per model and lead, how sure it is, and how to read it."""
+    """One small picture of scores: a value per model and lead, and how to read it."""
 
     title: str
     unit: str
     values: Mapping[str, Mapping[int, float]]  # model -> lead in minutes -> value
     perfect: float | None = None  # drawn as a thin line when given
     limits: tuple[float, float] | None = None
-    low: Mapping[str, Mapping[int, float]] | None = None  # ends of the interval around each value
-    high: Mapping[str, Mapping[int, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Differences of models from the best reference at each lead, with their intervals: value, low and high.
+
+    `zero` is the reference at each lead, whose own differences are 0; `banded` are models whose intervals are drawn.
+    """
+
+    title: str
+    unit: str
+    differences: Mapping[str, Mapping[int, tuple[float, float, float]]]  # model -> lead in minutes
+    zero: Mapping[int, str]
+    banded: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,42 @@ def panel_figure(panel: Panel, styles: Styles) -> Figure:
     leads = list(next(iter(panel.values.values())))
     axis.set_xlabel(f"lead time, {lead_unit(leads)[1]}", fontsize=8, color=INK)
     return figure
+
+
+def gain_figure(gain: Gain, styles: Styles) -> Figure:
+    """Return differences from the best reference over the lead, as lines in bands; 0 is drawn as that reference.
+
+    The axis is that of the models with bands: a reference that is far off leaves the picture.
+    """
+    figure = _figure(3.7, 2.7)
+    axis = figure.subplots()
+    divisor, unit = lead_unit(list(gain.zero))
+    leads = np.array([lead / divisor for lead in gain.zero])
+    for name, by_lead in gain.differences.items():
+        value, low, high = np.array([by_lead[lead] for lead in gain.zero]).T
+        marker = "o" if len(leads) < 3 else None
+        axis.plot(leads, value, marker=marker, markersize=4, **styles[name])
+        if name in gain.banded:
+            axis.fill_between(leads, low, high, color=styles[name]["color"], alpha=BAND, linewidth=0, zorder=1)
+    _draw_zero(axis, leads, list(gain.zero.values()), styles)
+    shown = [end for name in gain.banded for part in gain.differences[name].values() for end in part]
+    shown = [end for end in shown if math.isfinite(end)]
+    if shown:
+        room = 0.08 * (max(*shown, 0) - min(*shown, 0)) or 1.0
+        axis.set_ylim(min(*shown, 0) - room, max(*shown, 0) + room)
+    axis.set_xticks(leads[spread_out(4, len(leads))])
+    axis.set_xlim(leads[0] - 0.03 * leads[-1], leads[-1] * 1.06)
+    _dress(axis, gain.title, gain.unit)
+    axis.set_xlabel(f"lead time, {unit}", fontsize=8, color=INK)
+    return figure
+
+
+def _draw_zero(axis: Axes, leads: np.ndarray, names: Sequence[str], styles: Styles) -> None:
+    """Draw 0 in the line of the reference that is the best at each lead, up to half way to the next."""
+    edges = np.concatenate([leads[:1], (leads[1:] + leads[:-1]) / 2, leads[-1:]])
+    starts = [k for k, name in enumerate(names) if k == 0 or name != names[k - 1]]
+    for start, stop in zip(starts, [*starts[1:], len(names)], strict=True):
+        axis.plot(edges[[start, stop]], (0, 0), **{**styles[names[start]], "linewidth": 2.0, "zorder": 2.5})
 
 
 def ratio_figure(title: str, ratios: Mapping[datetime, float], limit: float) -> Figure:
@@ -270,16 +318,11 @@ def _draw_panel(axis: Axes, panel: Panel, styles: Styles) -> None:
     divisor, _ = lead_unit(minutes)
     leads = [lead / divisor for lead in minutes]
     ticks = spread_out(4, len(leads))
-    for k, (name, by_lead) in enumerate(panel.values.items()):
+    for name, by_lead in panel.values.items():
         marker = "o" if len(by_lead) < 3 else None
         axis.plot(
             [lead / divisor for lead in by_lead], list(by_lead.values()), marker=marker, markersize=4, **styles[name]
         )
-        if panel.low is not None and panel.high is not None:  # bars side by side: shades of eight models are one grey
-            low, high = ([end[name][minutes[tick]] for tick in ticks] for end in (panel.low, panel.high))
-            aside = (k - (len(panel.values) - 1) / 2) * ASIDE * (leads[-1] - leads[0])
-            places = [leads[tick] + aside for tick in ticks]
-            axis.vlines(places, low, high, color=styles[name]["color"], linewidth=1.1, alpha=0.75, zorder=1)
     if panel.perfect is not None:
         axis.axhline(panel.perfect, color=GUIDE, linewidth=0.8, zorder=0)
     axis.set_xticks([leads[tick] for tick in ticks])
@@ -287,7 +330,7 @@ def _draw_panel(axis: Axes, panel: Panel, styles: Styles) -> None:
     known = [value for by_lead in panel.values.values() for value in by_lead.values() if np.isfinite(value)]
     if panel.limits is not None:
         axis.set_ylim(*panel.limits)
-    elif known and max(known) > min(known):  # by the curves: wide intervals would press them together
+    elif known and max(known) > min(known):
         room = ROOM * (max(known) - min(known))
         least = min(known) - room
         axis.set_ylim(max(least, 0) if min(known) >= 0 else least, max(known) + room)

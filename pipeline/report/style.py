@@ -29,6 +29,7 @@ RAIN_COLOURS = ("#a6dcf2", "#4fb3e8", "#2a6fd6", "#2fae4a", "#8bd32f", "#f7e11e"
 RAIN_UNDER, RAIN_OVER = "#ffffff", "#b0188c"
 RAIN_STEPS = (0.5, 1.0, 2.0, 5.0, 10.0)  # mm/h of a difference, to either side
 LINES = ("-", "-.", ":")  # for models that share a spare colour
+DASHES = ((0, (4, 1.5)), (0, (1.2, 1.2)), (0, (7, 1.5, 1.2, 1.5)))  # for references that do
 GIF_MILLISECONDS = 450
 WEBP_QUALITY = 75
 MEDIA = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
@@ -51,7 +52,7 @@ def model_styles(names: Sequence[str], references: Sequence[str]) -> Styles:
         dashed = name in references
         styles[name] = {
             "color": COLOURS.get(name, SPARE_COLOURS[spare]),
-            "linestyle": (0, (4, 1.5)) if dashed else LINES[turn % len(LINES)],
+            "linestyle": DASHES[turn % len(DASHES)] if dashed else LINES[turn % len(LINES)],
             "linewidth": 1.4 if dashed else 2.2,
             "zorder": 2 if dashed else 3,
         }

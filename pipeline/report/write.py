@@ -17,9 +17,10 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.comparison import Comparison, facts, write_metrics
 from fieldcast.pipeline.report import maps
 from fieldcast.pipeline.report import plots as diagrams
-from fieldcast.pipeline.report.content import Content
+from fieldcast.pipeline.report.content import GAIN, Content
 from fieldcast.pipeline.report.html import Page, Picture, render
 from fieldcast.pipeline.report.maps import Case
+from fieldcast.pipeline.report.plots import Gain, Panel
 from fieldcast.pipeline.report.style import Styles, model_styles, pixels, write_gif, write_pixels, write_png
 
 
@@ -80,20 +81,27 @@ def write_report(
 
 
 def _curves(content: Content, comparison: Comparison, folder: Path) -> Iterator[Picture]:
-    panels, styles = content.panels(), _styles(comparison)
-    confidence = f"{comparison.evidence.confidence * 100:g} % intervals"
+    styles = _styles(comparison)
+    drawn = {panel.title: pixels(FigureCanvasAgg(_curve_figure(panel, styles))) for panel in content.panels()}
+    leading = [drawn[panel.title] for panel in content.leading_panels()]
+    confidence = f"{comparison.evidence.confidence * 100:g} % intervals of the differences"
     count = comparison.sums.sizes[INIT_TIME]
-    note = f"{count} init times, same cells for all models; bars: {confidence}; dashed: reference forecasts"
-    pictures = [pixels(FigureCanvasAgg(diagrams.panel_figure(panel, styles))) for panel in panels]
-    figure = diagrams.skill_figure(pictures, list(content.sums), styles, note)
-    write_png(figure, folder / "skill.png")
-    for panel, picture in zip(panels, pictures, strict=True):
-        path = folder / f"skill_{_slug(panel.title)}.png"
+    note = (
+        f"{count} init times, same cells for all models; dashed: reference forecasts; Δ: difference from the best "
+        f"reference at each lead, the line at 0; bands: {confidence}"
+    )
+    write_png(diagrams.skill_figure(leading, list(content.sums), styles, note), folder / "skill.png")
+    for title, picture in drawn.items():
+        path = folder / f"skill_{_slug(title.replace(GAIN, 'difference '))}.png"
         write_pixels(picture, path)
-        yield Picture(path, panel.title, "skill")
+        yield Picture(path, title, "skill")
     coverage = content.coverage()
     if coverage is not None:
         yield _drawn(diagrams.panel_figure(coverage, styles), folder / "coverage.png", coverage.title, "coverage")
+
+
+def _curve_figure(panel: Panel | Gain, styles: Styles) -> Figure:
+    return diagrams.gain_figure(panel, styles) if isinstance(panel, Gain) else diagrams.panel_figure(panel, styles)
 
 
 def _diagrams(content: Content, comparison: Comparison, folder: Path) -> Iterator[Picture]:

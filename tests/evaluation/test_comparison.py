@@ -165,8 +165,7 @@ def test_contents_are_what_the_sums_say(compared):
     rmse = next(panel for panel in content.panels() if panel.title == "RMSE")
     assert rmse.values["convlstm"] == compared.metrics["convlstm"][RMSE]
     for model in ERRORS:
-        for lead, value in rmse.values[model].items():
-            assert rmse.low[model][lead] < value < rmse.high[model][lead]
+        assert list(rmse.values[model]) == [5, 10, 15]
     matrix = content.matrices()[0]
     cell, back = matrix.cells["convlstm", "persistence"], matrix.cells["persistence", "convlstm"]
     assert (cell.word, back.word) == ("better", "worse")
@@ -187,6 +186,41 @@ def test_contents_are_what_the_sums_say(compared):
     )
 
 
+def test_differences_are_from_the_best_reference_at_each_lead(compared):
+    content = Content(compared)
+    titles = [panel.title for panel in content.panels()]
+    assert titles[titles.index("RMSE") + 1] == "Δ RMSE"
+    gain = next(gain for gain in content.gains() if gain.title == "Δ RMSE")
+    assert gain.zero == dict.fromkeys((5, 10, 15), "advection")
+    assert (gain.unit, gain.banded) == ("below 0: better", ["convlstm"])
+    assert gain.differences["advection"][10] == (0, 0, 0)
+    value, low, high = gain.differences["convlstm"][10]
+    assert low < value < high
+    assert value == pytest.approx(0.75 - 1.0, rel=0.05)
+    events = next(gain for gain in content.gains() if gain.title == "Δ CSI ≥ 5 mm/h")
+    assert events.unit == "above 0: better"
+    assert {panel.title for panel in content.leading_panels()} >= {"RMSE", "Δ RMSE", "MSE skill, best reference 0"}
+    assert "MAE" not in {panel.title for panel in content.leading_panels()}
+
+
+def test_bands_are_of_the_best_models(entries, observed):
+    errors = {f"net_{k}": 2.0 - 0.2 * k for k in range(6)}
+    nets = {
+        name: Entry(sums_of((observed + np.float32(error)).astype(np.float32), observed), "recurrent")
+        for name, error in errors.items()
+    }
+    content = Content(comparison.compare({**entries, **nets}, OPTIONS))
+    gain = next(gain for gain in content.gains() if gain.title == "Δ RMSE")
+    assert gain.banded == ["convlstm", "net_5", "net_4", "net_3"]
+
+
+def test_without_references_there_is_nothing_to_differ_from(entries):
+    content = Content(comparison.compare({"convlstm": entries["convlstm"]}, OPTIONS))
+    assert content.gains() == []
+    assert content.skill_by_cost() is None
+    assert "RMSE" in {panel.title for panel in content.panels()}
+
+
 def test_the_report_is_whole_and_repeatable(compared, tmp_path):
     for folder in ("one", "two"):
         write_report(compared, tmp_path / folder, {"source": {"kind": "<storms>"}})
@@ -195,4 +229,4 @@ def test_the_report_is_whole_and_repeatable(compared, tmp_path):
     assert html.index("RMSE: advection is better") < html.index("<table")
     assert html == (tmp_path / "two" / "report.html").read_text()
     files = {path.name for path in (tmp_path / "one" / "figures").iterdir()}
-    assert {"skill.png", "skill_rmse.png", "performance.png", "cost.png"} <= files
+    assert {"skill.png", "skill_rmse.png", "skill_difference_rmse.png", "performance.png", "cost.png"} <= files

@@ -15,7 +15,7 @@ from fieldcast.pipeline.report import maps
 from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report import style as figures
 from fieldcast.pipeline.report.html import Cell, Groups, Matrix, Picture
-from fieldcast.pipeline.report.plots import Bins, Panel, Performance, Reliability, Spectrum
+from fieldcast.pipeline.report.plots import Bins, Gain, Panel, Performance, Reliability, Spectrum
 from fieldcast.pipeline.verification.scores import Score
 
 RMSE = Score("rmse")
@@ -61,9 +61,8 @@ def pictures(folder: Path) -> list[Picture]:
     """Write every kind of picture that a report can have; return them."""
     rng = np.random.default_rng(7)
     curves = {name: curve(k) for k, name in enumerate(MODELS)}
-    low, high = ({name: {lead: v * f for lead, v in own.items()} for name, own in curves.items()} for f in (0.9, 1.1))
     titles = ("RMSE", "MAE", "Mean error", "CRPS", "CSI ≥ 1 mm/h", "CSI ≥ 5 mm/h", "FSS ≥ 1 mm/h, 10 km")
-    panels = [Panel(title, "mm/h", curves, low=low, high=high) for title in titles]
+    panels = [Panel(title, "mm/h", curves) for title in titles]
     wave = np.geomspace(128, 2, 40)
     power = {name: wave**2.5 * np.minimum(1, (wave / (2 + 2 * k)) ** 3) for k, name in enumerate(MODELS)}
     said = (np.arange(10) + 0.5) / 10
@@ -75,7 +74,10 @@ def pictures(folder: Path) -> list[Picture]:
     milliseconds = {name: 0.5 * 2.2**k for k, name in enumerate(MODELS)}
     skill = {name: 0.1 * (k % 4) for k, name in enumerate(MODELS)}
     coverage = Panel("Coverage", "", {name: curve(k, 0.6) for k, name in enumerate(bins)}, 0.9, (0, 1))
+    apart = {name: dict.fromkeys(LEADS, (0.1 * k, 0.1 * k - 0.2, 0.1 * k + 0.2)) for k, name in enumerate(MODELS)}
+    gain = Gain("Δ RMSE", "below 0: better", apart, dict.fromkeys(LEADS, MODELS[0]), MODELS[4:])
     drawn = {
+        "skill_difference": diagrams.gain_figure(gain, STYLES),
         **{f"skill_{k}": diagrams.panel_figure(panel, STYLES) for k, panel in enumerate(panels)},
         "spectra_05": diagrams.spectra_figure([Spectrum(5, wave, wave**2.5, power)], STYLES),
         "spectra_60": diagrams.spectra_figure([Spectrum(60, wave, wave**2.5, power)], STYLES),

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from fieldcast.pipeline.datasets.labels import lead_unit
 from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report import style as figures
-from fieldcast.pipeline.report.plots import Bins, Panel, Performance, Reliability, Spectrum, apart
+from fieldcast.pipeline.report.plots import Bins, Gain, Panel, Performance, Reliability, Spectrum, apart
 
 NAMES = ["persistence", "convlstm", "mine"]
 STYLES = figures.model_styles(NAMES, ["persistence"])
@@ -19,9 +19,8 @@ NAN = float("nan")
 @pytest.fixture
 def panels() -> list[Panel]:
     values = {"persistence": {5: 1.0, 10: 2.0}, "convlstm": {5: 0.5, 10: NAN}, "mine": {5: 0.7, 10: 0.8}}
-    low, high = ({name: {5: end, 10: end} for name in values} for end in (0.4, 2.5))
     undefined = {model: {5: NAN, 10: NAN} for model in values}
-    return [Panel("RMSE", "mm/h", values, low=low, high=high), Panel("CSI", "", undefined, 1.0, (0, 1))]
+    return [Panel("RMSE", "mm/h", values), Panel("CSI", "", undefined, 1.0, (0, 1))]
 
 
 def test_equal_figures_are_equal_bytes(panels, tmp_path):
@@ -31,22 +30,50 @@ def test_equal_figures_are_equal_bytes(panels, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_a_panel_shows_its_values_and_intervals(panels):
+def test_a_panel_shows_its_values_alone(panels):
     (axis,) = diagrams.panel_figure(panels[0], STYLES).axes
     drawn = {line.get_color(): line.get_ydata() for line in axis.lines}
     assert drawn[STYLES["mine"]["color"]] == pytest.approx([0.7, 0.8])
-    bars = axis.collections
-    assert len(bars) == 3
-    assert bars[0].get_datalim(axis.transData).bounds[1::2] == pytest.approx((0.4, 2.1))
+    assert not axis.collections
     (empty,) = diagrams.panel_figure(panels[1], STYLES).axes
     assert [text.get_text() for text in empty.texts] == ["undefined: no such event"]
     assert empty.lines[-1].get_ydata() == [1.0, 1.0]
 
 
+GAIN = Gain(
+    "Δ RMSE",
+    "below 0: better",
+    {
+        "persistence": {5: (0.0, 0.0, 0.0), 10: (0.0, 0.0, 0.0), 15: (9.0, 8.0, 10.0)},
+        "climatology": {5: (7.0, 6.0, 8.0), 10: (5.0, 4.0, 6.0), 15: (0.0, 0.0, 0.0)},
+        "convlstm": {5: (0.2, 0.1, 0.3), 10: (-0.1, -0.4, 0.2), 15: (NAN, NAN, NAN)},
+        "mine": {5: (0.5, 0.4, 0.6), 10: (0.5, 0.4, 0.6), 15: (0.5, 0.4, 0.6)},
+    },
+    {5: "persistence", 10: "persistence", 15: "climatology"},
+    ["convlstm"],
+)
+
+
+def test_differences_are_lines_in_bands_about_the_best_reference():
+    styles = figures.model_styles(list(GAIN.differences), ["persistence", "climatology"])
+    (axis,) = diagrams.gain_figure(GAIN, styles).axes
+    lines = [(line.get_color(), list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines]
+    colour = {name: style["color"] for name, style in styles.items()}
+    assert (colour["mine"], [5, 10, 15], [0.5, 0.5, 0.5]) in lines
+    assert (colour["persistence"], [5, 12.5], [0, 0]) in lines  # half way to the lead where another is the best
+    assert (colour["climatology"], [12.5, 15], [0, 0]) in lines
+    (band,) = axis.collections
+    assert tuple(band.get_facecolor()[0][:3]) == to_rgb(colour["convlstm"])
+    low, high = axis.get_ylim()
+    assert -0.6 < low < -0.4
+    assert 0.3 < high < 0.5  # references that are far off leave the picture
+
+
 def test_each_model_has_one_style():
     many = [*NAMES, *(f"model_{k}" for k in range(5))]
     styles = figures.model_styles(many, ["persistence"])
-    assert len({(style["color"], str(style["linestyle"])) for style in styles.values()}) == len(many)
+    for own in (styles, figures.model_styles(many, many)):
+        assert len({(style["color"], str(style["linestyle"])) for style in own.values()}) == len(many)
     assert styles["convlstm"]["linestyle"] == "-"
     assert styles["persistence"]["zorder"] < styles["mine"]["zorder"]
     assert figures.model_styles(many[::-1], [])["mine"]["color"] == styles["mine"]["color"]
