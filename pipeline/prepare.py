@@ -20,6 +20,7 @@ from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.preparation import quality
 from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.learned import write_digest
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
 from fieldcast.pipeline.datasets.signature import Channel, Statistics, signature_of
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def prepare(observations: xr.Dataset, options: config.Prepare, history: int, horizon: int, folder: Path) -> None:
-    """Write statistics.json, climatology.nc, init_times.csv, quality.json and quality.png as the folder `folder`."""
+    """Write statistics, climatology, init times, the quality report and the digest of it all as the folder `folder`."""
     step = pd.Timedelta(step_of(observations)).to_pytimedelta()
     config.check_gaps(options.splits, history, horizon, step)
     names = channel_order(field_names(observations), options)
@@ -51,6 +52,7 @@ def prepare(observations: xr.Dataset, options: config.Prepare, history: int, hor
         init_times.to_csv(partial / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
         climatology.to_netcdf(partial / "climatology.nc", engine="h5netcdf")
         statistics.write(partial)
+        write_digest(partial, observations, names, init_times, (history, horizon), statistics, climatology)
 
 
 def training_frames(observations: xr.Dataset, train: config.Split, reach: timedelta) -> xr.Dataset:

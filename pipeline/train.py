@@ -24,13 +24,13 @@ from tqdm import tqdm
 from fieldcast import models
 from fieldcast.models.layers.reference import Block, Training
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replace_durable
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.grid import row_weights
 from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
 from fieldcast.pipeline.datasets.preparation.climatology import complete
+from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import calibration, costs
@@ -70,7 +70,7 @@ def train(params: config.Params, model: str) -> None:
     """Write the checkpoint of `model`."""
     if model not in params.models:
         raise InputError(f"params.yaml: models has no {model!r}, expected one of {', '.join(params.models)}")
-    data_digest = store.directory_digest(PREPARED)
+    data_digest = read_digest(PREPARED)
     description = describe(params, model, data_digest)
     if description.kind in models.LEARNED:
         train_learned(params, description)

@@ -35,7 +35,7 @@ class CheckpointConfig:
     anomalies: bool
     signature: DataSignature  # of the training data
     crop_cells: int | None  # what the network saw at once
-    data_digest: str  # of the prepared data
+    data_digest: str  # of the data that it learned from
     calendar: bool = False  # hour of the day and day of the year as four more inputs
     coordinates: bool = False  # row and column as two more inputs
     format: int = field(default=FORMAT)

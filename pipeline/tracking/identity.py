@@ -9,6 +9,7 @@ from fieldcast import models
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, PREPARED
+from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.tracking.runs import CHECKPOINT_TAG, Run
 
@@ -53,5 +54,5 @@ def complete(run: Run, params: config.Params, model: str) -> None:
     """
     if run.tag(REGISTERED_TAG) is not None:
         return
-    log_identity(run, params, model, store.directory_digest(PREPARED))
+    log_identity(run, params, model, read_digest(PREPARED))
     log_checkpoint(run, CHECKPOINTS / model)

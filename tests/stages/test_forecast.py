@@ -6,6 +6,7 @@ import pytest
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting.forecaster import load
 from fieldcast.pipeline.train import train
@@ -48,7 +49,7 @@ def test_labels(trained: Path) -> None:
     assert written["rain_rate"].attrs["standard_name"] == "rainfall_rate"
     assert written.attrs["model"] == "damped_persistence"
     assert written.attrs["checkpoint_digest"] == store.directory_digest(CHECKPOINTS / "damped_persistence")
-    assert written.attrs["data_digest"] == store.directory_digest(PREPARED)
+    assert written.attrs["data_digest"] == read_digest(PREPARED)
     observed = store.open_observations(OBSERVATIONS)
     np.testing.assert_array_equal(written["x"], observed["x"])
     assert written["x"].attrs == observed["x"].attrs

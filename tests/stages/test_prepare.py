@@ -9,6 +9,7 @@ import xarray as xr
 
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT
 from fieldcast.pipeline.errors import InputError
@@ -66,6 +67,27 @@ def test_test_period_reaches_neither_statistics_nor_climatology(tmp_path: Path) 
     assert files(tmp_path / "target")["statistics.json"] != first["statistics.json"]
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "counts"),
+    [
+        ("2024-01-15T04:00", "2024-01-19T23:00", False),  # after the last target of validation
+        ("2024-01-13T03:00", "2024-01-13T20:00", False),  # between training and validation
+        ("2024-01-13T21:00", "2024-01-13T21:00", True),  # the first history frame of validation
+        ("2024-01-15T03:00", "2024-01-15T03:00", True),  # its last target
+        ("2024-01-02T00:00", "2024-01-02T00:00", True),
+    ],
+)
+def test_the_digest_is_of_what_models_learn_from(tmp_path: Path, first: str, last: str, counts: bool) -> None:
+    before, after = observations(), observations()
+    after["t2m"].loc[{"time": slice(first, last)}] += 1
+    for name, data in (("before", before), ("after", after)):
+        prepare(data, options(), 4, 3, tmp_path / name)
+    assert (read_digest(tmp_path / "before") != read_digest(tmp_path / "after")) == counts
+    (tmp_path / "before" / "learned.json").write_text("{}")
+    with pytest.raises(InputError, match="run the prepare stage again"):
+        read_digest(tmp_path / "before")
+
+
 def test_rerun_is_byte_identical(tmp_path: Path) -> None:
     for name in ("one", "two"):
         prepare(observations(), options(), 4, 3, tmp_path / name)
@@ -73,6 +95,7 @@ def test_rerun_is_byte_identical(tmp_path: Path) -> None:
     assert sorted(files(tmp_path / "one")) == [
         "climatology.nc",
         "init_times.csv",
+        "learned.json",
         "quality.json",
         "quality.png",
         "statistics.json",

@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, SCORES
+from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import InputError, TrackerError
 from fieldcast.pipeline.forecasting import costs
@@ -48,7 +49,7 @@ def test_a_run_comes_back_with_its_sums_and_costs(registry: Registry) -> None:
     run = registry.scored("climatology")
     assert (run.model, run.kind) == ("climatology", "climatology")
     assert run.checkpoint == directory_digest(CHECKPOINTS / "climatology")
-    assert run.data == directory_digest(Path("data/prepared"))
+    assert run.data == read_digest(Path("data/prepared"))
     xr.testing.assert_identical(run.sums.drop_attrs(), sums(2.0).drop_attrs())
     assert registry.scored("persistence").costs.forecast_milliseconds == 2.5
     assert registry.scored(run.run_id).run_id == run.run_id

@@ -14,6 +14,7 @@ from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED
+from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.tracking import patience
 from fieldcast.pipeline.tracking import runs as tracking
@@ -45,7 +46,7 @@ def test_training_leaves_one_complete_run(trained: tracking.Run, client: MlflowC
     assert run.data.params["model.name"] == "damped_persistence"
     assert run.data.tags["model"] == "damped_persistence"
     (entry,) = run.inputs.dataset_inputs
-    assert entry.dataset.digest == store.directory_digest(PREPARED)
+    assert entry.dataset.digest == read_digest(PREPARED)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"params.yaml", "data"}
 
 
