@@ -27,6 +27,7 @@ from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.simvp.options import SimVPOptions
 from fieldcast.models.sprog.options import SprogOptions
 from fieldcast.models.steps.options import StepsOptions
+from fieldcast.models.unet.options import UNetOptions
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ KINDS: dict[str, Kind] = {
     "recurrent": Kind(RecurrentOptions, network="Recurrent"),
     "video_transformer": Kind(VideoTransformerOptions, network="VideoTransformer"),
     "simvp": Kind(SimVPOptions, network="SimVP"),
+    "unet": Kind(UNetOptions, network="UNet"),
 }
 OPTIONS: dict[str, type[BaseModel]] = {name: kind.options for name, kind in KINDS.items()}
 REFERENCES = tuple(name for name, kind in KINDS.items() if kind.network is None)

@@ -24,8 +24,7 @@ from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
 from fieldcast.pipeline.forecasting import checkpoint, costs
-from fieldcast.pipeline.forecasting.forecaster import best_device, load, load_cached
-from fieldcast.pipeline.forecasting.tiling import forecast_members
+from fieldcast.pipeline.forecasting.forecaster import best_device, forecast_members, load, load_cached
 
 
 def main() -> None:

@@ -12,16 +12,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from fieldcast import models
+from fieldcast.models.layers.outputs import LearnedOptions
 from fieldcast.models.layers.reference import Block, Training
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets.atomic import replace_durable
@@ -34,9 +36,9 @@ from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import calibration, costs
+from fieldcast.pipeline.forecasting.base import base_kind, base_options
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, model_card, save_checkpoint
-from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecaster_of
-from fieldcast.pipeline.forecasting.tiling import forecast_members
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecast_members, forecaster_of
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.identity import log_checkpoint, log_identity
 from fieldcast.pipeline.training import memory
@@ -54,6 +56,7 @@ DEPENDENCIES = (
     "pipeline/training",
 )
 FIT_BLOCK = 32  # init times read at once
+SHARE_TIMES = 60  # at most, of the validation period
 CALIBRATION_TIMES = 200  # at most, of the validation period
 
 log = logging.getLogger(__name__)
@@ -75,7 +78,8 @@ def train(params: config.Params, model: str) -> None:
     if description.kind in models.LEARNED:
         train_learned(params, description)
     else:
-        finish(params, description, fit_reference(params, description))
+        options = params.models[model].options
+        finish(params, description, fit_kind(params, description, description.kind, options))
 
 
 def train_learned(params: config.Params, description: CheckpointConfig) -> None:
@@ -102,7 +106,12 @@ def train_learned(params: config.Params, description: CheckpointConfig) -> None:
 
 
 def finish(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> None:
-    """Calibrate a model with members; write its checkpoint and what its training cost."""
+    """Calibrate a model with members; write its checkpoint and what its training cost.
+
+    A network whose increments do not help at a lead keeps its base there.
+    """
+    if description.frame.based and description.members is None:
+        fitted = with_share(params, description, fitted)
     if description.members is not None:
         fitted = with_calibration(params, description, fitted)
     save_checkpoint(CHECKPOINTS / description.model, description, fitted.arrays, model_card(description, fitted.facts))
@@ -132,20 +141,13 @@ def describe(params: config.Params, model: str, data_digest: str) -> CheckpointC
 
 def check_fits(params: config.Params, description: CheckpointConfig) -> None:
     """Raise `InputError` where training the model would take more memory than it may."""
-    sizes = {
-        "channels_in": description.channels_in,
-        "channels_out": description.targets,
-        "history": description.history,
-        "horizon": description.horizon,
-        "step_minutes": description.step_minutes,
-    }
     cells = memory.training_cells(description.signature.grid_shape, description.crop_cells)
     options = params.models[description.model].options
     memory.check_memory(
         description.model,
         description.kind,
         options,
-        sizes,
+        asdict(description.sizes),
         cells,
         params.train.batch_size,
         params.train.memory_gb,
@@ -186,26 +188,34 @@ def fit_learned(params: config.Params, description: CheckpointConfig, resume: Pa
     from fieldcast.pipeline.training.fit import fit  # Lightning takes seconds to import, and references do without
 
     with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
-        return fit(params, description, climatology.load(), resume, run)
+        return fit(params, description, climatology.load(), fit_base(params, description), resume, run)
 
 
-def fit_reference(params: config.Params, description: CheckpointConfig) -> Fitted:
-    """Return what a reference learns from the training period: nothing for most kinds."""
-    if not models.KINDS[description.kind].fitted:
+def fit_base(params: config.Params, description: CheckpointConfig) -> dict[str, np.ndarray]:
+    """Return the arrays of the reference that a network's forecasts are increments on."""
+    options = params.models[description.model].options
+    assert isinstance(options, LearnedOptions)
+    kind = base_kind(options)
+    return {} if kind is None else fit_kind(params, description, kind, base_options(kind, options.motion)).arrays
+
+
+def fit_kind(params: config.Params, description: CheckpointConfig, kind: str, options: BaseModel) -> Fitted:
+    """Return what a reference of this kind learns from the training period: nothing for most kinds."""
+    if not models.KINDS[kind].fitted:
         return Fitted({}, {})
     with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as dataset:
         climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
     reader = FrameReader(OBSERVATIONS, description.target_names, params.sample.cache)
     rows = row_weights(reader.observations)
     training = Training(
-        options=params.models[description.model].options,
+        options=options,
         climatology=climatology,
         horizon=description.horizon,
         step=np.timedelta64(description.step_minutes, "m"),
-        blocks=_training_blocks(description, reader),
+        blocks=_training_blocks(description, reader, models.KINDS[kind].fitted_on),
         rows=None if rows is None else rows.astype(np.float32),
     )
-    return Fitted(*models.reference(description.kind).fit(training))
+    return Fitted(*models.reference(kind).fit(training))
 
 
 def with_calibration(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> Fitted:
@@ -213,9 +223,36 @@ def with_calibration(params: config.Params, description: CheckpointConfig, fitte
     forecaster = forecaster_of(description, fitted.arrays, best_device(description.kind))
     init_times = read_init_times(PREPARED / "init_times.csv", "validation")
     init_times = thinned(init_times, CALIBRATION_TIMES)
-    found = calibration.fit(_validation_forecasts(params, forecaster, init_times), len(init_times))
+    found = calibration.fit(_validation_forecasts(params, forecaster, init_times, "calibrate"), len(init_times))
     facts = {**fitted.facts, "calibrated on": f"{len(init_times)} init times of the validation period"}
     return replace(fitted, arrays={**fitted.arrays, **found.arrays()}, facts=facts)
+
+
+def with_share(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> Fitted:
+    """Return a network that keeps its base at the leads where it errs more in the validation period."""
+    init_times = thinned(read_init_times(PREPARED / "init_times.csv", "validation"), SHARE_TIMES)
+    nothing = np.zeros(description.horizon, np.float32)
+    network, base = (
+        squared_errors(params, description, {**fitted.arrays, "share": share}, init_times)
+        for share in (nothing + 1, nothing)
+    )
+    share = (network < base).astype(np.float32)
+    kept = [str((lead + 1) * description.step_minutes) for lead in np.flatnonzero(share == 0)]
+    facts = {**fitted.facts, "leads that keep the base": f"{', '.join(kept)} minutes" if kept else "none"}
+    return replace(fitted, arrays={**fitted.arrays, "share": share}, facts=facts)
+
+
+def squared_errors(
+    params: config.Params, description: CheckpointConfig, arrays: dict[str, np.ndarray], init_times: np.ndarray
+) -> np.ndarray:
+    """Return squared errors (horizon,) at validation init times, each variable in its own scale."""
+    forecaster = forecaster_of(description, arrays, best_device(description.kind))
+    scale = np.array([channel.max - channel.min or 1.0 for channel in description.channels[: description.targets]])
+    sums = np.zeros(description.horizon)
+    for members, observed in _validation_forecasts(params, forecaster, init_times, "compare with the base"):
+        errors = (members[:, 0] - observed) / scale[:, None, None]
+        sums += np.nansum(errors**2, axis=(0, 2, 3, 4))
+    return sums
 
 
 def thinned(init_times: np.ndarray, at_most: int | None) -> np.ndarray:
@@ -224,7 +261,7 @@ def thinned(init_times: np.ndarray, at_most: int | None) -> np.ndarray:
 
 
 def _validation_forecasts(
-    params: config.Params, forecaster: Forecaster, init_times: np.ndarray
+    params: config.Params, forecaster: Forecaster, init_times: np.ndarray, what: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the members (1, m, horizon, c, y, x) and what was observed (1, horizon, c, y, x) of each init time."""
     description = forecaster.config
@@ -232,7 +269,7 @@ def _validation_forecasts(
     cache = params.sample.cache if scheduler == "synchronous" else "store"  # a process would decode all for each job
     reader = FrameReader(OBSERVATIONS, description.channel_names, cache)
     jobs = list(zip(repeat(forecaster), repeat(reader), reader.positions(init_times), init_times, strict=False))
-    yield from iterate_blocks(validate_one, jobs, scheduler=scheduler, description="calibrate", unit="init time")
+    yield from iterate_blocks(validate_one, jobs, scheduler=scheduler, description=what, unit="init time")
 
 
 def validate_one(
@@ -249,11 +286,9 @@ def validate_one(
     return members, frames[:, history:, : description.targets]
 
 
-def _training_blocks(description: CheckpointConfig, reader: FrameReader) -> Blocks:
-    """Return the samples of the training period that the kind is fitted on."""
-    init_times = thinned(
-        read_init_times(PREPARED / "init_times.csv", "train"), models.KINDS[description.kind].fitted_on
-    )
+def _training_blocks(description: CheckpointConfig, reader: FrameReader, at_most: int | None) -> Blocks:
+    """Return the samples of the training period, or evenly spread `at_most` of them."""
+    init_times = thinned(read_init_times(PREPARED / "init_times.csv", "train"), at_most)
     return Blocks(reader, init_times, description.history, description.horizon)
 
 

@@ -17,6 +17,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "recurrent": {"hidden": [5], "patch": 4},
     "video_transformer": {"dim": 8, "heads": 2, "patch": 6},
     "simvp": {"channels": 3, "hidden": 5, "blocks": 1, "levels": 1},
+    "unet": {"channels": 4, "levels": 1},
 }
 
 

@@ -18,6 +18,7 @@ from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.recurrent.options import RecurrentOptions
 from fieldcast.models.simvp.layers import APART, FAR
 from fieldcast.models.simvp.options import SimVPOptions
+from fieldcast.models.unet.options import UNetOptions
 from fieldcast.models.video_transformer.attention.exact.axes import AXES
 from fieldcast.models.video_transformer.attention.exact.window import fitted
 from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
@@ -47,6 +48,8 @@ def complexity_of(options: BaseModel, sizes: Sizes, cells: Cells) -> Complexity:
         return of_recurrent(options, sizes, cells)
     if isinstance(options, SimVPOptions):
         return of_simvp(options, cells)
+    if isinstance(options, UNetOptions):
+        return of_unet(options, cells)
     if isinstance(options, VideoTransformerOptions):
         return of_video_transformer(options, sizes, cells)
     raise ValueError(f"options must be of a learned model, got {type(options).__name__}")
@@ -83,6 +86,18 @@ def of_simvp(options: SimVPOptions, cells: Cells) -> Complexity:
     distance = max(0, math.ceil((max(cells) - 1) / 2**options.levels) - 2)
     mixings, rest = divmod(distance, options.kernel // 2 + FAR // 2 * APART)
     return Complexity(ends + 3 * options.blocks, "O(1)", ends + 2 * mixings + min(rest, 2), "O(n/r)")
+
+
+def of_unet(options: UNetOptions, cells: Cells) -> Complexity:
+    """Return the convolutions of the U-Net; all paths go through all of them, as far as its coarsest grid reaches."""
+    in_a_row = 2 + 4 * options.levels  # two at full resolution; three on the way down and one on the way up a level
+    reach = [2]  # the last cell of each grid that the first cell of the field has reached
+    for _ in range(options.levels):
+        reach.append(reach[-1] // 2 + 2)
+    last = reach.pop()
+    while reach:
+        last = max(2 * last + 1, reach.pop()) + 1
+    return Complexity(in_a_row, "O(1)", in_a_row if last >= max(cells) - 1 else None, "O(1)")
 
 
 def of_video_transformer(options: VideoTransformerOptions, sizes: Sizes, cells: Cells) -> Complexity:

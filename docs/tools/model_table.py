@@ -54,6 +54,7 @@ VARIANTS: dict[str, Variant] = {
         "recurrent", "Vaswani et al. 2017, in the skeleton of the ConvLSTM", {"cell": "attention"}
     ),
     "simvp": Variant("simvp", "Gao et al. 2022, SimVP; Tan et al. 2023, Temporal Attention Unit"),
+    "unet": Variant("unet", "Ronneberger et al. 2015, U-Net; Ayzel et al. 2020, RainNet"),
     **{
         name: Variant("video_transformer", choice.paper, {"attention": name} if name != "factorised" else {})
         for name, choice in ATTENTIONS.items()
@@ -175,6 +176,8 @@ def times_table(sides: Sequence[int] = SIDES) -> str:
 def in_yaml(value: Any) -> str:
     """Return a default as it is written in params.yaml."""
     words = {None: "null", True: "true", False: "false"}
+    if isinstance(value, BaseModel):
+        return "{" + ", ".join(f"{key}: {in_yaml(part)}" for key, part in value.model_dump().items()) + "}"
     return (
         words[value]
         if value is None or isinstance(value, bool)

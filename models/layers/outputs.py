@@ -4,13 +4,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from fieldcast.models.layers.motion_options import MotionOptions
 from fieldcast.models.layers.options import Options
 
 MEMBERS = 10
+Base = Literal[
+    "history", "persistence", "climatology", "damped_persistence", "linear", "advection", "lagrangian_regression"
+]
 
 
 class OutputOptions(Options):
-    """The options that all learned models share; `members` is None where there is one value a cell."""
+    """One value a cell, or members; `members` is None where there is one value."""
 
     output: Literal["point", "quantiles", "ensemble"] = Field(
         default="point",
@@ -45,4 +49,19 @@ class ReferenceOutput(OutputOptions):
     )
     members: int | None = Field(
         default=None, ge=2, description="quantiles only: how many; by default 10, levels (i - 1/2) / members"
+    )
+
+
+class LearnedOptions(OutputOptions):
+    """Options of all networks: their output, the frame they work in, and the forecast that they change."""
+
+    frame: Literal["fixed", "moving"] = Field(
+        default="fixed", description="moving: the history is brought along the flow, and what is said of a lead moved"
+    )
+    base: Base = Field(
+        default="history",
+        description="forecast that the output is added to: history: a learned mixture of its frames; or a reference",
+    )
+    motion: MotionOptions = Field(
+        default=MotionOptions(), description="estimate of the flow, for the moving frame and the base"
     )

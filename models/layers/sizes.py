@@ -1,4 +1,4 @@
-"""Sizes of a learned model's input and output: channels, steps and the length of a step."""
+"""Sizes of a learned model's input and output: channels, steps and the length of a step; and its frame."""
 
 from dataclasses import dataclass
 
@@ -29,3 +29,35 @@ class Sizes:
         """Raise ValueError unless `shape` is (b, history, channels_in, h, w)."""
         if len(shape) != 5 or shape[1:3] != (self.history, self.channels_in):
             raise ValueError(f"history must be (b, {self.history}, {self.channels_in}, h, w), got {tuple(shape)}")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Frame and base of a network with `variables`, the first `targets` of them forecast, and `planes` beside them.
+
+    `planes` tell time and place. `models.layers.frame` says what a frame does.
+    """
+
+    moving: bool
+    based: bool  # on a forecast that is given, not on the history's own mixture
+    variables: int
+    targets: int
+    planes: int
+    history: int
+    horizon: int
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps of paths it needs: as many as there are leads, or frames before the last one."""
+        return max(self.horizon, self.history - 1)
+
+    @property
+    def shows_base(self) -> bool:
+        """Return whether the base is an input: in the moving frame it follows from the last frames."""
+        return self.based and not self.moving
+
+    def sizes(self, step_minutes: float) -> Sizes:
+        """Return the sizes of the network inside."""
+        shown = -(-self.horizon // self.history) * self.targets if self.shows_base else 0
+        channels = self.variables * (1 + self.moving) + shown + self.planes
+        return Sizes(channels, self.targets * (1 + self.moving), self.history, self.horizon, step_minutes)

@@ -1,25 +1,17 @@
 """Normalisation of gates before their activation."""
 
-from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
+
+from fieldcast.models.layers.norms import ChannelNorm
 
 GROUP = 32  # channels normalised together, at least
 
 
-class CellNorm(nn.LayerNorm):
-    """Layer norm over the channels of each cell by itself: the grid's other cells, and its size, do not matter."""
-
-    def forward(self, maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
-        """Return maps of mean 0 and variance 1 over the channels, then scaled and shifted."""
-        return rearrange(super().forward(rearrange(maps, "b d h w -> b h w d")), "b h w d -> b d h w")
-
-
-def make_norm(kind: str, channels: int) -> nn.GroupNorm | CellNorm | None:
-    """Return A norm of maps by its name: `group` (groups of channels over the grid), `layer` or `none`."""
+def make_norm(kind: str, channels: int) -> nn.GroupNorm | ChannelNorm | None:
+    """Return a norm of maps by its name: `group` (groups of channels over the grid), `layer` or `none`."""
     if kind == "group":
         return nn.GroupNorm(groups_of(channels), channels)
-    return CellNorm(channels) if kind == "layer" else None
+    return ChannelNorm(channels) if kind == "layer" else None
 
 
 def groups_of(channels: int) -> int:

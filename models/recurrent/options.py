@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.models.layers.outputs import LearnedOptions
 
 APPLIES_TO = {  # options that only some cells have
     "peephole": ("convlstm",),
@@ -16,7 +16,7 @@ APPLIES_TO = {  # options that only some cells have
 }
 
 
-class RecurrentOptions(OutputOptions):
+class RecurrentOptions(LearnedOptions):
     """Size of the encoder-forecaster, and the cell that carries its memory through time."""
 
     cell: Literal["convlstm", "convgru", "trajgru", "attention"] = Field(

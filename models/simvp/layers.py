@@ -10,19 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fieldcast.models.layers.norms import ChannelNorm
 from fieldcast.models.layers.patches import unpatchify
 
 Maps = Float[Tensor, "b c h w"]
 
 FAR, APART = 7, 3  # side of the far convolution, and cells between its points (Guo et al. 2022)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm of the channels of each cell by itself."""
-
-    def forward(self, maps: Maps) -> Maps:
-        """Return maps with mean 0 and variance 1 over the channels of each cell, then scaled and shifted."""
-        return rearrange(super().forward(rearrange(maps, "b c h w -> b h w c")), "b h w c -> b c h w")
 
 
 class Encoder(nn.Module):

@@ -2,10 +2,10 @@
 
 from pydantic import Field, field_validator
 
-from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.models.layers.outputs import LearnedOptions
 
 
-class SimVPOptions(OutputOptions):
+class SimVPOptions(LearnedOptions):
     """Size of encoder, translator and decoder."""
 
     channels: int = Field(default=16, ge=1, description="channels of one frame inside encoder and decoder")

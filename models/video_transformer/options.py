@@ -91,6 +91,11 @@ class VideoTransformerOptions(AttentionOptions):
             raise ValueError("deep_supervision applies to decode: queries only, got true with autoregressive")
         if self.autoregressive and self.output != "point":
             raise ValueError(f"decode: autoregressive gives output: point only, got {self.output}")
+        if (self.autoregressive or self.deep_supervision) and (self.frame, self.base) != ("fixed", "history"):
+            raise ValueError(
+                "decode: autoregressive and deep_supervision apply to frame: fixed with base: history only, got "
+                f"{self.frame} with {self.base}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets.grid import spacing_km
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.forecasting.checkpoint import extra_channels
+from fieldcast.pipeline.forecasting.checkpoint import extra_channels, frame_of
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger
 from fieldcast.pipeline.sources import SourceInfo, inspect_source
@@ -194,14 +194,16 @@ def training_need(
     """
     if channels is None:
         return ""
-    sizes = {
-        "channels_in": len(channels) + extra_channels(params.sample.calendar, params.sample.coordinates),
-        "channels_out": len(params.prepare.targets or channels),
-        "history": params.sample.history,
-        "horizon": params.sample.horizon,
-        "step_minutes": step.total_seconds() / 60,
-    }
-    kind, options = params.models[name].kind, params.models[name].options
+    kind, options, sample = params.models[name].kind, params.models[name].options, params.sample
+    frame = frame_of(
+        options.model_dump(),
+        len(channels),
+        len(params.prepare.targets or channels),
+        extra_channels(sample.calendar, sample.coordinates),
+        sample.history,
+        sample.horizon,
+    )
+    sizes = asdict(frame.sizes(step.total_seconds() / 60))
     cells, batch = training_cells(grid, params.sample.crop_cells), params.train.batch_size
     need = check_memory(name, kind, options, sizes, cells, batch, params.train.memory_gb)
     weights = sum(parameter.numel() for parameter in models.build(kind, options, **sizes).parameters())

@@ -54,7 +54,8 @@ class Train(Section):
     """Training of all learned models: one loss, one optimiser, one budget."""
 
     seed: Seed = 1
-    loss: Literal["mse", "mae", "huber", "balanced", "spectral"] = "mse"  # members have the CRPS, by their kind
+    # mix: squared errors of normalised and of physical values, both by their variance; members have the CRPS instead
+    loss: Literal["mse", "mix", "mae", "huber", "balanced", "spectral"] = "mse"
     huber_delta: Weight = 1.0  # huber: squared up to here, linear beyond, in normalised units
     spectral_weight: Weight = 1.0  # spectral: of the mismatch of amplitudes beside the squared error
     lead_weights: Literal["same", "linear", "exponential"] = "same"  # over the leads, from 1 to last_lead_weight
@@ -77,6 +78,7 @@ class Train(Section):
     devices: Devices = "auto"  # how many, or the numbers of those to use
     num_nodes: Annotated[int, Field(gt=0, le=10_000)] = 1
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = "auto"
+    augment: Literal["none", "flips", "turns"] = "none"  # samples are flipped at random; turns: by quarters too
     memory_gb: Limit | None = None  # that a training may hold, 10^9 bytes; null: what is free
     workers: Annotated[int, Field(ge=0, le=1024)] = 0  # processes that load samples; 0: the training process itself
 

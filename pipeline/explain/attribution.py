@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from fieldcast import models
+from fieldcast.models.layers.frame import inputs, outputs
 from fieldcast.models.video_transformer.attention.inspect.rollout import look_back, obstacle
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.config import Forecast
@@ -31,9 +32,8 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.explain.sensitivity import contribution
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
-from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, load
-from fieldcast.pipeline.forecasting.network import Network
-from fieldcast.pipeline.forecasting.tiling import forecast_fields
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecast_fields, load
+from fieldcast.pipeline.forecasting.network import Given, Network
 
 How = Literal["gradient", "rollout"]
 
@@ -177,6 +177,8 @@ def _check_model(folder: Path, config: CheckpointConfig, question: Question) -> 
 
 def _no_rollout(config: CheckpointConfig) -> str | None:
     options = models.OPTIONS[config.kind].model_validate(config.options)
+    if config.frame.moving:
+        return "rollout needs frame: fixed, got moving"
     if not isinstance(options, VideoTransformerOptions):
         return f"rollout needs a video_transformer, got a {config.kind}"
     return obstacle(options)
@@ -218,39 +220,34 @@ def _shares(
     seen = torch.from_numpy(history[..., rows, columns]).to(device)
     seconds = to_seconds(question.init_time).reshape(1)
     origin = torch.tensor([[rows.start, columns.start]], device=device)
-    inputs, noise, forecast = _run(network, seen, torch.from_numpy(seconds).to(device), origin)
     inside = region[rows, columns].to(device)
+    with torch.no_grad():
+        given = network.given(seen, torch.from_numpy(seconds).to(device), origin, None, None)
+        forecast = _forecast(network, given, given.z)
     if question.how == "rollout":
-        part = look_back(network.model, inputs, lead, inside)  # type: ignore[arg-type]  # checked by its kind
+        shown = inputs(network.frame, given.z, given.planes, given.paths, given.base)
+        part = look_back(network.model, shown, lead, inside)  # type: ignore[arg-type]  # checked by its kind
     else:
-        nothing = _nothing(network, inputs, torch.zeros_like(seen), torch.from_numpy(seconds).to(device), origin)
-        part = contribution(network.model, inputs, lead, inside, background=nothing, noise=noise).abs()
+        nothing = _nothing(network, given.z, torch.from_numpy(seconds).to(device), origin)
+        part = contribution(lambda z, _: _forecast(network, given, z), given.z, lead, inside, background=nothing).abs()
     shares = np.zeros((history.shape[1], *history.shape[-2:]), dtype=np.float64)
     shares[:, rows, columns] = part.cpu().numpy()
     return shares / (shares.sum() or 1.0), forecast.cpu().numpy()
 
 
-def _run(network: Network, history: Tensor, seconds: Tensor, origin: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return what the model inside the network is given, history and noise, and what it forecasts."""
-    given: list[tuple[Any, ...]] = []
-    hook = network.model.register_forward_pre_hook(lambda _, arguments: given.append(arguments))
-    try:
-        with torch.no_grad():
-            forecast: Tensor = network(history, seconds, origin)
-    finally:
-        hook.remove()
-    inputs, *noise = given[0]
-    return inputs, noise[0] if noise else None, forecast
+def _forecast(network: Network, given: Given, z: Tensor) -> Tensor:
+    """Return the normalised forecast of a normalised history; what else the model is given stays as it is."""
+    shown = inputs(network.frame, z, given.planes, given.paths, given.base)
+    output: Tensor = network.model(shown, given.noise)
+    return outputs(network.frame, output, shown, given.paths, given.base)
 
 
-def _nothing(network: Network, inputs: Tensor, zeros: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
-    """Return an input that says nothing, (t, c, h, w): no rain; the mean where 0 has no meaning; planes as they are."""
-    steps = torch.arange(1 - zeros.shape[1], 1, device=zeros.device) * network.step_seconds
-    dry = network.normaliser.normalise(zeros, seconds[:, None] + steps, origin)
-    nothing = inputs[0].clone()
-    for i, channel in enumerate(network.normaliser.channels):
-        nothing[:, i] = 0.0 if channel.transform == "identity" else dry[0, :, i]
-    return nothing
+def _nothing(network: Network, z: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
+    """Return a normalised history that says nothing, (t, c, h, w): no rain; the mean where 0 has no meaning."""
+    steps = torch.arange(1 - z.shape[1], 1, device=z.device) * network.step_seconds
+    dry = network.normaliser.normalise(torch.zeros_like(z), seconds[:, None] + steps, origin)
+    has_zero = [channel.transform != "identity" for channel in network.normaliser.channels]
+    return torch.where(torch.tensor(has_zero, device=z.device)[:, None, None], dry, 0.0)[0]
 
 
 def _around(at: int, size: int, crop: int) -> slice:

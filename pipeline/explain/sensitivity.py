@@ -5,13 +5,15 @@ each cell has added, to first order (Shrikumar et al. 2017, "Learning Important 
 Differences", section 2.2).
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def sensitivity(
-    model: nn.Module,
+    model: Callable[[Tensor, Tensor | None], Tensor],
     history: Float[Tensor, "1 t c h w"],
     lead: int,
     region: Bool[Tensor, "h w"],
@@ -35,7 +37,7 @@ def sensitivity(
 
 
 def contribution(
-    model: nn.Module,
+    model: Callable[[Tensor, Tensor | None], Tensor],
     history: Float[Tensor, "1 t c h w"],
     lead: int,
     region: Bool[Tensor, "h w"],

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from fieldcast.models.layers.sizes import Frame, Sizes
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.signature import Channel, DataSignature
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.costs import Costs
 
-FORMAT = 5
+FORMAT = 6
+BASE = "base."  # prefix of the arrays of a network's base
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 
 
@@ -51,9 +53,15 @@ class CheckpointConfig:
         return [channel.name for channel in self.channels]
 
     @property
-    def channels_in(self) -> int:
-        """Return how many inputs its model has: the channels, and what it is shown of time and place."""
-        return len(self.channels) + extra_channels(self.calendar, self.coordinates)
+    def frame(self) -> Frame:
+        """Return the frame that its network works in, and whether it has a base."""
+        planes = extra_channels(self.calendar, self.coordinates)
+        return frame_of(self.options, len(self.channels), self.targets, planes, self.history, self.horizon)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Return the sizes of its network, which may see each channel twice, and what tells time and place."""
+        return self.frame.sizes(self.step_minutes)
 
     @property
     def members(self) -> int | None:
@@ -80,6 +88,14 @@ class Fitted:
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
     costs: Costs = field(default_factory=Costs)
+
+
+def frame_of(
+    options: Mapping[str, Any], variables: int, targets: int, planes: int, history: int, horizon: int
+) -> Frame:
+    """Return the frame that a model's `options` ask for; fixed, without a base, for a reference."""
+    moving, based = options.get("frame") == "moving", options.get("base", "history") != "history"
+    return Frame(moving, based, variables, targets, planes, history, horizon)
 
 
 def extra_channels(calendar: bool, coordinates: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,16 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from fieldcast import models
-from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.models.layers.outputs import LearnedOptions
 from fieldcast.models.layers.reference import Case
 from fieldcast.pipeline.datasets.times import to_seconds
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.forecasting.calibration import PREFIX, Calibration
-from fieldcast.pipeline.forecasting.checkpoint import WEIGHTS, CheckpointConfig, read_config
+from fieldcast.pipeline.forecasting import calibration as calibrations
+from fieldcast.pipeline.forecasting.checkpoint import BASE, WEIGHTS, CheckpointConfig, read_config
 
 if TYPE_CHECKING:
     from fieldcast.pipeline.forecasting.network import Network
+    from fieldcast.pipeline.forecasting.tiling import Tiles
 
 
 class Forecaster:
@@ -29,24 +31,30 @@ class Forecaster:
         self, config: CheckpointConfig, arrays: Mapping[str, np.ndarray], network: Network | None = None
     ) -> None:
         self.config, self.arrays, self.network = config, arrays, network
-        self.calibration = Calibration.from_arrays(arrays)
+        self.calibration = calibrations.Calibration.from_arrays(arrays)
 
-    def __call__(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """Return the mean over the members of `members`, (b, horizon, c_target, h, w)."""
-        return mean_of_members(self.members(history, init_times, origin))
+    def __call__(self, history: np.ndarray, init_times: np.ndarray) -> np.ndarray:
+        """Return the mean over the members of `members`, (b, horizon, c_target, y, x)."""
+        return mean_of_members(self.members(history, init_times))
 
-    def members(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """Return forecasts (b, m, horizon, c_target, h, w) of a history (b, t, c, h, w) with NaN at missing cells.
+    def members(
+        self,
+        history: np.ndarray,
+        init_times: np.ndarray,
+        tiles: Tiles | None = None,
+        origin: tuple[int, int] = (0, 0),
+    ) -> np.ndarray:
+        """Return forecasts (b, m, horizon, c_target, y, x) of whole fields (b, t, c, y, x) with NaN at missing cells.
 
-        Physical units; m is 1 for one forecast; `init_times` (b,) datetime64; `origin` is the first row and column of
-        the tile in the grid. Cells without any valid value in the history are NaN, values are inside the variables'
-        valid range.
+        Physical units; m is 1 for one forecast; `init_times` (b,) datetime64. A network sees the fields whole, or by
+        `tiles`; `origin` is the first row and column of a part of the grid. Cells without any valid value in the
+        history are NaN, values are inside the variables' valid range.
         """
         seen = np.isfinite(history[:, :, : self.config.targets]).any(axis=1)[:, None, None]
         if self.network is not None:
             from fieldcast.pipeline.forecasting.network import forecast_batch
 
-            forecast = forecast_batch(self.network, history, to_seconds(init_times), origin)
+            forecast = forecast_batch(self.network, history, to_seconds(init_times), tiles, origin)
         else:
             history = history[:, :, : self.config.targets]
             forecast = models.reference(self.config.kind).members(history, self._case(init_times))
@@ -79,6 +87,36 @@ def mean_of_members(members: np.ndarray) -> np.ndarray:
     return mean
 
 
+def forecast_fields(
+    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile_cells: int | None, overlap_cells: int
+) -> np.ndarray:
+    """Return the mean over the members of `forecast_members`, (b, horizon, c, y, x)."""
+    return mean_of_members(forecast_members(forecaster, history, init_times, tile_cells, overlap_cells))
+
+
+def forecast_members(
+    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile_cells: int | None, overlap_cells: int
+) -> np.ndarray:
+    """Return forecasts (b, m, horizon, c, y, x) of whole fields (b, t, c, y, x), by tiles where a network needs them.
+
+    Each init time is forecast on its own: networks round differently in batches of another size, and a forecast that is
+    issued alone should be the hindcast's bit for bit. Tiles are of `tile_cells`, or of the training crop's size.
+    """
+    tiles = tiles_of(forecaster, max(history.shape[-2:]), tile_cells, overlap_cells)
+    alone = ((np.ascontiguousarray(history[i : i + 1]), init_times[i : i + 1]) for i in range(len(init_times)))
+    return np.concatenate([forecaster.members(*one, tiles) for one in alone])
+
+
+def tiles_of(forecaster: Forecaster, cells: int, tile_cells: int | None, overlap_cells: int) -> Tiles | None:
+    """Return the tiles that a network forecasts a grid of `cells` by; None where it sees all of it at once."""
+    tile = tile_cells or forecaster.config.crop_cells or cells
+    if forecaster.network is None or tile >= cells:
+        return None
+    from fieldcast.pipeline.forecasting.tiling import Tiles
+
+    return Tiles(tile, overlap_cells)
+
+
 def load(folder: Path, device: str = "cpu") -> Forecaster:
     """Return the model in a checkpoint folder, ready to forecast; raise `InputError` where a tensor does not fit."""
     return forecaster_of(read_config(folder), load_file(folder / WEIGHTS), device, folder / WEIGHTS)
@@ -90,11 +128,13 @@ def forecaster_of(
     """Return the model of a checkpoint's configuration and arrays; `source` is what an `InputError` names."""
     if config.kind in models.REFERENCES:
         return Forecaster(config, arrays)
-    calibration = {name: array for name, array in arrays.items() if name.startswith(PREFIX)}
-    weights = {name: array for name, array in arrays.items() if name not in calibration}
-    network = build_network(config, weights["normaliser.baseline"], weights["normaliser.scale"])
+    calibration = {name: array for name, array in arrays.items() if name.startswith(calibrations.PREFIX)}
+    base = {name: array for name, array in arrays.items() if name.startswith(BASE)}
+    weights = {name: array for name, array in arrays.items() if name not in calibration and name not in base}
+    of_base = {name.removeprefix(BASE): array for name, array in base.items()}
+    network = build_network(config, weights["normaliser.baseline"], weights["normaliser.scale"], of_base)
     _fill(network, weights, source)
-    return Forecaster(config, calibration, network.eval().to(device))
+    return Forecaster(config, {**calibration, **base}, network.eval().to(device))
 
 
 @lru_cache(maxsize=1)
@@ -115,25 +155,41 @@ def best_device(kind: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build_network(config: CheckpointConfig, baseline: np.ndarray, scale: np.ndarray) -> Network:
-    """Return the untrained network that `config` asks for, with its statistics."""
+def build_network(
+    config: CheckpointConfig,
+    baseline: np.ndarray,
+    scale: np.ndarray,
+    base_arrays: Mapping[str, np.ndarray] | None = None,
+) -> Network:
+    """Return the untrained network that `config` asks for, with its statistics and the arrays of its base."""
+    from fieldcast.pipeline.forecasting.base import Guide, base_kind
     from fieldcast.pipeline.forecasting.network import Network
     from fieldcast.pipeline.forecasting.normaliser import Normaliser
 
     options = models.OPTIONS[config.kind].model_validate(config.options)
-    model = models.build(
-        config.kind,
-        options,
-        channels_in=config.channels_in,
-        channels_out=config.targets,
-        history=config.history,
-        horizon=config.horizon,
-        step_minutes=config.step_minutes,
-    )
-    assert isinstance(options, OutputOptions)  # build takes no other
+    assert isinstance(options, LearnedOptions)  # build takes no other
+    model = models.build(config.kind, options, **asdict(config.sizes))
     normaliser = Normaliser(baseline, scale, config.channels)
-    grid = config.signature.grid_shape if config.coordinates else None
-    return Network(model, normaliser, 60 * config.step_minutes, options, calendar=config.calendar, grid=grid)
+    guide = Guide(
+        kind=base_kind(options),
+        moving=config.frame.moving,
+        motion=options.motion,
+        targets=config.targets,
+        horizon=config.horizon,
+        step=np.timedelta64(config.step_minutes, "m"),
+        spacing_km=config.signature.cell_km,
+        arrays=base_arrays or {},
+    )
+    return Network(
+        model,
+        normaliser,
+        60 * config.step_minutes,
+        options,
+        frame=config.frame,
+        guide=guide,
+        calendar=config.calendar,
+        grid=config.signature.grid_shape if config.coordinates else None,
+    )
 
 
 def _fill(network: Network, arrays: Mapping[str, np.ndarray], path: Path) -> None:

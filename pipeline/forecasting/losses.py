@@ -106,7 +106,14 @@ def almost_fair_crps(forecast: Tensor, target: Tensor, weights: Tensor, alpha: f
     return weighted_mean(error - (1 - (1 - alpha) / m) / (m * (m - 1)) * pairs, target, weights)
 
 
-LOSSES: dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber, "balanced": balanced, "spectral": spectral}
+LOSSES: dict[str, Loss] = {
+    "mse": mse,
+    "mix": mse,
+    "mae": mae,
+    "huber": huber,
+    "balanced": balanced,
+    "spectral": spectral,
+}
 OF_MEMBERS: dict[str, Loss] = {"quantiles": pinball, "ensemble": almost_fair_crps}  # by a model's output
 
 

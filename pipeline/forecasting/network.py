@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from fieldcast.models.layers.frame import inputs, outputs
 from fieldcast.models.layers.members import noise_at
+from fieldcast.models.layers.motion import departures
 from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.models.layers.sizes import Frame
+from fieldcast.pipeline.forecasting.base import Guide
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
+from fieldcast.pipeline.forecasting.tiling import Tiles, by_tiles
 
 DAY, YEAR = 86_400, 31_556_952  # seconds; the Gregorian calendar's mean year
 
@@ -39,11 +45,25 @@ def coordinate_planes(origin: Tensor, grid: tuple[int, int], steps: int, h: int,
     return torch.stack(planes, dim=2).float()
 
 
+@dataclass(frozen=True)
+class Given:
+    """Parts of the input of a network's model."""
+
+    z: Tensor  # (b, t, v, h, w), normalised
+    planes: Tensor  # (b, t, p, h, w), of time and place
+    paths: Tensor | None  # (b, n, 2, h, w), in the moving frame
+    base: Tensor | None  # (b, horizon, c_target, h, w), normalised
+    noise: Tensor | None  # (b, m, k), of an ensemble outside training
+
+
 class Network(nn.Module):
     """A model from `models/` between `normalise` and `restore`; all that a forecast needs is in its state.
 
     With `calendar` and a `grid` (rows, columns) it shows the model when and where a history is, behind its channels.
+    `guide` gives the flow and the base of whole fields; those of a crop are cut out of them and passed in.
     """
+
+    share: Tensor
 
     def __init__(
         self,
@@ -52,13 +72,18 @@ class Network(nn.Module):
         step_seconds: int,
         options: OutputOptions,
         *,
+        frame: Frame,
+        guide: Guide,
         calendar: bool = False,
         grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.normaliser, self.step_seconds = model, normaliser, step_seconds
         self.output, self.members = options.output, options.members
+        self.frame, self.guide = frame, guide
         self.calendar, self.grid = calendar, grid
+        if frame.based:  # of the increments that count at each lead: 0 where they did not help in the validation period
+            self.register_buffer("share", torch.ones(frame.horizon))
 
     @property
     def supports_teacher_forcing(self) -> bool:
@@ -71,51 +96,102 @@ class Network(nn.Module):
         init_time: Tensor,
         origin: Tensor,
         *,
+        flow: Tensor | None = None,
+        base: Tensor | None = None,
         target: Tensor | None = None,
         truth: Tensor | None = None,
+        tiles: Tiles | None = None,
     ) -> Tensor:
         """Return normalised forecasts (b, [m,] horizon, c_target, h, w) of a physical history (b, t, c, h, w).
 
-        `init_time` (b,) is in seconds since 1970; `origin` (b, 2) is the crop's first row and column. An ensemble's
-        noise is drawn anew in training; outside it follows from the init time, whatever the batch or the tile. Where
-        `truth` (b, horizon) is true, a model that takes it makes later leads from the normalised `target` of this lead
-        in place of its own forecast; NaN in it is a gap, as in the history.
+        `init_time` (b,) is in seconds since 1970; `origin` (b, 2) is the crop's first row and column. `flow` (b, 2, h,
+        w) and the physical `base` (b, horizon, c_target, h, w) are those of `guide`, found here where they are not
+        given. An ensemble's noise is drawn anew in training; outside it follows from the init time, whatever the batch
+        or the tile. Where `truth` (b, horizon) is true, a model that takes it makes later leads from the normalised
+        `target` of this lead in place of its own forecast; NaN in it is a gap, as in the history.
         """
-        steps = torch.arange(1 - history.shape[1], 1, device=history.device)
-        z = self._inputs(history, self._seconds(init_time, steps), origin)
-        noise = None if self.training or self.output != "ensemble" else noise_at(init_time, self.members or 1)
-        forecast: Tensor = self.model(z, noise) if truth is None else self.model(z, noise, target=target, truth=truth)
-        return forecast
+        given = self.given(history, init_time, origin, flow, base)
+        z = inputs(self.frame, given.z, given.planes, given.paths, given.base)
+        if truth is not None:
+            output: Tensor = self.model(z, given.noise, target=target, truth=truth)
+        elif tiles is None:
+            output = self.model(z, given.noise)
+        else:
+            output = by_tiles(lambda part: self.model(part, given.noise), z, tiles)
+        return outputs(self.frame, output, z, given.paths, given.base, self.share if self.frame.based else None)
 
-    def _inputs(self, history: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
+    def guided(
+        self, history: Tensor, init_time: Tensor, flow: Tensor | None, base: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return flow and base, from the history where they are not given and the network needs them."""
+        if flow is None and self.frame.moving:
+            flow = self.guide.flow(history.detach().cpu().numpy())
+        if base is None and self.frame.based:
+            base = self.guide.base(history.detach().cpu().numpy(), init_time.cpu().numpy())
+        device = history.device
+        return (None if flow is None else flow.to(device)), (None if base is None else base.to(device))
+
+    def given(
+        self, history: Tensor, init_time: Tensor, origin: Tensor, flow: Tensor | None, base: Tensor | None
+    ) -> Given:
+        """Return all that the model's input is made of; `flow` and `base` are found where they are not given."""
+        flow, base = self.guided(history, init_time, flow, base)
+        seconds = self._seconds(init_time, torch.arange(1 - history.shape[1], 1, device=history.device))
         z = self.normaliser.normalise(history, seconds, origin)
-        h, w = history.shape[-2:]
-        planes = [z]
+        if base is not None:
+            base = self.normalise_target(base, init_time, origin).nan_to_num(0.0)  # never seen: the forecast is masked
+        return Given(
+            z,
+            self._planes(z, seconds, origin),
+            None if flow is None else departures(flow, self.frame.steps),
+            base,
+            None if self.training or self.output != "ensemble" else noise_at(init_time, self.members or 1),
+        )
+
+    def _planes(self, z: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
+        h, w = z.shape[-2:]
+        planes = [z[:, :, :0]]
         if self.calendar:
             planes.append(calendar_planes(seconds, h, w).to(z.dtype))
         if self.grid is not None:
             planes.append(coordinate_planes(origin, self.grid, z.shape[1], h, w).to(z.dtype))
-        return torch.cat(planes, dim=2) if len(planes) > 1 else z
+        return torch.cat(planes, dim=2)
 
     def normalise_target(self, target: Tensor, init_time: Tensor, origin: Tensor) -> Tensor:
         """Return the normalised values of a physical target (b, horizon, c_target, h, w)."""
         return self.normaliser.normalise(target, self._lead_seconds(init_time, target.shape[1]), origin)
 
-    def forecast(self, history: Tensor, init_time: Tensor, origin: Tensor) -> Tensor:
+    def restore(self, z: Tensor, init_time: Tensor, origin: Tensor, *, bounded: bool = True) -> Tensor:
+        """Return physical forecasts of normalised ones (b, [m,] horizon, c_target, h, w).
+
+        They are inside the variables' valid range, unless `bounded` is false, as a loss needs it.
+        """
+        together = z if z.ndim == 6 else z[:, None]
+        members = together.shape[1]
+        flat = self.normaliser.restore(
+            rearrange(together, "b m f c h w -> (b m) f c h w"),
+            self._lead_seconds(init_time, together.shape[2]).repeat_interleave(members, dim=0),
+            origin.repeat_interleave(members, dim=0),
+            bounded=bounded,
+        )
+        fields = rearrange(flat, "(b m) f c h w -> b m f c h w", m=members)
+        return fields if z.ndim == 6 else fields[:, 0]
+
+    def forecast(self, history: Tensor, init_time: Tensor, origin: Tensor, tiles: Tiles | None = None) -> Tensor:
         """Return physical forecasts (b, m, horizon, c_target, h, w), inside the variables' valid range.
 
-        m is 1 for point output; quantiles rise along m.
+        m is 1 for point output; quantiles rise along m. Where the increments are 0 they are the base, to the bit. The
+        model sees whole fields, or `tiles` of them, whose outputs are blended.
         """
-        z = self(history, init_time, origin)
+        flow, base = self.guided(history, init_time, None, None)
+        z = self(history, init_time, origin, flow=flow, base=base, tiles=tiles)
         z = z[:, None] if self.output == "point" else z
         z = z.sort(dim=1).values if self.output == "quantiles" else z  # each is learned by itself, and they may cross
-        members = z.shape[1]
-        flat = self.normaliser.restore(
-            rearrange(z, "b m f c h w -> (b m) f c h w"),
-            self._lead_seconds(init_time, z.shape[2]).repeat_interleave(members, dim=0),
-            origin.repeat_interleave(members, dim=0),
-        )
-        return rearrange(flat, "(b m) f c h w -> b m f c h w", m=members)
+        fields = self.restore(z, init_time, origin)
+        if base is None:
+            return fields
+        again = self.restore(self.normalise_target(base, init_time, origin), init_time, origin)
+        return fields + (base - again)[:, None]  # what rounding there and back has taken from the base
 
     def _lead_seconds(self, init_time: Tensor, horizon: int) -> Tensor:
         return self._seconds(init_time, torch.arange(1, horizon + 1, device=init_time.device))
@@ -124,14 +200,21 @@ class Network(nn.Module):
         return init_time[:, None] + steps[None, :] * self.step_seconds
 
 
-def forecast_batch(network: Network, history: np.ndarray, seconds: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
-    """Return numpy forecasts (b, m, horizon, c, h, w) in physical units for crops that all start at `origin`."""
+def forecast_batch(
+    network: Network,
+    history: np.ndarray,
+    seconds: np.ndarray,
+    tiles: Tiles | None = None,
+    origin: tuple[int, int] = (0, 0),
+) -> np.ndarray:
+    """Return numpy forecasts (b, m, horizon, c, y, x) in physical units of fields that all start at `origin`."""
     device = next(network.parameters()).device
     with torch.inference_mode():
         forecast = network.forecast(
             torch.from_numpy(history).to(device),
             torch.from_numpy(seconds).to(device),
             torch.tensor([origin] * len(history), device=device),
+            tiles,
         )
     result: np.ndarray = forecast.cpu().numpy()
     return result

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fieldcast.pipeline.datasets.signature import Channel
-from fieldcast.pipeline.datasets.transforms import inverse_transform, transform
+from fieldcast.pipeline.datasets.transforms import inverse_transform, smooth_inverse, transform
 
 
 class Normaliser(nn.Module):
@@ -42,16 +42,23 @@ class Normaliser(nn.Module):
         baseline = self._baseline(seconds, origin, z.shape[-2], z.shape[-1])[:, :, :c]
         return (z - baseline) / self.scale[:c, None, None]
 
-    def restore(self, z: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
-        """Return physical fields (b, t, c, h, w), inside each channel's valid range, of normalised ones."""
+    def restore(self, z: Tensor, seconds: Tensor, origin: Tensor, *, bounded: bool = True) -> Tensor:
+        """Return physical fields (b, t, c, h, w) of normalised ones.
+
+        They are inside each channel's valid range; not `bounded`, they go on smoothly beyond the lower end of the
+        transform, so that a loss in physical units has a gradient everywhere.
+        """
         c = z.shape[2]
         baseline = self._baseline(seconds, origin, z.shape[-2], z.shape[-1])[:, :, :c]
         fields = z.float() * self.scale[:c, None, None] + baseline
         restored = []
         for i, channel in enumerate(self.channels[:c]):
+            if not bounded:
+                restored.append(smooth_inverse(fields[:, :, i], channel.transform, channel.floor))
+                continue
             values = inverse_transform(fields[:, :, i], channel.transform, channel.floor)
-            bounded = channel.valid_min is not None or channel.valid_max is not None
-            restored.append(values.clamp(channel.valid_min, channel.valid_max) if bounded else values)
+            limited = channel.valid_min is not None or channel.valid_max is not None
+            restored.append(values.clamp(channel.valid_min, channel.valid_max) if limited else values)
         return torch.stack(restored, dim=2)
 
     def _baseline(self, seconds: Tensor, origin: Tensor, h: int, w: int) -> Tensor:

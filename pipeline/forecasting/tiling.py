@@ -1,37 +1,20 @@
-"""Forecasts of whole fields, one init time at a time; larger ones than a network was trained on by blended tiles."""
+"""Fields larger than a network was trained on, by tiles whose outputs are blended where they overlap."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from fieldcast.pipeline.forecasting.forecaster import Forecaster, mean_of_members
-
-
-def forecast_fields(
-    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile_cells: int | None, overlap_cells: int
-) -> np.ndarray:
-    """Return the mean over the members of `forecast_members`, (b, horizon, c, y, x)."""
-    return mean_of_members(forecast_members(forecaster, history, init_times, tile_cells, overlap_cells))
+import torch
+from torch import Tensor
 
 
-def forecast_members(
-    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile_cells: int | None, overlap_cells: int
-) -> np.ndarray:
-    """Return forecasts (b, m, horizon, c, y, x) of whole fields (b, t, c, y, x), by tiles where a network needs them.
+@dataclass(frozen=True)
+class Tiles:
+    """Side of square tiles, and how many cells neighbours share at least."""
 
-    Each init time is forecast on its own: networks round differently in batches of another size, and a forecast that is
-    issued alone should be the hindcast's bit for bit. Tiles are of `tile_cells`, or of the training crop's size.
-    """
-    whole = max(history.shape[-2:])
-    tile = whole if forecaster.network is None else tile_cells or forecaster.config.crop_cells or whole
-    forecasts = []
-    for i in range(len(init_times)):
-        alone = np.ascontiguousarray(history[i : i + 1]), init_times[i : i + 1]
-        if tile >= whole:
-            forecasts.append(forecaster.members(*alone))
-        else:
-            forecasts.append(forecast_by_tiles(forecaster, *alone, tile, min(overlap_cells, tile - 1)))
-    return np.concatenate(forecasts)
+    cells: int
+    overlap: int
 
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
@@ -42,33 +25,31 @@ def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (size - tile) / (count - 1)) for i in range(count)]
 
 
-def ramp(tile: int, overlap: int) -> np.ndarray:
+def ramp(tile: int, overlap: int) -> Tensor:
     """Return the weight of a tile's cells along one axis: rising over `overlap` cells from either edge, 1 between."""
-    distance = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 1
-    return np.minimum(distance / (overlap + 1), 1.0).astype(np.float32)
+    cells = torch.arange(tile)
+    distance = torch.minimum(cells, cells.flip(0)) + 1
+    return (distance / (overlap + 1)).clamp(max=1.0)
 
 
-def forecast_by_tiles(
-    forecaster: Forecaster, history: np.ndarray, init_times: np.ndarray, tile: int, overlap: int
-) -> np.ndarray:
-    """Return forecasts (b, m, horizon, c, h, w) put together from tiles of `tile` cells, blended where they overlap.
+def by_tiles(model: Callable[[Tensor], Tensor], inputs: Tensor, tiles: Tiles) -> Tensor:
+    """Return the output (..., h, w) of a model for `inputs` (..., h, w), put together from its outputs for tiles.
 
-    An ensemble's noise is the same in every tile, so that a member is one field. A cell that only some tiles can
-    forecast takes those; one that none can is NaN.
+    An ensemble's noise is the same in every tile, so that a member is one field.
     """
-    h, w = history.shape[-2:]
-    tile_y, tile_x = min(tile, h), min(tile, w)
-    weight = ramp(tile_y, overlap)[:, None] * ramp(tile_x, overlap)[None, :]
-    total: np.ndarray | None = None
+    h, w = inputs.shape[-2:]
+    overlap = min(tiles.overlap, tiles.cells - 1)
+    tile_y, tile_x = min(tiles.cells, h), min(tiles.cells, w)
+    weight = (ramp(tile_y, overlap)[:, None] * ramp(tile_x, overlap)[None, :]).to(inputs)
+    total: Tensor | None = None
+    weights = inputs.new_zeros(h, w)
     for y in tile_starts(h, tile_y, overlap):
         for x in tile_starts(w, tile_x, overlap):
-            part = forecaster.members(history[..., y : y + tile_y, x : x + tile_x], init_times, (y, x))
+            here = (..., slice(y, y + tile_y), slice(x, x + tile_x))
+            part = model(inputs[here])
             if total is None:
-                total = np.zeros((*part.shape[:4], h, w), dtype=np.float32)
-                weights = np.zeros_like(total)
-            valid = np.isfinite(part)
-            total[..., y : y + tile_y, x : x + tile_x] += np.where(valid, part, 0) * weight
-            weights[..., y : y + tile_y, x : x + tile_x] += valid * weight
+                total = part.new_zeros(*part.shape[:-2], h, w)
+            total[here] += part * weight
+            weights[here] += weight
     assert total is not None
-    blended: np.ndarray = np.divide(total, weights, out=np.full_like(total, np.nan), where=weights > 0)
-    return blended
+    return total / weights

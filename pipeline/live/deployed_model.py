@@ -17,8 +17,7 @@ from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
-from fieldcast.pipeline.forecasting.forecaster import Forecaster, load_cached
-from fieldcast.pipeline.forecasting.tiling import forecast_fields
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_fields, load_cached
 
 log = logging.getLogger(__name__)
 FETCHED = "models"  # folder of checkpoints from the registry

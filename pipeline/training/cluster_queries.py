@@ -28,7 +28,7 @@ from fieldcast.pipeline.datasets.times import from_seconds
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import CONFIG, CheckpointConfig, model_card, save_checkpoint
-from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, build_network, load
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, build_network, load, mean_of_members
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShape
 
@@ -147,6 +147,7 @@ def _with_clusters(exact: Forecaster, config: CheckpointConfig) -> Network:
     learned = exact.network.state_dict()
     baseline, scale = (learned[f"normaliser.{name}"] for name in ("baseline", "scale"))
     network = build_network(config, baseline.cpu().numpy(), scale.cpu().numpy())
+    network.guide = exact.network.guide
     network.load_state_dict(learned, strict=False)  # all but the clusters' own projections and widths
     return network.eval().to(scale.device)
 
@@ -205,7 +206,7 @@ def _forecast(forecaster: Forecaster, sample: Batch) -> tuple[np.ndarray, float]
     row, column = sample["origin"][0].tolist()
     init_times = from_seconds(sample["init_time"].numpy())
     started = time.perf_counter()
-    forecast = forecaster(sample["history"].numpy(), init_times, (row, column))
+    forecast = mean_of_members(forecaster.members(sample["history"].numpy(), init_times, None, (row, column)))
     return forecast, time.perf_counter() - started
 
 

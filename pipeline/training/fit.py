@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +29,14 @@ from fieldcast.pipeline.config.training import Train
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.transforms import transform
-from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.forecasting.base import Guide
+from fieldcast.pipeline.forecasting.checkpoint import BASE, CheckpointConfig, Fitted
 from fieldcast.pipeline.forecasting.costs import Costs, count_macs, device_name, peak_memory_mb
 from fieldcast.pipeline.forecasting.forecaster import build_network
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.tracking.runs import Run
+from fieldcast.pipeline.training.augmentation import Turning, vector_pairs
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
 from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShape, loader
 
@@ -40,8 +44,9 @@ from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShap
 class Samples(LightningDataModule):
     """Training and validation batches; both see crops of the same size."""
 
-    def __init__(self, params: config.Params, description: CheckpointConfig) -> None:
+    def __init__(self, params: config.Params, description: CheckpointConfig, guide: Guide | None = None) -> None:
         super().__init__()
+        self.guide = guide
         self.options, self.sample = params.train, params.sample
         names = description.channel_names
         self.reader = FrameReader(OBSERVATIONS, names, params.sample.cache)
@@ -66,9 +71,11 @@ class Samples(LightningDataModule):
         return loader(self.validation, options.batch_size, options.seed, options.workers, shuffle=False)
 
     def _dataset(self, split: str) -> SampleDataset:
-        return SampleDataset(self.reader, read_init_times(PREPARED / "init_times.csv", split), self.shape)
+        init_times = read_init_times(PREPARED / "init_times.csv", split)
+        return SampleDataset(self.reader, init_times, self.shape, self.guide)
 
 
+SPREAD_SAMPLES = 50
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 EMULATED = (
     "train.precision {}: this processor has no bfloat16 instructions and emulates them, several times slower than "
@@ -117,7 +124,12 @@ class RunLogger(Logger):
 
 
 def fit(
-    params: config.Params, description: CheckpointConfig, climatology: xr.Dataset, resume: Path, run: Run
+    params: config.Params,
+    description: CheckpointConfig,
+    climatology: xr.Dataset,
+    base: Mapping[str, np.ndarray],
+    resume: Path,
+    run: Run,
 ) -> Fitted:
     """Return the weights with the lowest validation loss, after training to the end of the budget.
 
@@ -127,13 +139,13 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     options = params.train
     seed_everything(options.seed, workers=True, verbose=False)
-    samples = Samples(params, description)
     options.check_units([channel.units for channel in description.channels[: description.targets]])
-    network = build_network(description, *statistics(description, climatology))
+    network = build_network(description, *statistics(description, climatology), base)
+    samples = Samples(params, description, network.guide)
     if options.compile != "off":
         network.model.compile(mode=options.compile)  # in place: the names of the weights stay
     budget = Budget(options.max_minutes)
-    module = ForecastModule(network, options, budget)
+    module = ForecastModule(network, options, budget, spread_of(samples.training), turning(options, description))
     keep = ModelCheckpoint(resume, "best", monitor="val/loss")  # by epoch
     newest = ModelCheckpoint(resume, "last", enable_version_counter=False)  # of every epoch, better or not
     watch = TQDMProgressBar() if sys.stderr.isatty() else EpochLines(description.model)
@@ -153,11 +165,36 @@ def fit(
     facts = training_facts(network, samples, trainer, keep)
     rate = trainer.global_step * options.batch_size / max(budget.seconds(), 1e-9)
     run.metrics({"train/seconds": budget.seconds(), "train/samples_per_second": rate}, 0)
+    arrays = {key: value.float().numpy() for key, value in weights.items()}
     return Fitted(
-        {key: value.float().numpy() for key, value in weights.items()},
+        arrays | {f"{BASE}{name}": array for name, array in base.items()},
         facts,
         training_costs(description, options, network, budget, len(samples.training)),
     )
+
+
+def spread_of(samples: SampleDataset) -> np.ndarray:
+    """Return the standard deviation (c_target,) of what is forecast, in physical units, over some of the samples."""
+    chosen = np.unique(np.linspace(0, len(samples) - 1, SPREAD_SAMPLES).round().astype(int))
+    fields = np.concatenate([samples[(int(index), 0)]["target"][0].numpy() for index in chosen])  # (n, c, h, w)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a variable that is never there
+        spread = np.nanstd(fields, axis=(0, 2, 3))
+    return np.where(spread > 0, spread, 1.0)  # NaN and constant fields too
+
+
+def turning(options: Train, description: CheckpointConfig) -> Turning | None:
+    """Return how samples are turned in training; raise `InputError` where fields have a direction of their own."""
+    if options.augment == "none":
+        return None
+    if description.anomalies or description.coordinates:
+        reason = "departures from maps" if description.anomalies else "sample.coordinates"
+        raise InputError(
+            f"params.yaml: train.augment is {options.augment}, which does not go with {reason}: they belong to a place "
+            "on the grid; choose none"
+        )
+    up = description.signature.y.last > description.signature.y.first
+    return Turning(options.augment == "turns", vector_pairs(description.channel_names), 1.0 if up else -1.0)
 
 
 def resolve_precision(options: Train) -> Precision:
@@ -219,7 +256,7 @@ def training_costs(
     side = description.crop_cells
     cells = [min(side or size, size) for size in description.signature.grid_shape]
     with torch.compiler.set_stance("force_eager"):  # products are counted as they are called
-        macs = count_macs(network.model, (description.history, description.channels_in, *cells))
+        macs = count_macs(network.model, (description.history, description.sizes.channels_in, *cells))
     return Costs(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=macs,

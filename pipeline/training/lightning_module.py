@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
 from fieldcast.pipeline.config.training import RAIN_RATE, Train
 from fieldcast.pipeline.forecasting.losses import choose, lead_weights, rain_weights
 from fieldcast.pipeline.forecasting.network import Network
+from fieldcast.pipeline.training.augmentation import Turning
 from fieldcast.pipeline.training.samples import Batch
 from fieldcast.pipeline.training.schedules import draw_truth, first_leads, leads_at, truth_probability
 
@@ -55,17 +57,29 @@ class ForecastModule(lightning.LightningModule):
     """Trains a `Network` on (history, target) batches; missing cells carry no gradient."""
 
     is_rain: Tensor
+    spread: Tensor
 
-    def __init__(self, network: Network, options: Train, budget: Budget) -> None:
+    def __init__(
+        self,
+        network: Network,
+        options: Train,
+        budget: Budget,
+        spread: np.ndarray | None = None,
+        turning: Turning | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.options, self.budget = network, options, budget
         self.loss = choose(options, network.output)
         self.balanced = options.loss == "balanced" and network.output == "point"
+        self.turning = turning
+        spread = np.ones(1) if spread is None else spread  # (c_target,), of the physical values in a mixed loss
+        self.register_buffer("spread", torch.as_tensor(spread, dtype=torch.float32)[:, None, None], persistent=False)
         rain = [channel.units == RAIN_RATE for channel in network.normaliser.channels]
         self.register_buffer("is_rain", torch.tensor(rain)[:, None, None], persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch in normalised units, with the leads and observed inputs of the curriculum."""
+        batch = batch if self.turning is None else self.turning.draw(batch)
         horizon = batch["target"].shape[1]
         leads = leads_at(self.budget.progress(self.global_step), horizon, self.options.rollout)
         loss = self._loss(batch, leads, truth_probability(self.global_step, self.options.scheduled_sampling))
@@ -120,10 +134,16 @@ class ForecastModule(lightning.LightningModule):
         truth = None
         if probability > 0 and self.network.supports_teacher_forcing:
             truth = draw_truth(probability, len(target), target.shape[1], target.device)
-        forecast = self.network(batch["history"], *where, target=target, truth=truth).float()
+        given = {name: batch[name] for name in ("flow", "base") if name in batch}
+        forecast = self.network(batch["history"], *where, **given, target=target, truth=truth).float()
         wanted, weights = first_leads(target, leads or target.shape[1]), self._weights(batch["target"])
         batches = forecast.split(len(wanted))  # one, or with deep supervision one after every decoder layer
-        return torch.stack([self.loss(each, wanted, weights) for each in batches]).mean()
+        loss = torch.stack([self.loss(each, wanted, weights) for each in batches]).mean()
+        if self.options.loss != "mix":
+            return loss
+        observed = first_leads(batch["target"], leads or target.shape[1]) / self.spread
+        physical = [self.network.restore(each, *where, bounded=False) / self.spread for each in batches]
+        return loss + torch.stack([self.loss(each, observed, weights) for each in physical]).mean()
 
     def _weights(self, observed: Tensor) -> Tensor:
         """Return the weights of the cells of a physical target (b, horizon, c, h, w), in a shape that broadcasts."""

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fieldcast.pipeline.datasets.frames import FrameReader
 from fieldcast.pipeline.datasets.times import to_seconds
+from fieldcast.pipeline.forecasting.base import Guide
 
 CROP_DRAWS = 10
+GUIDANCE_BYTES = 2 * 10**9
 
 Batch = dict[str, Tensor]
 Item = tuple[int, int]  # position among the init times, seed of its crop
@@ -33,10 +35,16 @@ class SampleShape:
 
 
 class SampleDataset(Dataset[Batch]):
-    """Samples at `init_times`; an item is (position, crop seed), and a list of items makes a batch in one call."""
+    """Samples at `init_times`; an item is (position, crop seed), and a list of items makes a batch in one call.
 
-    def __init__(self, reader: FrameReader, init_times: np.ndarray, shape: SampleShape) -> None:
+    With a `guide` they hold the flow and the base that a network is given, cut out of those of the whole field.
+    """
+
+    def __init__(
+        self, reader: FrameReader, init_times: np.ndarray, shape: SampleShape, guide: Guide | None = None
+    ) -> None:
         self.reader, self.shape = reader, shape
+        self.guidance = None if guide is None else Guidance(guide)
         self.init_times = init_times
         self.seconds = to_seconds(init_times)
         self.positions = reader.positions(init_times)
@@ -48,22 +56,24 @@ class SampleDataset(Dataset[Batch]):
         return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[Item]) -> Batch:
-        """Return history (b, t, c, h, w), target (b, horizon, c_target, h, w), init_time [s] (b,) and origin (b, 2)."""
-        histories, targets, origins = [], [], []
+        """Return history (b, t, c, h, w), target (b, horizon, c_target, h, w), init_time [s] (b,) and origin (b, 2).
+
+        With a guide also flow (b, 2, h, w) and base (b, horizon, c_target, h, w), as far as it has them.
+        """
+        samples = []
         for index, crop_seed in items:
             frames = self._frames(index)
             y, x, size_y, size_x = self._crop(frames, crop_seed)
-            frames = frames[:, :, y : y + size_y, x : x + size_x]
-            histories.append(frames[: self.shape.history])
-            targets.append(frames[self.shape.history :, : self.shape.targets])
-            origins.append((y, x))
-        chosen = [index for index, _ in items]
-        return {
-            "history": torch.from_numpy(np.stack(histories)),
-            "target": torch.from_numpy(np.stack(targets)),
-            "init_time": torch.from_numpy(self.seconds[chosen]),
-            "origin": torch.tensor(origins),
-        }
+            fields = {
+                "history": frames[: self.shape.history],
+                "target": frames[self.shape.history :, : self.shape.targets],
+            }
+            if self.guidance is not None:
+                fields |= self.guidance.of(index, fields["history"], self.seconds[index : index + 1])
+            crop = (..., slice(y, y + size_y), slice(x, x + size_x))
+            cut = {name: torch.from_numpy(field[crop]) for name, field in fields.items()}
+            samples.append({**cut, "init_time": torch.tensor(self.seconds[index]), "origin": torch.tensor((y, x))})
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def _frames(self, index: int) -> np.ndarray:
         return self.reader.sample(int(self.positions[index]), self.shape.history, self.shape.horizon)
@@ -85,6 +95,29 @@ class SampleDataset(Dataset[Batch]):
             if share >= self.shape.min_valid_share:
                 break
         return (*best, size_y, size_x)
+
+
+class Guidance:
+    """Flow and base of the samples of a dataset, each computed once, as long as they fit into `GUIDANCE_BYTES`."""
+
+    def __init__(self, guide: Guide) -> None:
+        self.guide, self.bytes = guide, 0
+        self.known: dict[int, dict[str, np.ndarray]] = {}
+
+    def of(self, index: int, history: np.ndarray, seconds: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the flow (2, y, x) and the base (horizon, c_target, y, x) of a history (t, c, y, x), if there are.
+
+        `seconds` (1,) is its init time.
+        """
+        if index in self.known:
+            return self.known[index]
+        with torch.inference_mode():
+            found = {"flow": self.guide.flow(history[None]), "base": self.guide.base(history[None], seconds)}
+        fields = {name: field[0].float().numpy().copy() for name, field in found.items() if field is not None}
+        size = sum(field.nbytes for field in fields.values())
+        if self.bytes + size <= GUIDANCE_BYTES:
+            self.known[index], self.bytes = fields, self.bytes + size
+        return fields
 
 
 class EpochSampler(Sampler[Item]):

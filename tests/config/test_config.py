@@ -28,14 +28,14 @@ def written(tmp_path: Path, small: dict[str, Any]):
         ({"train": {"epochs": "many"}}, "train.epochs is 'many': Input should be a valid integer"),
         ({"train": {"epochs": 0}}, "train.epochs is 0: Input should be greater than 0"),
         (
-            {"models": {"unet": {"kind": "unet"}}},
-            "unet is of the unknown kind 'unet', expected one of persistence, climatology",
+            {"models": {"rnn": {"kind": "rnn"}}},
+            "rnn is of the unknown kind 'rnn', expected one of persistence, climatology",
         ),
         ({"models": {"convlstm": {"kernel": 4}}}, "convlstm.kernel is 4: kernel must be odd"),
         ({"models": {"convlstm": {"kernels": 3}}}, "convlstm.kernels is 3: unknown key"),
         ({"verify": {"thresholds": {"rain_rate": [1, 0.5]}}}, "expected a rising list such as [0.5, 1, 2]"),
         ({"verify": {"neighbourhoods_km": [10, 2]}}, "verify.neighbourhoods_km"),
-        ({"models": {"unet": {}}}, "unet has no kind, expected one of persistence, climatology"),
+        ({"models": {"rnn": {}}}, "rnn has no kind, expected one of persistence, climatology"),
         ({"models": {"U-Net": {"kind": "recurrent"}}}, "models.U-Net"),
         (
             {"kinds": {"wide": "recurrent"}},

@@ -57,6 +57,22 @@ def test_convolutions_by_hand(options: dict[str, Any], cells: tuple[int, int], b
     assert counted("simvp", options, cells) == by_hand
 
 
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_a_u_net_reaches_as_far_as_its_gradients(levels: int) -> None:
+    options = models.OPTIONS["unet"].model_validate({"channels": 4, "levels": levels})
+    torch.manual_seed(0)
+    model = models.build("unet", options, channels_in=1, channels_out=1, history=2, horizon=1, step_minutes=5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(0.1, 1)
+    history = torch.rand(1, 2, 1, 1, 64, requires_grad=True)
+    seen = [torch.autograd.grad(model(history)[..., 0, x].sum(), history)[0][..., 0].abs().sum() > 0 for x in range(64)]
+    reached = max(x for x, sees in enumerate(seen) if sees)
+    complexity = [complexity_of(options, SIZES, (1, reached + 1 + beyond)) for beyond in (0, 1)]
+    assert [one.path for one in complexity] == [2 + 4 * levels, None]
+    assert complexity[0].in_a_row == 2 + 4 * levels
+
+
 PATTERNS = {  # five steps of 7 x 4 tokens; four sub-layers, or two of a divided block
     **dict.fromkeys(ATTENTIONS, (4, 1)),
     "factorised": (4, 2),

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fieldcast import models
+from fieldcast.models.layers.motion_options import MotionOptions
 from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.models.layers.sizes import Frame
 from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting import checkpoint
+from fieldcast.pipeline.forecasting.base import Guide
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
 from fieldcast.pipeline.forecasting.network import Network, calendar_planes, coordinate_planes
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
@@ -58,7 +61,10 @@ class Spy(nn.Module):
 
 def spied(**inputs: Any) -> Network:
     normaliser = Normaliser(np.full((1, 2, 1, 1), 3.0), np.array([2.0, 4.0]), [CHANNEL, CHANNEL])
-    return Network(Spy(), normaliser, 300, OutputOptions(), **inputs)
+    planes = 4 * bool(inputs.get("calendar")) + 2 * ("grid" in inputs)
+    frame = Frame(moving=False, based=False, variables=2, targets=1, planes=planes, history=3, horizon=1)
+    guide = Guide(None, False, MotionOptions(), 1, 1, np.timedelta64(5, "m"), 1.0)
+    return Network(Spy(), normaliser, 300, OutputOptions(), frame=frame, guide=guide, **inputs)
 
 
 def test_inputs_stand_behind_the_normalised_channels() -> None:
@@ -89,7 +95,7 @@ LEARNED = {"recurrent": {"hidden": [5], "patch": 2}, "video_transformer": {"dim"
 def test_a_checkpoint_keeps_its_inputs(kind: str, tmp_path: Path) -> None:
     options = models.OPTIONS[kind].model_validate(LEARNED[kind]).model_dump(mode="json")
     described = replace(description(kind), kind=kind, options=options, calendar=True, coordinates=True)
-    assert described.channels_in == 7
+    assert described.sizes.channels_in == 7
     torch.manual_seed(1)
     network = build_network(described, np.full((1, 1, 1, 1), 0.2), np.array([0.5]))
     with torch.no_grad():
@@ -102,7 +108,7 @@ def test_a_checkpoint_keeps_its_inputs(kind: str, tmp_path: Path) -> None:
     forecast = loaded(history(), TIMES)
     np.testing.assert_array_equal(forecast, Forecaster(described, {}, network.eval())(history(), TIMES))
     assert not np.array_equal(forecast, loaded(history(), TIMES + np.timedelta64(5, "h")), equal_nan=True)
-    assert np.abs(forecast - loaded(history(), TIMES, origin=(1, 0)))[..., 1:].max() > 0
+    assert np.abs(forecast - loaded.members(history(), TIMES, origin=(1, 0))[:, 0])[..., 1:].max() > 0
 
 
 def test_untrained_it_is_persistence_with_any_inputs() -> None:
@@ -118,7 +124,7 @@ def test_untrained_it_is_persistence_with_any_inputs() -> None:
 def test_a_checkpoint_that_says_nothing_of_its_inputs_is_refused(tmp_path: Path) -> None:
     checkpoint.save_checkpoint(tmp_path, description("persistence"), {}, "")
     content = json.loads((tmp_path / "config.json").read_text())
-    assert content["format"] == 5
+    assert content["format"] == 6
     assert (content["calendar"], content["coordinates"]) == (False, False)
     del content["calendar"]
     (tmp_path / "config.json").write_text(json.dumps(content))

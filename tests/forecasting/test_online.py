@@ -241,13 +241,13 @@ def test_a_step_is_that_of_adagrad_on_the_squared_error(folder: Path, archive: P
 def test_forecasts_after_a_step_are_those_of_the_new_weights(folder: Path, archive: Path) -> None:
     network, learning = loaded(folder, archive, learning_rate=0.01)
     history = FrameReader(archive, ["rain_rate"]).read(0, HISTORY)[None]
-    old = forecast_batch(network, history, np.zeros(1, int), (0, 0))  # what is kept of the old weights must not last
+    old = forecast_batch(network, history, np.zeros(1, int))  # what is kept of the old weights must not last
     learning.before(START + 4 * STEP)
     arrays = {name: value.numpy() for name, value in network.state_dict().items()}
     fresh = forecaster_of(DESCRIPTION, arrays).network
     assert fresh is not None
-    new = forecast_batch(network, history, np.zeros(1, int), (0, 0))
-    np.testing.assert_array_equal(new, forecast_batch(fresh, history, np.zeros(1, int), (0, 0)))
+    new = forecast_batch(network, history, np.zeros(1, int))
+    np.testing.assert_array_equal(new, forecast_batch(fresh, history, np.zeros(1, int)))
     assert not np.array_equal(new, old)
 
 

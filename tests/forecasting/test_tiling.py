@@ -1,18 +1,15 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from fieldcast import models
-from fieldcast.pipeline.forecasting.forecaster import Forecaster
-from fieldcast.pipeline.forecasting.tiling import (
-    forecast_by_tiles,
-    forecast_fields,
-    forecast_members,
-    ramp,
-    tile_starts,
-)
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_fields, forecast_members
+from fieldcast.pipeline.forecasting.tiling import Tiles, by_tiles, ramp, tile_starts
 from tests.forecasting.test_checkpoint import description, trained
 
 FIVE = np.datetime64("2024-06-01T22:40", "ns") + np.arange(5) * np.timedelta64(35, "m")
@@ -20,19 +17,9 @@ LEARNED: dict[str, dict[str, object]] = {
     "recurrent": {"hidden": [32], "patch": 2},
     "video_transformer": {"dim": 8, "heads": 2, "patch": 3},
     "simvp": {"channels": 4, "levels": 1, "hidden": 8, "blocks": 1},
+    "unet": {"channels": 6, "levels": 1, "frame": "moving", "base": "lagrangian_regression"},
 }
 SHAPE = (32, 35)  # large enough for sums in another order: in one batch of five these networks round differently
-
-
-class Echo:
-    """Forecasts the last frame plus nothing, and notes the tiles that it was asked for."""
-
-    def __init__(self) -> None:
-        self.origins: list[tuple[int, int]] = []
-
-    def members(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
-        self.origins.append(origin)
-        return np.repeat(history[:, None, -1:], 2, axis=2)
 
 
 @pytest.mark.parametrize(
@@ -52,39 +39,48 @@ def test_ramp_by_hand() -> None:
 
 
 def test_blending_leaves_agreeing_tiles_as_they_are() -> None:
-    history = np.random.default_rng(1).normal(size=(2, 3, 1, 41, 53)).astype(np.float32)
-    echo = Echo()
-    result = forecast_by_tiles(echo, history, np.zeros(2), 16, 5)  # type: ignore[arg-type]
-    np.testing.assert_allclose(result, np.repeat(history[:, None, -1:], 2, axis=2), rtol=1e-6)
-    assert len(echo.origins) > 9
+    fields, shapes = torch.randn(2, 3, 1, 41, 53), []
+
+    def echo(tile: Tensor) -> Tensor:
+        shapes.append(tuple(tile.shape[-2:]))
+        return tile[:, -1:].repeat(1, 2, 1, 1, 1)
+
+    torch.testing.assert_close(by_tiles(echo, fields, Tiles(16, 5)), fields[:, -1:].repeat(1, 2, 1, 1, 1))
+    assert set(shapes) == {(16, 16)}
+    assert len(shapes) > 9
 
 
 def test_seams_are_smooth() -> None:
-    class Constant:
-        def members(self, history: np.ndarray, init_times: np.ndarray, origin: tuple[int, int]) -> np.ndarray:
-            return np.full((1, 1, 1, 1, *history.shape[-2:]), float(origin[1] > 0), dtype=np.float32)
+    columns = torch.arange(24.0).expand(8, 24)
 
-    row = forecast_by_tiles(Constant(), np.zeros((1, 1, 1, 8, 24)), np.zeros(1), 16, 8)[0, 0, 0, 0, 0]  # type: ignore[arg-type]
+    def right_of_the_start(tile: Tensor) -> Tensor:
+        return (tile[:, :1] > 0).float().expand_as(tile)
+
+    row = by_tiles(right_of_the_start, columns, Tiles(16, 8))[0].numpy()
     assert row[0] == 0
     assert row[-1] == 1
     assert (np.diff(row) >= -1e-6).all()
     assert np.diff(row).max() < 0.2  # tiles that disagree by 1 blend over the overlap
 
 
-def test_missing_cells_stay_missing_and_do_not_spread() -> None:
-    history = np.ones((1, 2, 1, 20, 20), dtype=np.float32)
+def test_missing_cells_stay_missing_and_do_not_spread(tmp_path: Path) -> None:
+    history = five_histories()[:1]
     history[..., 7, 9] = np.nan
-    result = forecast_by_tiles(Echo(), history, np.zeros(1), 12, 4)  # type: ignore[arg-type]
+    result = forecast_fields(forecaster_of("recurrent", tmp_path), history, FIVE[:1], 14, 5)
     assert np.isnan(result[..., 7, 9]).all()
-    assert np.isnan(result).sum() == 2
+    assert np.isfinite(result[..., 7, 10:]).all()
 
 
 def forecaster_of(model: str, folder: Path) -> Forecaster:
+    weights = np.full((4, 1, 6), 0.2, np.float32)
     if model in LEARNED:
-        return trained(model, folder / model, options=LEARNED[model])[0]
+        forecaster = trained(model, folder / model, options=LEARNED[model])[0]
+        assert forecaster.network is not None
+        forecaster.network.guide = replace(forecaster.network.guide, arrays={"weights": weights})
+        return forecaster
     maps = np.random.default_rng(2).gamma(1.0, 1.0, size=(24, 1, *SHAPE)).astype(np.float32)
     damping = np.array([[0.9], [0.7], [0.5], [0.3]], np.float32)
-    return Forecaster(description(model), {"climatology": maps, "damping": damping})
+    return Forecaster(description(model), {"climatology": maps, "damping": damping, "weights": weights})
 
 
 def five_histories() -> np.ndarray:

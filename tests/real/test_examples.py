@@ -16,8 +16,7 @@ from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import calibration
-from fieldcast.pipeline.forecasting.forecaster import load
-from fieldcast.pipeline.forecasting.tiling import forecast_members
+from fieldcast.pipeline.forecasting.forecaster import forecast_members, load
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.prepare import prepare
 from fieldcast.pipeline.train import train

@@ -16,6 +16,7 @@ import xarray as xr
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from fieldcast.models.damped_persistence.options import DampedPersistenceOptions
 from fieldcast.models.recurrent.convgru import ConvGRUCell
 from fieldcast.models.recurrent.convlstm import ConvLSTMCell
 from fieldcast.pipeline import config
@@ -29,7 +30,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
-from fieldcast.pipeline.train import code_digest, describe, fit_reference, prepare_resume, train
+from fieldcast.pipeline.train import code_digest, describe, fit_kind, prepare_resume, train
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
 from tests.conftest import ROOT, rewrite
@@ -233,7 +234,7 @@ def test_inputs_of_time_and_place_are_trained(project: Path) -> None:
     train(params, "convlstm")
     loaded = load(CHECKPOINTS / "convlstm")
     assert (loaded.config.calendar, loaded.config.coordinates) == (True, True)
-    assert loaded.config.channels_in == 7
+    assert loaded.config.sizes.channels_in == 7
     init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
     forecast(CHECKPOINTS / "convlstm", OBSERVATIONS, init_times, Path("placed.zarr"), params.forecast)
     assert np.isfinite(store.open_forecasts(Path("placed.zarr"))["rain_rate"].values).all()
@@ -244,7 +245,7 @@ def test_balanced_without_rain_is_refused(project: Path) -> None:
     described = describe(params, "convlstm", "0" * 32)
     kelvin = replace(described, channels=(replace(described.channels[0], units="K"),))
     with pytest.raises(InputError, match="balanced weighs rain rates"):
-        fit.fit(params, kelvin, None, RESUME, None)
+        fit.fit(params, kelvin, None, {}, RESUME, None)
 
 
 def test_weights_of_cells_follow_the_physical_target(project: Path) -> None:
@@ -307,7 +308,7 @@ def test_damping_by_hand(project: Path) -> None:
         (anomaly * (batch["target"][:, k, 0].numpy() - mean)).sum() / (anomaly**2).sum()
         for k in range(params.sample.horizon)
     ]
-    fitted = fit_reference(params, description)
+    fitted = fit_kind(params, description, description.kind, DampedPersistenceOptions())
     np.testing.assert_allclose(fitted.arrays["damping"][:, 0], expected, rtol=1e-4)
 
 

@@ -13,8 +13,7 @@ from fieldcast.pipeline.datasets.frames import FrameReader
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
-from fieldcast.pipeline.forecasting.forecaster import load
-from fieldcast.pipeline.forecasting.tiling import forecast_fields
+from fieldcast.pipeline.forecasting.forecaster import forecast_fields, load
 from fieldcast.pipeline.training import cluster_queries as clusters
 from fieldcast.pipeline.training.cluster_queries import Pair, cluster
 from tests.checkpoints import untrained

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fieldcast.models.layers.motion_options import MotionOptions
 from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.models.layers.sizes import Frame
 from fieldcast.pipeline.config.training import Rollout, ScheduledSampling, Train
 from fieldcast.pipeline.datasets.signature import Channel
+from fieldcast.pipeline.forecasting.base import Guide
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.forecasting.normaliser import Normaliser
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
@@ -119,7 +122,9 @@ class Direct(Stepper):
 
 def module_of(model: nn.Module, **options: Any) -> ForecastModule:
     normaliser = Normaliser(np.zeros((1, 1, 1, 1)), np.ones(1), [CHANNEL])
-    network = Network(model, normaliser, 300, OutputOptions())
+    frame = Frame(moving=False, based=False, variables=1, targets=1, planes=0, history=1, horizon=1)
+    guide = Guide(None, False, MotionOptions(), 1, 1, np.timedelta64(5, "m"), 1.0)
+    network = Network(model, normaliser, 300, OutputOptions(), frame=frame, guide=guide)
     module = ForecastModule(network, Train(epochs=1, **options), Budget(None, steps=100))
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer
     return module

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from fieldcast.models.layers.outputs import OutputOptions
+from fieldcast.models.layers.outputs import LearnedOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +35,7 @@ AttentionName = Literal[
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
-class AttentionOptions(OutputOptions):
+class AttentionOptions(LearnedOptions):
     """Attention pattern and its options; options of one pattern are refused with the others."""
 
     attention: AttentionName = Field(

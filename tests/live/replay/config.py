@@ -25,8 +25,7 @@ from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
-from fieldcast.pipeline.forecasting.forecaster import load
-from fieldcast.pipeline.forecasting.tiling import forecast_fields
+from fieldcast.pipeline.forecasting.forecaster import forecast_fields, load
 from fieldcast.pipeline.sources import Segment, open_source
 from fieldcast.pipeline.sources.target import Target, read_frames, target_of
 from fieldcast.pipeline.sources.time_axis import fit_time_axis
