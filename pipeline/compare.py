@@ -11,10 +11,13 @@ from rich.console import Console
 
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, SCORES
+from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
+from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 from fieldcast.pipeline.errors import TrackerError, public
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare, eventful, extremes, minute
+from fieldcast.pipeline.evaluation.mean_flow import mean_flow
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.report.coastlines import coastlines
 from fieldcast.pipeline.report.maps import case_of, case_strip
@@ -24,7 +27,7 @@ from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.identity import complete
 from fieldcast.pipeline.tracking.registry import Registry
-from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, scores_of
+from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, scores_of, units_of
 from fieldcast.pipeline.verification.scores import by_key
 
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` listens
@@ -54,7 +57,8 @@ def _compare(params: config.Params, digests: Mapping[str, str], runs: Mapping[st
         {name: _entry(name, each.kind, runs[name]) for name, each in params.models.items()}, params.compare
     )
     cases = _cases(comparison)
-    write_report(comparison, COMPARISON, public(params.model_dump(mode="json")), cases)
+    settings = public(params.model_dump(mode="json"))
+    write_report(comparison, COMPARISON, settings, cases, _flows(comparison, params))
     console = Console(width=WIDTH)
     console.print(terminal_table(comparison))
     console.print("\n".join(comparison.verdict), highlight=False, markup=False)
@@ -84,6 +88,21 @@ def _cases(comparison: Comparison) -> list[ShownCase]:
     for stem, (caption, init) in zip(("best", "worst"), extremes(comparison).items(), strict=False):
         shown.append(ShownCase(maps_of(init), f"{caption}, {minute(init)} UTC.", stem))
     return shown
+
+
+def _flows(comparison: Comparison, params: config.Params) -> dict[str, str]:
+    """Return the mean flow of the training and the test period as text; nothing for a field that is no rain."""
+    field = fields_of(comparison.sums)[0]
+    if units_of(comparison.sums, field) != RAIN_RATE_UNITS:
+        return {}
+    reader = FrameReader(OBSERVATIONS, [field])
+    flows = {
+        f"Mean flow, {name} period": mean_flow(
+            reader, read_init_times(PREPARED / "init_times.csv", split), params.sample.history
+        )
+        for split, name in (("train", "training"), ("test", "test"))
+    }
+    return {label: "none to be seen" if flow is None else flow.text() for label, flow in flows.items()}
 
 
 def _tiles(cases: Sequence[ShownCase], names: Mapping[str, object]) -> dict[str, dict[str, np.ndarray]]:

@@ -147,7 +147,8 @@ def legend(names: Sequence[str], references: Sequence[str]) -> list[tuple[str, s
     dashes = {"-": "", "-.": "9 3 2 3", ":": "2 3"}
     lines = []
     for name, style in model_styles(names, references).items():
-        dash = dashes.get(style["linestyle"], "6 3") if isinstance(style["linestyle"], str) else "6 3"
+        line = style["linestyle"]
+        dash = dashes[line] if isinstance(line, str) else " ".join(f"{2 * length:g}" for length in line[1])
         lines.append((readable(name), style["color"], style["linewidth"] * 1.2, dash))
     return lines
 

@@ -48,11 +48,15 @@ def check_folder(folder: Path) -> None:
 
 
 def write_report(
-    comparison: Comparison, folder: Path, settings: Mapping[str, Any], cases: Sequence[ShownCase] = ()
+    comparison: Comparison,
+    folder: Path,
+    settings: Mapping[str, Any],
+    cases: Sequence[ShownCase] = (),
+    more_facts: Mapping[str, str] | None = None,
 ) -> None:
     """Write `metrics.json`, `report.html` and `figures/` into `folder`, in place of earlier ones.
 
-    Without `cases` (no fields at hand) the report has no maps.
+    Without `cases` (no fields at hand) the report has no maps. `more_facts` are labels and texts beside `facts`.
     """
     pictures = folder / FIGURES
     shutil.rmtree(pictures, ignore_errors=True)
@@ -67,7 +71,7 @@ def write_report(
         comparison.metrics,
         comparison.leading,
         comparison.references,
-        facts(comparison),
+        {**facts(comparison), **(more_facts or {})},
         drawn,
         settings,
         left_out=comparison.left_out,

@@ -14,6 +14,7 @@ STAGES = {
 }
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 MOST_DEPENDENCIES = 49  # on code, in all
+MOVES_FIELDS = {"compare"}  # without running a model
 RUNS_MODELS = {"train", "forecast"}  # the others know kinds by name, and their options as `config` checks them
 RESULTLESS = {"dask"}  # where work runs changes no result
 TRACKED_ONLY = {"track"}  # nor does where it is recorded
@@ -34,6 +35,8 @@ def code_dependencies(stage: str) -> set[str]:
         places.add("/".join((top, rest[0])))
     if stage in RUNS_MODELS:
         places |= {"models/layers", "models/${item.kind}"}
+    if stage in MOVES_FIELDS:
+        places.add("models/layers")
     if stage == "train":
         places.add("pipeline/tracking")  # MLflow runs `pyfunc`
     return places
