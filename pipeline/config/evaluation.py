@@ -87,11 +87,11 @@ class Compare(Section):
 
 
 class Guards(Section):
-    """Limits that every champion keeps at each of the named leads; null or false: not checked."""
+    """Limits that every champion keeps at each of the named leads; null: not checked."""
 
     max_mean_error: Amount | None = None  # absolute, in the first variable's units
     min_spectrum_ratio: Share | None = 0.01  # of the fine scales: less is a field without any, see decision 21
-    csi_not_worse: bool = True  # than the best reference's, certainly, at the highest threshold with events
+    min_csi_ratio: Share | None = 0.5  # to the best reference's, at the highest threshold with events; 1: not worse
     min_coverage: Share | None = None  # of the 90 % interval, where a model gives one
     max_coverage: Share | None = None
 

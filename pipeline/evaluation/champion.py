@@ -46,7 +46,7 @@ def _carry_out(
 ) -> list[str]:
     sentences = []
     if decision.promote or current is None:
-        reason = decision.reason if decision.promote else f"the best reference; {decision.reason}"
+        reason = decision.reason if decision.promote else f"the best reference within the guards; {decision.reason}"
         sentences.append(_appoint(decision.champion, CHAMPION, reason, checkpoints, registry))
     else:
         sentences.append(f"champion: {readable(decision.incumbent)} stays, version {current.number}.")

@@ -51,12 +51,13 @@ class Rivals:
     leads: Sequence[int]  # minutes
     score: Score  # that decides
     heavy: Score | None  # CSI of heavy events, where it is a guard
+    min_csi_ratio: float  # of a model's to the best reference's
 
     def fault(self, model: str) -> str | None:
         """Return how `model` falls short of the best reference at one of the leads, as text; None where it does not.
 
-        A model that learns has to be certainly better in the score that decides. No model may be certainly worse in
-        the CSI of heavy events.
+        A model that learns has to be certainly better in the score that decides. In the CSI of heavy events no model
+        may be certainly worse and have less than `min_csi_ratio` of the reference's value.
         """
         return (None if model in self.references else self._not_better(model)) or self._misses_events(model)
 
@@ -75,11 +76,13 @@ class Rivals:
             best = best_of(self.evidence, self.references, self.heavy, lead)
             if best is None or best == model:
                 continue
-            if self.evidence.between(model, best, self.heavy)[lead].word == "worse":
-                own, other = (self.evidence.intervals[name, self.heavy][lead].value for name in (model, best))
+            own, other = (self.evidence.intervals[name, self.heavy][lead].value for name in (model, best))
+            worse = self.evidence.between(model, best, self.heavy)[lead].word == "worse"
+            if worse and own < self.min_csi_ratio * other:
+                limit = "" if self.min_csi_ratio == 1 else f"below {self.min_csi_ratio:g} of "
                 return (
-                    f"{self.heavy.title()} {own:.2f} {_at(lead, self._all_leads())} is certainly worse than the "
-                    f"{other:.2f} of {readable(best)} ({SETTING}.csi_not_worse)"
+                    f"{self.heavy.title()} {own:.2f} {_at(lead, self._all_leads())} is {limit or 'worse than '}the "
+                    f"{other:.2f} of {readable(best)} ({SETTING}.min_csi_ratio)"
                 )
         return None
 

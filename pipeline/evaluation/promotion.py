@@ -87,6 +87,7 @@ class _Contest:
     where: str
     confidence: float
     references: Sequence[str]
+    passed_over: Sequence[str]  # better references, which a guard keeps from office
 
     def at_each_lead(self, difference: Difference) -> str:
         """Return that a model that learns beats the references at each lead, which it had to; else nothing."""
@@ -103,14 +104,19 @@ def _decision(contest: _Contest, faults: Mapping[str, str | None]) -> Decision:
     better = [difference for difference in contest.differences if difference.word == "better"]
     promoted = next((difference for difference in better if faults[difference.model] is None), None)
     passed_over = better if promoted is None else better[: better.index(promoted)]
-    kept_out = [f"{readable(one.model)} is kept out: {faults[one.model]}" for one in passed_over]
+    kept_out = [_kept_out(one.model, faults) for one in passed_over]
     if promoted is not None:
         reason = "; ".join([f"{contest.text(promoted)}{contest.at_each_lead(promoted)}, guards hold", *kept_out])
         return Decision(promoted.model, contest.incumbent, True, reason, contest.differences)
     first = contest.differences[0]
     unsure = [] if first.word == "better" else [contest.text(first)]
-    reason = f"not promoted: {'; '.join([*unsure, *kept_out])}"
+    kept_out += [_kept_out(name, faults) for name in contest.passed_over]
+    reason = f"not promoted: {'; '.join([*unsure, *dict.fromkeys(kept_out)])}"
     return Decision(first.model, contest.incumbent, False, reason, contest.differences)
+
+
+def _kept_out(model: str, faults: Mapping[str, str | None]) -> str:
+    return f"{readable(model)} is kept out: {faults[model]}"
 
 
 def _rivals(
@@ -120,8 +126,10 @@ def _rivals(
     leads = sorted(promotion.leads_minutes or lead_minutes(first))
     _pooled(first, leads)  # raises for leads that no forecast has
     score = Score(promotion.score, field=first_field(first)[2])
-    heavy = heavy_events(first, leads) if promotion.guards.csi_not_worse else None
-    return Rivals(references, evidence(sums, list(filter(None, (score, heavy))), compare), leads, score, heavy)
+    ratio = promotion.guards.min_csi_ratio
+    heavy = heavy_events(first, leads) if ratio else None
+    found = evidence(sums, list(filter(None, (score, heavy))), compare)
+    return Rivals(references, found, leads, score, heavy, ratio or 0.0)
 
 
 def _contest(
@@ -140,20 +148,15 @@ def _contest(
     found = evidence(pooled, [score], compare)
     values = {model: next(iter(found.intervals[model, score].values())).value for model in pooled}
     ranked = sorted(sums, key=lambda model: badness(score, values[model]))
-    incumbent = champion or ""
-    if champion not in sums:
-        incumbent = _in_office(ranked, rivals.references, faults)
+    in_office = [name for name in ranked if name == champion]
+    eligible = in_office or [name for name in ranked if name in rivals.references] or ranked
+    incumbent = next((name for name in eligible if faults[name] is None), eligible[0])
     opponent = opponent or incumbent
     others = [model for model in ranked if model not in (incumbent, opponent)]
     differences = [one for model in others for one in found.between(model, opponent, score).values()]
     where = _where(lead_minutes(next(iter(sums.values()))), rivals.leads)
-    return _Contest(incumbent, values[opponent], differences, where, compare.confidence, rivals.references)
-
-
-def _in_office(ranked: Sequence[str], references: Sequence[str], faults: Mapping[str, str | None]) -> str:
-    """Return the best reference without a fault, else the best one; without references the same of all models."""
-    eligible = [name for name in ranked if name in references] or list(ranked)
-    return next((name for name in eligible if faults[name] is None), eligible[0])
+    passed_over = eligible[: eligible.index(incumbent)]
+    return _Contest(incumbent, values[opponent], differences, where, compare.confidence, rivals.references, passed_over)
 
 
 def _pooled(sums: xr.Dataset, leads: Sequence[int]) -> xr.Dataset:

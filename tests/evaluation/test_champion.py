@@ -165,7 +165,7 @@ def test_any_runs_are_compared(office: Office, tmp_path: Path) -> None:
 
 def test_runs_of_other_data_are_refused(office: Office) -> None:
     office.score({"persistence": 1.0, "climatology": 0.8})
-    (Path("data/prepared") / "extra").write_text("other data")
+    (Path("data/prepared") / "learned.json").write_text(json.dumps({"sha256": "0" * 64}))
     train(office.params, "persistence")
     office.score({"persistence": 1.0})
     other = CliRunner().invoke(app, ["compare", "climatology", "persistence"])

@@ -41,7 +41,7 @@ def test_guards(monkeypatch, guards, score, values, fault):
 
 
 def test_guards_against_blur_are_on():
-    assert (Guards().min_spectrum_ratio, Guards().csi_not_worse) == (0.01, True)
+    assert (Guards().min_spectrum_ratio, Guards().min_csi_ratio) == (0.01, 0.5)
 
 
 @pytest.mark.parametrize(("inits", "highest"), [(EVENTFUL, 5.0), (EVENTFUL - 1, 1.0)])
