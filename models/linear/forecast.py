@@ -33,7 +33,8 @@ Array32 = NDArray[np.float32]
 Array64 = NDArray[np.float64]
 Times = NDArray[np.datetime64]
 
-VALUES = 2**26  # of states that EOFs are found from, 256 MB: so many evenly spread init times are kept
+STATES = 1000  # that EOFs are found from, evenly spread over the init times: their matrix takes a second
+VALUES = 2**26  # of all of these states, 256 MB
 FAINT = 1e-6  # of the first component's variance: components with less are rounding errors
 LEAST_ROW = 1e-3  # area weight of a row at a pole
 HOURS = 3  # predictors besides the components: sine and cosine of the hour of the day, and 1
@@ -169,7 +170,7 @@ def found_space(training: Training, components: int) -> tuple[Space, int]:
     total: DampingSums | None = None
     states: list[Array32] = []
     stride, seen = 1, 0
-    most = max(2 * components, VALUES // training.climatology[0].size)
+    most = max(2 * components, min(STATES, VALUES // training.climatology[0].size))
     for history, target, init_times in training.blocks:
         latest = latest_valid(history) - climatology_at(training.climatology, init_times[:, None])[:, 0]
         times = valid_times(init_times, training.horizon, training.step)

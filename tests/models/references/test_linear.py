@@ -184,8 +184,10 @@ def test_the_strength_is_that_with_the_least_error_elsewhere():
     assert linear.best_strength(parts[:1]) == linear.STRENGTHS[-1]
 
 
-def test_states_for_eofs_are_thinned_to_what_memory_allows(monkeypatch):
-    monkeypatch.setattr(linear, "VALUES", 20 * 2 * H * W)
+@pytest.mark.parametrize("limit", [{"VALUES": 20 * 2 * H * W}, {"STATES": 20}])
+def test_states_for_eofs_are_thinned_to_what_time_and_memory_allow(limit, monkeypatch):
+    for name, value in limit.items():
+        monkeypatch.setattr(linear, name, value)
     kept = []
     monkeypatch.setattr(linear, "eofs", lambda states, count: kept.append(len(states)) or states[:count])
     linear.found_space(training(weather()), 4)
