@@ -18,7 +18,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test test-fast campaign check check-style check-types check-lock lock audit ui bench models architecture house replay pictures clean
+.PHONY: setup repro test test-fast campaign mutations check check-style check-types check-lock lock audit ui bench models architecture house replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -45,6 +45,9 @@ test-fast: setup  ## those without trainings, processes and real archives
 
 campaign: setup  ## the long forms of tests that `make test` runs in a short form, see docs/reliability.md
 	@FIELDCAST_CAMPAIGN=1 $(PYTEST) $$(grep -rlE "tests\.campaign|mark\.campaign" --include "test_*.py" tests)
+
+mutations: setup  ## guards taken away one by one, and the test that notices each
+	@WORKERS=$(WORKERS) python -m tests.mutations $(WORDS)
 
 check: setup  ## style, types, and that the lock file of packages is fresh, side by side
 	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target check-style check-types check-lock

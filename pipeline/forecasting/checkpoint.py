@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import save
 
+from fieldcast import models
 from fieldcast.models.layers.sizes import Frame, Sizes
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.signature import Channel, DataSignature
@@ -133,17 +135,32 @@ def read_config(folder: Path) -> CheckpointConfig:
     """Return the configuration in a checkpoint folder; raise `InputError` when it is not one of ours."""
     path = folder / CONFIG
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file; expected a checkpoint folder written by the train stage") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}; train the model again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: {type(content).__name__} in place of a configuration; train the model again")
     if content.get("format") != FORMAT:
         raise InputError(f"{path}: format is {content.get('format')!r}, expected {FORMAT}; train the model again")
     unknown = sorted(set(content) ^ set(CheckpointConfig.__dataclass_fields__))
     if unknown:
         raise InputError(f"{path}: unknown or missing keys {unknown}; train the model again")
     try:
-        return CheckpointConfig.from_dict(content)
-    except TypeError as error:
+        return _checked(CheckpointConfig.from_dict(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {place}: {first['msg']}; train the model again") from None
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise InputError(f"{path}: {error}; train the model again") from None
+
+
+def _checked(config: CheckpointConfig) -> CheckpointConfig:
+    """Return the configuration; raise `ValueError` where a value has the wrong type or the options are of no model."""
+    TypeAdapter(CheckpointConfig).validate_json(json.dumps(asdict(config)), strict=True)
+    if config.kind not in models.OPTIONS:
+        raise ValueError(f"kind is {config.kind!r}, expected one of {', '.join(models.OPTIONS)}")
+    models.OPTIONS[config.kind].model_validate_json(json.dumps(config.options), strict=True)
+    return config

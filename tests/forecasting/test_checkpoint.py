@@ -135,8 +135,14 @@ def test_config_comes_back_from_its_folder(tmp_path: Path) -> None:
         (lambda content: content["channels"][0].update(odd=1), "unexpected keyword argument 'odd'"),
         (lambda content: content["signature"].pop("y"), "missing 1 required positional argument: 'y'"),
         (lambda content: content["signature"]["y"].pop("cells"), "missing 1 required positional argument: 'cells'"),
+        (lambda content: content.update(kind="unet"), "kind is 'unet', expected one of persistence"),
+        (lambda content: content.update(kind=["a"]), "kind"),
+        (lambda content: content.update(history="3"), "history: Input should be a valid integer"),
+        (lambda content: content.update(channels=None), "NoneType"),
+        (lambda content: content.update(channels=[3]), "must be a mapping"),
+        (lambda content: content.update(signature=[]), "'list' object is not a mapping"),
+        (lambda content: content["options"].update(no_such=1), "no_such: Extra inputs are not permitted"),
     ],
-    ids=["format", "key", "channel", "axis", "cells"],
 )
 def test_a_config_of_another_shape_is_refused(
     change: Callable[[dict[str, Any]], Any], words: str, tmp_path: Path
@@ -174,9 +180,10 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(InputError, match=expected):
             load(tmp_path / "c")
-    path.write_text("{")
-    with pytest.raises(InputError, match="not valid JSON"):
-        load(tmp_path / "c")
+    for cut in (b"{", b"", b"\xff\xfe", b"[" * 100_000, b"[]", b"3"):
+        path.write_bytes(cut)
+        with pytest.raises(InputError, match=r"not valid JSON|in place of a configuration"):
+            load(tmp_path / "c")
 
 
 def test_no_pickle_in_the_folder_and_the_same_bytes_again(tmp_path: Path) -> None:

@@ -125,6 +125,20 @@ def test_a_hole_in_a_forecast_is_refused(forecasts, observed):
         verify(forecasts, observed, options())
 
 
+def test_cells_without_a_forecast_count_nowhere(forecasts, observed):
+    """A cell that was missing at init time may be missing in the forecast, and be observed later all the same."""
+    whole = verify(forecasts, observed, options())
+    observed.rain_rate[HISTORY - 1 + 2, 4, 4] = np.nan  # at the third init time
+    forecasts.rain_rate[2, :, 4, 4] = np.nan
+    sums = verify(forecasts, observed, options())
+    for name in ("n", "hits", "squared_error"):
+        if f"rain_rate.{name}" in sums:
+            assert np.isfinite(sums[f"rain_rate.{name}"]).all(), name
+    fewer = field_sums(whole, "rain_rate")["n"].values - field_sums(sums, "rain_rate")["n"].values
+    assert (fewer[2] == 1).all()
+    assert set(by_key(scores_of(sums))["rmse"].values()) == {0.0}
+
+
 def test_what_does_not_fit_is_refused(forecasts, observed):
     with pytest.raises(InputError, match="no field \\['snow'\\]"):
         verify(forecasts, observed, Verify(thresholds={"snow": [1.0]}))

@@ -262,6 +262,20 @@ def test_a_torn_line_and_a_repeated_delivery_add_nothing(folder: Path, monkeypat
     assert_complete(folder)
 
 
+def test_what_a_run_has_is_passed_over(folder: Path) -> None:
+    """A comparison during an outage, of scores that MLflow has already, adds nothing when it is sent."""
+    work(folder)
+    (before,) = runs(folder)
+    patience.mark_down()
+    work(folder)
+    patience.forget_mark()
+    assert tracking.deliver().left == 0
+    (after,) = runs(folder)
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    assert after.info.run_id == before.info.run_id
+    assert [each.step for each in client.get_metric_history(after.info.run_id, "lead/rmse")] == [5, 10]
+
+
 def test_runs_of_killed_processes_end_as_killed(folder: Path) -> None:
     process = os.fork()
     if not process:

@@ -1,0 +1,326 @@
+"""The list of mutations: a guard's file, its text, the text without it, and the test that notices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A guard taken away."""
+
+    file: str
+    old: str  # stands in the file exactly once
+    new: str
+    test: str  # fails with the new text
+
+
+M = Mutation
+VERIFY, LEDGER, PUBLISH = "tests/stages/test_verify.py", "tests/live/test_ledger.py", "tests/live/test_archive.py"
+MUTATIONS = (
+    # masks
+    M("pipeline/verify.py", "np.isfinite(actual) & complete,", "np.isfinite(actual),", f"{VERIFY}::test_cells_without"),
+    M("pipeline/verify.py", "complete.all(axis=2)", "complete.any(axis=2)", f"{VERIFY}::test_a_hole_in_one_member"),
+    M("pipeline/verify.py", "    if missing.any():", "    if False:", f"{VERIFY}::test_a_hole_in_a_forecast"),
+    M(
+        "pipeline/forecasting/losses.py",
+        "weights * errors, 0.0).sum() / valid.sum().clamp(min=1)",
+        "weights * errors, 0.0).mean()",
+        "tests/forecasting/test_losses.py::test_by_hand_over_valid_cells",
+    ),
+    M(
+        "pipeline/forecasting/losses.py",
+        "return torch.where(target.isfinite(), target, 0.0)",
+        "return target",
+        "tests/forecasting/test_losses.py::test_missing_cells_carry_no_gradient",
+    ),
+    M(
+        "pipeline/live/cycle.py",
+        "(~np.isfinite(fields) & observed).sum()",
+        "0",
+        "tests/live/test_cycle.py::test_values_that_are_not_finite",
+    ),
+    # tiles
+    M(
+        "pipeline/forecasting/tiling.py",
+        "+= valid * weight",
+        "+= weight",
+        "tests/forecasting/test_tiling.py::test_missing_cells_stay_missing",
+    ),
+    M(
+        "pipeline/forecasting/tiling.py",
+        "np.minimum(distance / (overlap + 1), 1.0)",
+        "np.ones_like(distance)",
+        "tests/forecasting/test_tiling.py::test_ramp_by_hand",
+    ),
+    M(
+        "pipeline/forecasting/tiling.py",
+        "-(-(size - overlap) // (tile - overlap))",
+        "-(-size // tile)",
+        "tests/forecasting/test_tiling.py::test_tiles_cover_and_overlap",
+    ),
+    # gaps, and what a model learns from
+    M(
+        "pipeline/config/read.py",
+        "if later.start - split.end < gap:",
+        "if False:",
+        "tests/config/test_config.py::test_gap_between_splits",
+    ),
+    M(
+        "pipeline/config/data.py",
+        "if self.test.start <= latest:",
+        "if False:",
+        "tests/config/test_config.py::test_bad_value_is_one_line",
+    ),
+    M(
+        "pipeline/datasets/preparation/splits.py",
+        " & (in_horizon <= options.max_missing_horizon)",
+        "",
+        "tests/stages/test_prepare.py::test_init_times_need_complete_history_and_horizon",
+    ),
+    M(
+        "pipeline/prepare.py",
+        "slice(train.start, train.end + reach)",
+        "slice(train.start, None)",
+        "tests/stages/test_prepare.py::test_test_period_reaches_neither",
+    ),
+    M(
+        "pipeline/datasets/preparation/learned.py",
+        'SPLITS = ("train", "validation")',
+        'SPLITS = ("train", "validation", "test")',
+        "tests/stages/test_prepare.py::test_the_digest_is_of_what_models_learn_from",
+    ),
+    M(
+        "pipeline/train.py",
+        'init_times = read_init_times(PREPARED / "init_times.csv", "validation")',
+        'init_times = read_init_times(PREPARED / "init_times.csv", "train")',
+        "tests/stages/test_calibration_period.py",
+    ),
+    # fences
+    M(
+        "pipeline/live/archive/ledger.py",
+        "if fenced and (newest",
+        "if False and (newest",
+        f"{LEDGER}::test_only_the_newest_token_may_write",
+    ),
+    M(
+        "pipeline/datasets/atomic.py",
+        "    if target.exists():",
+        "    if False:",
+        "tests/datasets/test_atomic.py::test_rename_takes_no_name",
+    ),
+    M(
+        "pipeline/live/archive/publish.py",
+        "            _read_back(staging, grid, fields)\n",
+        "",
+        f"{PUBLISH}::test_a_disk_that_gives_back",
+    ),
+    # syncs
+    M(
+        "pipeline/live/archive/publish.py",
+        "            fsync_tree(staging)\n",
+        "",
+        f"{PUBLISH}::test_the_disk_knows_each_step",
+    ),
+    M(
+        "pipeline/datasets/atomic.py",
+        "        fsync_tree(partial)\n",
+        "",
+        "tests/datasets/test_atomic.py::test_everything_is_synced_before_it_gets_its_name",
+    ),
+    M(
+        "pipeline/datasets/atomic.py",
+        "        os.fsync(file.fileno())\n",
+        "",
+        "tests/datasets/test_atomic.py::test_a_file_is_replaced_in_one_step",
+    ),
+    M(
+        "pipeline/datasets/atomic.py",
+        "        folder.mkdir(exist_ok=True)\n        fsync_folder(folder.parent)\n",
+        "        folder.mkdir(exist_ok=True)\n",
+        "tests/datasets/test_atomic.py::test_every_new_folder",
+    ),
+    # digests
+    M(
+        "pipeline/live/archive/publish.py",
+        "if manifest_sha256 is not None and sha256 != manifest_sha256:",
+        "if False:",
+        f"{PUBLISH}::test_added_or_swapped_files",
+    ),
+    M(
+        "pipeline/live/archive/publish.py",
+        "sorted(present ^ set(files))",
+        "sorted(set(files) - present)",
+        f"{PUBLISH}::test_added_or_swapped_files",
+    ),
+    M(
+        "pipeline/live/archive/publish.py",
+        "if (got := _file_facts(_read(path / name, fix))) != expected:",
+        "if (got := None) is not None:",
+        f"{PUBLISH}::test_no_flipped_bit_in_a_forecast",
+    ),
+    M(
+        "pipeline/live/archive/publish.py",
+        "if (sha256 := _digest(content)) != expected:",
+        "if (sha256 := None) is not None:",
+        f"{PUBLISH}::test_no_flipped_bit_in_the_catalogue",
+    ),
+    M(
+        "pipeline/live/archive/database.py",
+        "if not is_whole(row, *chained):",
+        "if False:",
+        f"{LEDGER}::test_no_flipped_bit_goes_unnoticed",
+    ),
+    # the rule of promotion, and who may be compared
+    M(
+        "pipeline/evaluation/promotion.py",
+        'if difference.word == "better"]',
+        'if difference.word != "worse"]',
+        "tests/evaluation/test_promotion.py",
+    ),
+    M(
+        "pipeline/evaluation/promotion.py",
+        "left_out = {**learnt_on(sums), **(excluded or {})}",
+        "left_out = dict(excluded or {})",
+        "tests/forecasting/test_online.py::test_a_model_that_learnt_on_is_not_promoted",
+    ),
+    M(
+        "pipeline/evaluation/guards.py",
+        "worst = max(defined,",
+        "worst = min(defined,",
+        "tests/evaluation/test_guards.py::test_mean_errors_of_opposite_sign",
+    ),
+    M(
+        "pipeline/evaluation/comparability.py",
+        "if any(not np.array_equal(own[variable], standard[variable]) for variable in variables):",
+        "if False:",
+        "tests/evaluation/test_comparability.py::test_equal_numbers_of_other_cells",
+    ),
+    # units and axes
+    M(
+        "pipeline/datasets/signature.py",
+        "if found.units[name] != units:",
+        "if False:",
+        "tests/datasets/test_signature.py::test_the_first_difference",
+    ),
+    M(
+        "pipeline/datasets/signature.py",
+        "if found.cells != expected.cells:",
+        "if False:",
+        "tests/datasets/test_signature.py::test_the_first_difference",
+    ),
+    M(
+        "pipeline/sources/target.py",
+        "if units != expected:",
+        "if False:",
+        "tests/live/test_observations.py::test_wrong_units_inside_a_radar_file",
+    ),
+    M(
+        "pipeline/datasets/grid.py",
+        "np.asarray(cosine / cosine.mean())",
+        "np.ones_like(cosine)",
+        f"{VERIFY}::test_cells_of_degrees",
+    ),
+    M(
+        "pipeline/forecasting/normaliser.py",
+        "values.clamp(channel.valid_min, channel.valid_max) if bounded else values",
+        "values",
+        "tests/forecasting/test_checkpoint.py::test_forecasts_are_complete_in_range",
+    ),
+    # valid times, stores
+    M(
+        "pipeline/datasets/schema.py",
+        "if not (forecasts[VALID_TIME] == forecasts[INIT_TIME] + forecasts[LEAD_TIME]).all():",
+        "if False:",
+        "tests/datasets/test_schema.py",
+    ),
+    M(
+        "pipeline/datasets/store.py",
+        "valid_times = init_times[:, None] + lead_times[None, :]",
+        "valid_times = init_times[:, None] + 0 * lead_times[None, :]",
+        "tests/datasets/test_store.py::test_forecasts_round_trip",
+    ),
+    M(
+        "pipeline/datasets/store.py",
+        '"_FillValue": np.float32("nan"),',
+        '"_FillValue": np.float32(0),',
+        "tests/datasets/test_store.py::test_frames_never_written_are_missing",
+    ),
+    M(
+        "pipeline/datasets/store.py",
+        "if start % shard or (stop % shard and stop != length) or stop > length:",
+        "if stop > length:",
+        "tests/datasets/test_store.py::test_blocks_across_shards",
+    ),
+    M(
+        "pipeline/datasets/frames.py",
+        "if not np.array_equal(axis[",
+        "if False and not np.array_equal(axis[",
+        "tests/training/test_samples.py::test_init_time_off_the_axis",
+    ),
+    M(
+        "pipeline/live/schedule.py",
+        "(moment - EPOCH - self.phase) % self.every",
+        "(moment - EPOCH) % self.every",
+        "tests/live/test_schedule.py::test_floor",
+    ),
+    M(
+        "pipeline/training/samples.py",
+        "self.epoch = epoch if self.shuffle else 0",
+        "self.epoch = 0",
+        "tests/training/test_samples.py::test_every_epoch",
+    ),
+    # what comes from outside
+    M(
+        "pipeline/config/yaml_file.py",
+        "if key.value in lines:",
+        "if False:",
+        "tests/config/test_yaml_file.py::test_a_key_that_stands_twice",
+    ),
+    M(
+        "pipeline/config/yaml_file.py",
+        "if self.depth > MAX_DEPTH:",
+        "if False:",
+        "tests/config/test_yaml_file.py::test_what_is_no_plain_yaml",
+    ),
+    M(
+        "pipeline/config/read.py",
+        "not NAME.fullmatch(name)",
+        "not NAME.match(name)",
+        "tests/config/test_config.py::test_bad_value_is_one_line",
+    ),
+    M(
+        "pipeline/config/section.py",
+        "frozen=True, allow_inf_nan=False",
+        "frozen=True",
+        "tests/config/test_config.py::test_bad_value_is_one_line",
+    ),
+    M("pipeline/errors.py", 'OF_ADDRESS.sub("", text)', "text", "tests/test_errors.py"),
+    M("pipeline/sources/declared.py", "if number not in FILTERS:", "if False:", "tests/sources/test_declared.py"),
+    M(
+        "pipeline/sources/declared.py",
+        "if isinstance(link, h5py.ExternalLink):",
+        "if False:",
+        "tests/sources/test_declared.py",
+    ),
+    # records of an outage
+    M(
+        "pipeline/tracking/outbox.py",
+        "passed_over = ask(partial(has_already, client, run_id, record))",
+        "passed_over = False",
+        "tests/tracking/test_outage.py::test_what_a_run_has_is_passed_over",
+    ),
+    M(
+        "pipeline/tracking/comparison.py",
+        "run.begin(SCORES_TAG, digest, renew=True)",
+        "run.begin(SCORES_TAG, digest)",
+        "tests/tracking/test_outage.py::test_a_second_comparison",
+    ),
+    M(
+        "pipeline/tracking/patience.py",
+        'if tracking_uri(Path()).startswith("http") else call()',
+        "if False else call()",
+        "tests/tracking/test_outage.py::test_a_silent_tracker",
+    ),
+)
+SURVIVORS: frozenset[str] = frozenset()  # files and old texts of guards without which every test passes
