@@ -56,13 +56,18 @@ def public(content: Any) -> Any:
     return redacted(content) if isinstance(content, str) else content
 
 
+def _visible(text: str) -> str:
+    """Return text of a file without letters that a terminal would obey."""
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+
+
 class UserError(Exception):
     """An error that a user can correct; the message names the file or key, the value and the fix, and no secret."""
 
     exit_code: ClassVar[int] = BUG
 
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
+        super().__init__(*(_visible(redacted(each)) if isinstance(each, str) else each for each in arguments))
 
 
 class InputError(UserError, ValueError):

@@ -40,3 +40,7 @@ def test_errors_are_redacted_when_they_are_made_also_in_other_processes() -> Non
     error = InputError("https://anna:geheim@h/a.nc: no such file")
     assert str(error) == str(pickle.loads(pickle.dumps(error))) == "https://h/a.nc: no such file"
     assert str(CannotWriteError("https://anna:geheim@h/a")) == "https://h/a"
+
+
+def test_errors_hold_nothing_that_a_terminal_would_obey() -> None:
+    assert str(InputError("units '\x1b[2J°C'\nand more")) == "units '\\x1b[2J°C'\nand more"

@@ -236,12 +236,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def _reason(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     text = str(problem["msg"]).removeprefix("Value error, ")
-    return text if problem["loc"] == ("models",) else _printable(" ".join(text.split()))
+    return text if problem["loc"] == ("models",) else " ".join(text.split())

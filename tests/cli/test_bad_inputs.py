@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from fieldcast.pipeline import config
 from fieldcast.pipeline.cli.check import facts_of
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources import inspect_source
 from tests.campaign import size
+from tests.cli.bad_files import spoilt_files
 from tests.cli.bad_inputs import Case, schema_cases, yaml_cases
 
 
@@ -37,4 +41,35 @@ def test_bad_parameters_are_refused(tmp_path: Path, small: dict[str, Any], cases
         except Exception as error:
             wrong.append(f"{what}: {type(error).__name__}: {error}")
     print(f"{len(chosen)} of {len(every)} bad parameters refused, {len(wrong)} not")  # noqa: T201
+    assert wrong == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of the readers, on what is spoilt
+def test_spoilt_files_end_in_lines(tmp_path: Path, small: dict[str, Any]) -> None:
+    """A file that is cut or of another kind is refused; one with a flipped bit may pass, but ends in no other error."""
+    made = tmp_path / "made"
+    made.mkdir()
+    cases = list(spoilt_files(made, size(3, 30)))
+    if size(0, 1) == 0:
+        cases = random.Random(7).sample(cases, 60)
+    wrong, refused = [], 0
+    for number, (what, source, name, content) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        place = {"train_images": str(folder / name), "test_images": str(folder / name)}
+        options = {**source, **(place if source["kind"] == "moving_mnist" else {"path": str(folder / name)})}
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump({**small, "source": options, "models": {"p": {"kind": "persistence"}}}))
+        try:
+            inspect_source(config.read(path).source)
+            if "flipped" not in what and "after its end" not in what and "cut" not in what:
+                wrong.append(f"{what}: accepted")
+        except InputError as error:
+            refused += 1
+            if "\n" in str(error) or not str(error).isprintable():
+                wrong.append(f"{what}: {error}")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {error}")
+    print(f"{refused} of {len(cases)} spoilt files refused, {len(wrong)} wrongly treated")  # noqa: T201
     assert wrong == []

@@ -11,6 +11,9 @@ import h5py
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.declared import check_hdf5
 
+# what HDF5, and code that trusts it, make of a file with changed bytes
+BROKEN = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
+
 
 @contextmanager
 def opened(path: str, what: str) -> Iterator[h5py.File]:
@@ -19,7 +22,9 @@ def opened(path: str, what: str) -> Iterator[h5py.File]:
         check_hdf5(path)
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, *BROKEN) as error:
         raise InputError(
             f"{path}: {_reason(error)}, expected {what}: replace the file or correct source.format"
         ) from error
@@ -29,7 +34,7 @@ def opened(path: str, what: str) -> Iterator[h5py.File]:
         ) from error
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     text = str(error)
     if "truncated" in text:
         return "truncated file"
