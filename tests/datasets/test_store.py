@@ -27,6 +27,14 @@ def test_observations_round_trip(tmp_path, grid, rain):
     assert back.attrs == {"Conventions": "CF-1.11", "title": "T"}
 
 
+def test_zero_is_a_value_and_what_was_never_written_is_missing(tmp_path, grid, rain):
+    store.create_observations(tmp_path / "a.zarr", grid, TIMES, np.arange(FRAMES) != 4, SHARD)
+    store.write_block(tmp_path / "a.zarr", 0, block(np.zeros_like(rain[:SHARD]), "time"))
+    back = store.open_observations(tmp_path / "a.zarr").rain_rate.values
+    assert (back[:SHARD] == 0).all()
+    assert np.isnan(back[SHARD:]).all()
+
+
 def test_frames_never_written_are_missing(tmp_path, grid, rain):
     path = tmp_path / "a.zarr"
     store.create_observations(path, grid, TIMES, np.ones(FRAMES, bool), SHARD)

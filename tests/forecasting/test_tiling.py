@@ -23,7 +23,7 @@ SHAPE = (32, 35)  # large enough for sums in another order: in one batch of five
 
 
 @pytest.mark.parametrize(
-    ("size", "tile", "overlap"), [(100, 32, 8), (33, 32, 8), (64, 64, 8), (10, 32, 8), (128, 64, 0)]
+    ("size", "tile", "overlap"), [(100, 32, 8), (33, 32, 8), (64, 64, 8), (10, 32, 8), (128, 64, 0), (100, 50, 20)]
 )
 def test_tiles_cover_and_overlap(size: int, tile: int, overlap: int) -> None:
     starts = tile_starts(size, tile, overlap)

@@ -132,7 +132,7 @@ MUTATIONS = (
         "pipeline/datasets/atomic.py",
         "        os.fsync(file.fileno())\n",
         "",
-        "tests/datasets/test_atomic.py::test_a_file_is_replaced_in_one_step",
+        "tests/datasets/test_atomic.py::test_a_file_is_on_the_disk_before_its_name",
     ),
     M(
         "pipeline/datasets/atomic.py",
@@ -213,7 +213,7 @@ MUTATIONS = (
         "pipeline/sources/target.py",
         "if units != expected:",
         "if False:",
-        "tests/live/test_observations.py::test_wrong_units_inside_a_radar_file",
+        "tests/sources/test_target.py",
     ),
     M(
         "pipeline/datasets/grid.py",
@@ -225,7 +225,7 @@ MUTATIONS = (
         "pipeline/forecasting/normaliser.py",
         "values.clamp(channel.valid_min, channel.valid_max) if bounded else values",
         "values",
-        "tests/forecasting/test_checkpoint.py::test_forecasts_are_complete_in_range",
+        "tests/forecasting/test_normaliser.py::test_one_mean",
     ),
     # valid times, stores
     M(
@@ -244,7 +244,7 @@ MUTATIONS = (
         "pipeline/datasets/store.py",
         '"_FillValue": np.float32("nan"),',
         '"_FillValue": np.float32(0),',
-        "tests/datasets/test_store.py::test_frames_never_written_are_missing",
+        "tests/datasets/test_store.py::test_zero_is_a_value",
     ),
     M(
         "pipeline/datasets/store.py",
@@ -318,9 +318,9 @@ MUTATIONS = (
     ),
     M(
         "pipeline/tracking/patience.py",
-        'if tracking_uri(Path()).startswith("http") else call()',
-        "if False else call()",
-        "tests/tracking/test_outage.py::test_a_silent_tracker",
+        "_waited += max(time.monotonic() - started - seconds, 0.0)",
+        "_waited += 0.0",
+        "tests/tracking/test_outage.py::test_slow_answers_use_up",
     ),
 )
 SURVIVORS: frozenset[str] = frozenset()  # files and old texts of guards without which every test passes

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, TrackerError
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.tracking import outbox, patience
 from fieldcast.pipeline.tracking import runs as tracking
@@ -164,6 +164,23 @@ def test_a_tracker_that_drips_or_is_slow_costs_ten_seconds_in_all(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         assert work(folder, address) < 12
         assert patience.is_down()
+
+
+def test_slow_answers_use_up_the_patience_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(patience, "WAITED_SECONDS", 0.5)
+    started = time.monotonic()
+
+    def ask_often() -> None:
+        for _ in range(20):
+            patience.ask(lambda: time.sleep(0.3), 0.05)
+
+    with pytest.raises(TrackerError):
+        ask_often()
+    assert time.monotonic() - started < 2
+    patience.start()
+    for _ in range(20):
+        patience.ask(lambda: None, 0.05)  # quick ones never do
 
 
 @pytest.mark.parametrize(
