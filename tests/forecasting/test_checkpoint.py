@@ -135,7 +135,7 @@ def test_config_comes_back_from_its_folder(tmp_path: Path) -> None:
         (lambda content: content["channels"][0].update(odd=1), "unexpected keyword argument 'odd'"),
         (lambda content: content["signature"].pop("y"), "missing 1 required positional argument: 'y'"),
         (lambda content: content["signature"]["y"].pop("cells"), "missing 1 required positional argument: 'cells'"),
-        (lambda content: content.update(kind="unet"), "kind is 'unet', expected one of persistence"),
+        (lambda content: content.update(kind="nothing"), "kind is 'nothing', expected one of persistence"),
         (lambda content: content.update(kind=["a"]), "kind"),
         (lambda content: content.update(history="3"), "history: Input should be a valid integer"),
         (lambda content: content.update(channels=None), "NoneType"),

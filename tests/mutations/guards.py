@@ -43,14 +43,14 @@ MUTATIONS = (
     # tiles
     M(
         "pipeline/forecasting/tiling.py",
-        "+= valid * weight",
-        "+= weight",
-        "tests/forecasting/test_tiling.py::test_missing_cells_stay_missing",
+        "weights[here] += weight",
+        "weights[here] += 1",
+        "tests/forecasting/test_tiling.py::test_blending_leaves_agreeing_tiles",
     ),
     M(
         "pipeline/forecasting/tiling.py",
-        "np.minimum(distance / (overlap + 1), 1.0)",
-        "np.ones_like(distance)",
+        "(distance / (overlap + 1)).clamp(max=1.0)",
+        "torch.ones_like(distance, dtype=torch.float32)",
         "tests/forecasting/test_tiling.py::test_ramp_by_hand",
     ),
     M(
@@ -223,7 +223,7 @@ MUTATIONS = (
     ),
     M(
         "pipeline/forecasting/normaliser.py",
-        "values.clamp(channel.valid_min, channel.valid_max) if bounded else values",
+        "values.clamp(channel.valid_min, channel.valid_max) if limited else values",
         "values",
         "tests/forecasting/test_normaliser.py::test_one_mean",
     ),

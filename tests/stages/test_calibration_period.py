@@ -19,7 +19,7 @@ def test_members_are_calibrated_on_the_validation_period(project: Path, monkeypa
         def arrays(self) -> dict[str, np.ndarray]:
             return {}
 
-    def forecasts(params: Any, forecaster: Any, init_times: np.ndarray) -> None:
+    def forecasts(params: Any, forecaster: Any, init_times: np.ndarray, *_: Any) -> None:
         seen.append(init_times)
 
     monkeypatch.setattr(train, "forecaster_of", lambda *_: None)
