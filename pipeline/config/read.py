@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -187,6 +188,9 @@ def check_gaps(splits: Splits, history: int, horizon: int, step: timedelta) -> N
 def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage; an error that a user can correct ends in one line on standard error and its own exit code."""
     logging.setLogRecordFactory(_discreet_record)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without ° or ≥ ends no command
     try:
         stage()
     except Exception as error:

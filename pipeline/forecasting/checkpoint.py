@@ -112,7 +112,7 @@ def save_checkpoint(folder: Path, config: CheckpointConfig, arrays: Mapping[str,
         partial.mkdir()
         (partial / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
         (partial / WEIGHTS).write_bytes(save(contiguous))
-        (partial / CARD).write_text(card)
+        (partial / CARD).write_text(card, "utf-8")
 
 
 def model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:

@@ -211,6 +211,8 @@ def _canonical(path: str, raw: xr.Dataset, variables: Sequence[str]) -> xr.Datas
         dataset = dataset.squeeze(raw[stamp].dims, drop=False).expand_dims({stamp: np.atleast_1d(raw[stamp].values)})
     dataset = dataset.rename({old: new for old, new in {**names, stamp: TIME}.items() if old != new})
     for name in variables:
+        if TIME not in dataset[name].dims:
+            raise InputError(f"{path}: '{name}' does not change with time: leave it out of source.variables")
         extra = [dim for dim in dataset[name].dims if dim not in (TIME, Y, X)]
         if any(dataset.sizes[dim] > 1 for dim in extra) or not {Y, X} <= set(dataset[name].dims):
             raise InputError(

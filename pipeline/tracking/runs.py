@@ -18,7 +18,7 @@ from fieldcast import models
 from fieldcast.pipeline.datasets.atomic import partial_of
 from fieldcast.pipeline.datasets.labels import COLOURS
 from fieldcast.pipeline.errors import TrackerError, redacted
-from fieldcast.pipeline.tracking import outbox, patience
+from fieldcast.pipeline.tracking import moved, outbox, patience
 from fieldcast.pipeline.tracking.patience import AccessError, RefusedError, tracking_uri
 from fieldcast.pipeline.tracking.records import MODEL_TAG, Record, image_record, metric_records, send
 
@@ -229,8 +229,10 @@ def open_client(root: Path) -> MlflowClient:
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.store.model_registry"):
         logging.getLogger(name).setLevel(logging.WARNING)  # else they log every table and version
     uri, database = tracking_uri(root), root.resolve() / DATABASE
-    if uri == f"sqlite:///{database}" and not database.exists():
-        _make_database(database)
+    if uri == f"sqlite:///{database}":
+        if not database.exists():
+            _make_database(database)
+        moved.follow(database, root.resolve())
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -247,7 +249,7 @@ def experiment_id(client: MlflowClient, name: str, root: Path) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = tracking_uri(root).startswith("sqlite")
-    place = (root.resolve() / "mlartifacts" / name).as_uri() if local else None
+    place = (root.resolve() / moved.ARTEFACTS / name).as_uri() if local else None
     try:
         return str(client.create_experiment(name, place, {"mlflow.experimentKind": "custom_model_development"}))
     except MlflowException:

@@ -138,6 +138,12 @@ def test_missing_units_time_and_extra_levels_are_refused(tmp_path, weather):
     assert "none is the y axis" in error_of(options(archives.write_weather(tmp_path / "d.nc", odd)))
 
 
+def test_a_variable_that_does_not_change_with_time_is_named(tmp_path, weather):
+    path = archives.write_weather(tmp_path / "a.nc", weather.assign(height=weather.t2m[0].drop_vars("time")))
+    with pytest.raises(InputError, match="'height' does not change with time"):
+        inspect_source(options(path, "t2m", "height"))
+
+
 def test_crop_outside_the_grid(tmp_path, weather):
     source = options(archives.write_weather(tmp_path / "a.nc", weather), crop={"y": [0, 3], "x": [2, 9]})
     assert "source.crop.x is [2, 9], but the grid of the source (gridded) has 5 cells along x" in error_of(source)

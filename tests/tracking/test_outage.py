@@ -293,6 +293,17 @@ def test_what_a_run_has_is_passed_over(folder: Path) -> None:
     assert [each.step for each in client.get_metric_history(after.info.run_id, "lead/rmse")] == [5, 10]
 
 
+def test_artefacts_follow_a_project_that_is_moved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(folder)
+    other = folder.with_name(f"{folder.name}-moved")
+    folder.rename(other)
+    monkeypatch.chdir(other)
+    client = tracking.open_client(other)
+    (run,) = client.search_runs(["1"])
+    assert Path(client.download_artifacts(run.info.run_id, "scores/sums.nc")).read_bytes() == b"sums"
+    assert run.info.artifact_uri.startswith((other / "mlartifacts").as_uri())
+
+
 def test_runs_of_killed_processes_end_as_killed(folder: Path) -> None:
     process = os.fork()
     if not process:
