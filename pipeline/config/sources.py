@@ -118,6 +118,9 @@ class GriddedOptions(SharedOptions):
     engine: Literal["auto", "h5netcdf", "cfgrib", "zarr"] = "auto"  # auto: by the ending of the name
     sha256: Checksum | None = None  # of the one file that a URL or path names
     download_folder: Folder | None = None  # where a file behind a URL is kept; by default the user's cache folder
+    select: dict[Name, float | Text] = {}  # one level, member, …: a value along a dimension, or of a GRIB key
+    dimensions: dict[Literal["time", "y", "x"], Name] = {}  # the file's own names, where attributes don't tell
+    units: Text | dict[Name, Text] = {}  # of all variables, or by variable, in place of the file's own
     storage_options: dict[str, Any] = {}  # handed to fsspec for a URL, for instance {anon: true}
 
     @model_validator(mode="after")
@@ -125,6 +128,17 @@ class GriddedOptions(SharedOptions):
         if len(set(self.variables)) < len(self.variables):
             raise ValueError(f"variables has a name twice: {self.variables}")
         return self
+
+    @model_validator(mode="after")
+    def _units_name_variables(self) -> GriddedOptions:
+        unknown = [] if isinstance(self.units, str) else [name for name in self.units if name not in self.variables]
+        if unknown:
+            raise ValueError(f"units names {unknown[0]!r}, expected one of {', '.join(self.variables)}")
+        return self
+
+    def units_of(self, name: str) -> str | None:
+        """Return the units that the options give to a variable, None where the file's own count."""
+        return self.units if isinstance(self.units, str) else self.units.get(name)
 
     @model_validator(mode="after")
     def _keep_secrets(self) -> GriddedOptions:

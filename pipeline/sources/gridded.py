@@ -1,7 +1,7 @@
 """NetCDF, GRIB and Zarr archives: one or more variables on a regular grid, any CF time.
 
 The two horizontal dimensions become y and x and keep their CF attributes; dimensions of length 1 are dropped; values
-keep the archive's units.
+keep the archive's units, except accumulations in GRIB, which become rates.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyproj
@@ -21,9 +21,13 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import GriddedOptions
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.calendars import decoded_times
 from fieldcast.pipeline.sources.declared import check_hdf5
 from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
+from fieldcast.pipeline.sources.grib import GribFile, grib_header
+from fieldcast.pipeline.sources.missing import default_fill, limits_of, without_impossible
 from fieldcast.pipeline.sources.template import cf_crs, fields, grid_template
+from fieldcast.pipeline.sources.valid_time import FrameTimes, frame_times, is_time
 
 ENGINES = {".nc": "h5netcdf", ".nc4": "h5netcdf", ".cdf": "h5netcdf", ".h5": "h5netcdf", ".zarr": "zarr"}
 ENGINES |= {".grib": "cfgrib", ".grb": "cfgrib", ".grib2": "cfgrib", ".grb2": "cfgrib"}
@@ -33,7 +37,7 @@ STANDARD_NAMES = {
     X: ("longitude", "projection_x_coordinate", "grid_longitude"),
 }
 COMMON_NAMES = {Y: ("y", "lat", "latitude", "rlat", "northing"), X: ("x", "lon", "longitude", "rlon", "easting")}
-KEPT_OF_VARIABLE = ("units", "standard_name", "long_name", "cell_methods", "valid_min", "valid_max", "comment")
+KEPT_OF_VARIABLE = ("units", "standard_name", "long_name", "cell_methods", "comment")
 KEPT_OF_COORDINATE = ("units", "standard_name", "long_name", "axis")
 KEPT_OF_FILE = ("title", "institution", "source", "references", "comment", "license", "licence")
 
@@ -48,9 +52,9 @@ class GriddedSource:
     def _headers(self) -> list[Header]:
         return read_headers(self._header, self._paths())
 
-    def segments(self) -> Sequence[GriddedFile]:
+    def segments(self) -> Sequence[GriddedFile | GribFile]:
         """Return one segment a file; raise `InputError` for files that are broken or differ in grid or units."""
-        return [GriddedFile(header.path, header.times, self.options) for header in self._headers]
+        return [self._segment(header) for header in self._headers]
 
     def grid(self) -> xr.Dataset:
         """Return the template: the wanted variables `(0, y, x)` with y, x and CRS of the first file."""
@@ -70,13 +74,21 @@ class GriddedSource:
         return find(options.path, PATTERNS)
 
     def _header(self, path: str) -> Header:
-        with opened(path, self.options) as dataset:
-            return Header(path, _times(path, dataset), _template(path, dataset, self.options.variables))
+        if _engine(path, self.options) == "cfgrib":
+            return _overridden(grib_header(whole_grib(path), self.options), self.options)
+        with opened(path, self.options) as file:
+            return _overridden(Header(path, file.frames.times, file.template()), self.options)
+
+    def _segment(self, header: Header) -> GriddedFile | GribFile:
+        if _engine(header.path, self.options) == "cfgrib":
+            shape = header.template.sizes[Y], header.template.sizes[X]
+            return GribFile(header.path, header.times, self.options, shape)
+        return GriddedFile(header.path, header.times, self.options)
 
 
 @dataclass(frozen=True)
 class GriddedFile:
-    """One file, or one Zarr store."""
+    """One NetCDF file, or one Zarr store."""
 
     name: str
     times: np.ndarray
@@ -84,19 +96,67 @@ class GriddedFile:
 
     def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         """Return the variables `(time, y, x)` of the wanted frames and cells in the archive's units."""
-        chosen = {TIME: _as_slice(frames), Y: y, X: x}
-        units = {}
-        values = {}
-        with opened(self.name, self.options) as dataset:
+        values, units = {}, {}
+        with opened(self.name, self.options) as file:
             for name in self.options.variables:
-                units[name] = dataset[name].attrs.get("units", "")
+                units[name] = self.options.units_of(name) or file.dataset[name].attrs.get("units", "")
                 try:
-                    values[name] = dataset[name].isel(chosen).transpose(TIME, Y, X).values
+                    values[name] = file.read(name, frames, y, x)
                 except (OSError, EOFError, ValueError, RuntimeError) as error:
                     raise InputError(
                         f"{self.name}: '{name}' cannot be read ({one_line(error)}): replace the file"
                     ) from error
         return fields(self.times[frames], values, units)
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """A file, not loaded, with horizontal dimensions y and x, and its frames."""
+
+    path: str
+    dataset: xr.Dataset
+    frames: FrameTimes
+    variables: Sequence[str]
+
+    def read(self, name: str, frames: np.ndarray, y: slice, x: slice) -> np.ndarray:
+        """Return frames of a variable, float32 `(time, y, x)`."""
+        field = self.dataset[name]
+        along = {dim: place[frames] for dim, place in self.frames.places.items() if dim in field.dims}
+        chosen: dict[Hashable, Any] = {Y: y, X: x}
+        if len(along) == 1:
+            chosen |= {dim: _as_slice(places) for dim, places in along.items()}
+        elif along:
+            chosen |= {dim: xr.DataArray(places, dims=TIME) for dim, places in along.items()}
+        cut = field.isel(chosen)
+        if not along:
+            cut = cut.expand_dims({TIME: frames.size})
+        values = cut.transpose(..., Y, X).values
+        return without_impossible(values, limits_of(field.attrs, field.encoding), default_fill(field.encoding))
+
+    def template(self) -> xr.Dataset:
+        """Return the variables `(0, y, x)` with y, x and the CRS."""
+        dataset, attributes = self.dataset, {}
+        for name in self.variables:
+            attributes[name] = _kept(dataset[name].attrs, KEPT_OF_VARIABLE)
+            limits = limits_of(dataset[name].attrs, dataset[name].encoding)
+            for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
+                attributes[name] |= {} if limit is None else {key: limit}
+        y, x = (_coordinate(dataset, axis) for axis in (Y, X))
+        return grid_template(y, x, attributes, _kept(dataset.attrs, KEPT_OF_FILE), _crs(dataset, self.variables[0]))
+
+
+def _overridden(header: Header, options: GriddedOptions) -> Header:
+    """Return a header with the units that the options give; raise `InputError` where a variable has none at all."""
+    template = header.template
+    for name in options.variables:
+        units = options.units_of(name) or template[name].attrs.get("units")
+        if units is None:
+            raise InputError(
+                f"{header.path}: '{name}' has no attribute 'units', expected CF units such as 'K': add it to the file "
+                f"or set source.units: {{{name}: K}}"
+            )
+        template[name].attrs["units"] = units
+    return header
 
 
 def is_zarr(options: GriddedOptions) -> bool:
@@ -108,8 +168,8 @@ def is_zarr(options: GriddedOptions) -> bool:
 
 
 @contextmanager
-def opened(path: str, options: GriddedOptions) -> Iterator[xr.Dataset]:
-    """Yield the file, not loaded, with dimensions time, y, x; raise `InputError` where the variables have others."""
+def opened(path: str, options: GriddedOptions) -> Iterator[OpenFile]:
+    """Yield the file, not loaded; raise `InputError` where the variables have others."""
     engine = _engine(path, options)
     try:
         raw = _open(path, engine, options)
@@ -119,10 +179,9 @@ def opened(path: str, options: GriddedOptions) -> Iterator[xr.Dataset]:
         reason = "truncated file" if "truncated" in str(error) else f"cannot be opened as {engine} ({one_line(error)})"
         raise InputError(f"{path}: {reason}: replace the file or correct source.path or source.engine") from error
     try:
-        yield _canonical(path, raw, options.variables)
+        yield _canonical(path, raw, options)
     finally:
-        if engine != "cfgrib":  # stays in the cache; holds no open file
-            raw.close()
+        raw.close()
 
 
 def _engine(path: str, options: GriddedOptions) -> str:
@@ -146,53 +205,65 @@ def _open(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
             return _open_zarr(path, options, consolidated=False)
     with Path(path).open("rb") as stream:
         magic = stream.read(4)
-    if engine == "cfgrib":
-        _require_whole_grib(path, magic)
-        status = Path(path).stat()
-        return _open_grib(path, tuple(options.variables), (status.st_size, status.st_mtime_ns))
+    if magic == b"CDF\x05":
+        raise InputError(f"{path}: a CDF-5 file (64-bit data), which is not read: convert it by nccopy -k nc4")
     if magic[:3] == b"CDF":
-        return xr.open_dataset(path, engine="scipy", decode_timedelta=False)
+        return _open_netcdf(path, "scipy")
     if magic != b"\x89HDF":
         raise InputError(f"{path}: no NetCDF file: correct source.path or source.engine")
     check_hdf5(path)
-    return xr.open_dataset(path, engine="h5netcdf", decode_timedelta=False)
+    file = _open_netcdf(path, "h5netcdf")
+    return file if options.variables[0] in file.data_vars else _in_group(path, file, options.variables)
+
+
+def _open_netcdf(path: str, engine: Literal["h5netcdf", "scipy"]) -> xr.Dataset:
+    return decoded_times(path, xr.open_dataset(path, engine=engine, decode_times=False, decode_timedelta=False))
+
+
+def _in_group(path: str, root: xr.Dataset, variables: Sequence[str]) -> xr.Dataset:
+    """Return the one group that holds the variables, with the coordinates of the groups above; else `root`."""
+    tree = xr.open_datatree(path, engine="h5netcdf", decode_times=False, decode_timedelta=False)
+    holders = [node for node in tree.subtree if set(variables) <= set(map(str, node.data_vars))]
+    if len(holders) == 1:
+        root.close()
+        return decoded_times(path, holders[0].to_dataset(inherit=True))
+    names = sorted(f"{node.path.strip('/')}/{name}".strip("/") for node in tree.subtree for name in node.data_vars)
+    tree.close()
+    raise InputError(
+        f"{path}: {'several groups have' if holders else 'no group has'} {', '.join(variables)}, found "
+        f"{', '.join(names) or 'no variable'}: correct source.variables"
+        if len(list(tree.subtree)) > 1
+        else f"{path}: no variable '{_first_missing(variables, names)}', found {', '.join(names) or 'none'}: "
+        "correct source.variables"
+    )
+
+
+def _first_missing(variables: Sequence[str], names: Sequence[str]) -> str:
+    return next((name for name in variables if name not in names), variables[0])
 
 
 def _open_zarr(path: str, options: GriddedOptions, consolidated: bool) -> xr.Dataset:
     storage = options.storage_options if is_url(path) and options.storage_options else None
     store: xr.Dataset = xr.open_zarr(
-        path, chunks=None, consolidated=consolidated, storage_options=storage, decode_timedelta=False
+        path,
+        chunks=None,
+        consolidated=consolidated,
+        storage_options=storage,
+        decode_times=False,
+        decode_timedelta=False,
     )
-    return store
+    return decoded_times(path, store)
 
 
-def _require_whole_grib(path: str, magic: bytes) -> None:
-    if magic != b"GRIB":
-        raise InputError(f"{path}: no GRIB file: correct source.path or source.engine")
+def whole_grib(path: str) -> str:
+    """Return `path`; raise `InputError` where it is no GRIB file or its end is missing."""
     with Path(path).open("rb") as stream:
+        if stream.read(4) != b"GRIB":
+            raise InputError(f"{path}: no GRIB file: correct source.path or source.engine")
         stream.seek(-min(4096, Path(path).stat().st_size), 2)
         if not stream.read().rstrip(b"\x00").endswith(b"7777"):
             raise InputError(f"{path}: truncated file, its last GRIB message has no end: replace the file")
-
-
-@lru_cache(maxsize=8)
-def _open_grib(path: str, variables: tuple[str, ...], state: tuple[int, int]) -> xr.Dataset:
-    """Return the variables, each from its own messages, so that different levels in one file do not collide.
-
-    `state`, size and time of change, is there for the cache alone: a file that grows is opened anew.
-    """
-
-    def open_messages(keys: Mapping[str, str]) -> xr.Dataset:
-        backend = {"indexpath": "", "filter_by_keys": dict(keys), "squeeze": True}
-        return xr.open_dataset(path, engine="cfgrib", backend_kwargs=backend, decode_timedelta=False)
-
-    datasets = []
-    for name in variables:
-        dataset = open_messages({"cfVarName": name})
-        if name not in dataset:
-            _require_variable(path, name, [str(other) for other in open_messages({}).data_vars])
-        datasets.append(dataset[[name]].reset_coords(drop=True))
-    return xr.merge(datasets, join="exact", compat="override", combine_attrs="drop_conflicts")
+    return path
 
 
 def _require_variable(path: str, name: str, names: Sequence[str]) -> None:
@@ -200,27 +271,75 @@ def _require_variable(path: str, name: str, names: Sequence[str]) -> None:
         raise InputError(f"{path}: no variable '{name}', found {', '.join(sorted(names))}: correct source.variables")
 
 
-def _canonical(path: str, raw: xr.Dataset, variables: Sequence[str]) -> xr.Dataset:
+def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
+    variables = options.variables
     for name in variables:
         _require_variable(path, name, [str(other) for other in raw.data_vars])
-    first = raw[variables[0]]
-    names = {_horizontal(path, raw, first, axis): axis for axis in (Y, X)}
-    stamp = _time_name(path, raw, first)
-    dataset = raw
-    if stamp not in raw.dims:  # one file a frame
-        dataset = dataset.squeeze(raw[stamp].dims, drop=False).expand_dims({stamp: np.atleast_1d(raw[stamp].values)})
-    dataset = dataset.rename({old: new for old, new in {**names, stamp: TIME}.items() if old != new})
+    own: Mapping[str, str] = {str(axis): name for axis, name in options.dimensions.items()}
+    names = {own.get(axis) or _horizontal(path, raw, raw[variables[0]], axis): axis for axis in (Y, X)}
+    for given in own.values():
+        if given not in raw.variables and given not in raw.dims:
+            raise InputError(f"{path}: source.dimensions names '{given}', found {', '.join(map(str, raw.dims))}")
+    timed = next((name for name in variables if _has_time(raw, raw[name])), variables[0])
+    frames = frame_times(path, raw, raw[timed], own.get(TIME))
+    dataset = _selected(path, raw, options, {*names, *frames.places})
+    dataset = dataset.rename({old: new for old, new in names.items() if old != new})
     for name in variables:
-        if TIME not in dataset[name].dims:
+        if frames.places and not set(frames.places) <= set(raw[name].dims):
             raise InputError(f"{path}: '{name}' does not change with time: leave it out of source.variables")
-        extra = [dim for dim in dataset[name].dims if dim not in (TIME, Y, X)]
-        if any(dataset.sizes[dim] > 1 for dim in extra) or not {Y, X} <= set(dataset[name].dims):
+        if not {Y, X} <= set(dataset[name].dims):
             raise InputError(
                 f"{path}: '{name}' has dimensions {dict(raw[name].sizes)}, expected time and two horizontal ones: "
-                "choose another variable or select one level beforehand"
+                "choose another variable"
             )
-        dataset = dataset.squeeze(extra, drop=True)
+    return OpenFile(path, dataset, frames, variables)
+
+
+def _has_time(raw: xr.Dataset, field: xr.DataArray) -> bool:
+    return any(is_time(raw[name]) and set(raw[name].dims) & set(field.dims) for name in raw.variables)
+
+
+def _selected(path: str, raw: xr.Dataset, options: GriddedOptions, kept: set[str]) -> xr.Dataset:
+    """Return the variables with no dimensions but `kept`: of others the one value that `source.select` names."""
+    dataset = raw
+    for name in options.variables:
+        for dim in map(str, raw[name].dims):
+            if dim in kept or dim not in dataset.dims:
+                continue
+            if dim in options.select:
+                dataset = dataset.isel({dim: _position(path, raw, dim, options.select[dim])})
+            elif raw.sizes[dim] > 1:
+                shown = ", ".join(map(str, _labels(raw, dim)[:8])) + (", …" if raw.sizes[dim] > 8 else "")
+                raise InputError(
+                    f"{path}: '{name}' has dimensions {dict(raw[name].sizes)}, expected time and two horizontal ones: "
+                    f"choose one of {dim} {shown} by source.select, such as {{{dim}: {_labels(raw, dim)[0]}}}"
+                )
+            else:
+                dataset = dataset.squeeze(dim)
+    if unknown := set(options.select) - {str(dim) for name in options.variables for dim in raw[name].dims}:
+        raise InputError(
+            f"{path}: source.select names '{sorted(unknown)[0]}', found dimensions "
+            f"{', '.join(map(str, raw[options.variables[0]].dims))}: correct it"
+        )
     return dataset
+
+
+def _position(path: str, raw: xr.Dataset, dim: str, wanted: Any) -> int:
+    labels = _labels(raw, dim)
+    for position, label in enumerate(labels):
+        if label == wanted or (
+            isinstance(label, float) and isinstance(wanted, int | float) and np.isclose(label, wanted)
+        ):
+            return position
+    raise InputError(
+        f"{path}: source.select.{dim} is {wanted}, found {', '.join(map(str, labels))}: choose one of them"
+    )
+
+
+def _labels(raw: xr.Dataset, dim: str) -> list[Any]:
+    """Return the values along a dimension; positions from 0 where it has none that differ."""
+    values = raw[dim].values.tolist() if dim in raw.coords else []
+    return values if values and len(set(values)) == len(values) else list(range(raw.sizes[dim]))
 
 
 def _horizontal(path: str, raw: xr.Dataset, field: xr.DataArray, axis: str) -> str:
@@ -238,49 +357,8 @@ def _horizontal(path: str, raw: xr.Dataset, field: xr.DataArray, axis: str) -> s
     )
 
 
-def _time_name(path: str, raw: xr.Dataset, field: xr.DataArray) -> str:
-    """Return the name of the CF time: a dimension of the field, else a single value of the file."""
-    moments = [name for name in raw.variables if _is_time(raw[name])]
-    along: list[Hashable] = [name for name in moments if name in field.dims]
-    single = [name for name in moments if raw[name].size == 1]
-    single.sort(key=lambda name: (raw[name].attrs.get("standard_name") != "time", name != TIME))
-    if not along and not single:
-        raise InputError(f"{path}: '{field.name}' has no CF time (units such as 'hours since …'): add one to the file")
-    return str((along or single)[0])
-
-
-def _is_time(array: xr.DataArray) -> bool:
-    return bool(np.issubdtype(array.dtype, np.datetime64)) or isinstance(
-        array.to_index() if array.ndim == 1 and array.dtype == object else None, xr.CFTimeIndex
-    )
-
-
-def _times(path: str, dataset: xr.Dataset) -> np.ndarray:
-    """Return the times as datetime64[ns]; dates of other calendars keep their year, month and day."""
-    index = dataset[TIME].to_index()
-    if isinstance(index, xr.CFTimeIndex):
-        try:
-            index = index.to_datetimeindex(unsafe=True, time_unit="ns")
-        except ValueError as error:
-            raise InputError(f"{path}: a time is no date of the standard calendar ({one_line(error)})") from error
-    return np.asarray(index.values, "datetime64[ns]")
-
-
-def _template(path: str, dataset: xr.Dataset, variables: Sequence[str]) -> xr.Dataset:
-    attributes = {}
-    for name in variables:
-        attrs = _kept(dataset[name].attrs, KEPT_OF_VARIABLE)
-        if "units" not in attrs:
-            raise InputError(
-                f"{path}: '{name}' has no attribute 'units', expected CF units such as 'K': add it to the file"
-            )
-        attributes[name] = attrs
-    y, x = (_coordinate(dataset, axis) for axis in (Y, X))
-    return grid_template(y, x, attributes, _kept(dataset.attrs, KEPT_OF_FILE), _crs(dataset, variables[0]))
-
-
 def _coordinate(dataset: xr.Dataset, axis: str) -> xr.Variable:
-    if axis not in dataset.coords:  # a curvilinear grid: rows and columns are all there is
+    if axis not in dataset.coords or dataset[axis].ndim != 1:  # a curvilinear grid: rows and columns are all there is
         return xr.Variable(axis, np.arange(dataset.sizes[axis], dtype=float), {"units": "1", "long_name": "cell"})
     return xr.Variable(axis, dataset[axis].values.astype(float), _kept(dataset[axis].attrs, KEPT_OF_COORDINATE))
 

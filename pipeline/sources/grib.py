@@ -1,0 +1,321 @@
+"""GRIB files, message by message: headers are read once, then each field on its own.
+
+A field belongs to its valid time; an accumulation is turned into a rate over its own period, which ends there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import xarray as xr
+
+from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.files import Header, one_line
+from fieldcast.pipeline.sources.missing import without_impossible
+from fieldcast.pipeline.sources.template import fields, grid_template
+
+LOCK = threading.Lock()  # ecCodes is not built for threads everywhere
+LEVELS = ("typeOfLevel", "level", "number", "stepType")  # one of each is a field
+RATES = {  # units of an accumulation -> units of its rate, and the factor from units a second
+    "m": ("mm h-1", 3.6e6),
+    "mm": ("mm h-1", 3600.0),
+    "kg m**-2": ("mm h-1", 3600.0),
+    "kg m-2": ("mm h-1", 3600.0),
+    "J m**-2": ("W m-2", 1.0),
+    "J m-2": ("W m-2", 1.0),
+}
+ERA5_PERIOD_SECONDS = {"oper": 3600, "enda": 10_800}  # accumulations since the step before, whatever the range says
+LATITUDE = {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude"}
+LONGITUDE = {"units": "degrees_east", "standard_name": "longitude", "long_name": "longitude"}
+ROTATED = ({"units": "degrees", "standard_name": f"grid_{name}"} for name in ("latitude", "longitude"))
+ROTATED_LATITUDE, ROTATED_LONGITUDE = ROTATED
+
+
+@dataclass(frozen=True)
+class Message:
+    """Header of one field."""
+
+    number: int  # from 1, in file order
+    offset: int  # in bytes
+    name: str
+    time: np.datetime64  # valid time, in seconds
+    keys: Mapping[str, Any]
+    attributes: Mapping[str, str]
+    factor: float  # from the file's units to those of `attributes`
+
+
+@dataclass(frozen=True)
+class GribFile:
+    """One GRIB file; its frames are the valid times of the wanted variables, ascending."""
+
+    name: str
+    times: np.ndarray
+    options: GriddedOptions
+    shape: tuple[int, int]  # rows and columns
+
+    def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
+        """Return the variables `(time, y, x)` of the wanted frames and cells, NaN where a variable has no message."""
+        chosen = _chosen(self.name, self.options)
+        places = _places(list(chosen.values()))
+        absent = np.full(self.shape, np.nan)[y, x]
+        values, units = {}, {}
+        for name in self.options.variables:
+            messages = _numbered(chosen[name])
+            units[name] = self.options.units_of(name) or chosen[name][0].attributes.get("units", "")
+            read = [_cut(self.name, messages.get(places[frame]), y, x) for frame in frames]
+            values[name] = np.stack([absent if field is None else field for field in read])
+        return fields(self.times[frames], {name: without_impossible(array) for name, array in values.items()}, units)
+
+
+def grib_header(path: str, options: GriddedOptions) -> Header:
+    """Return times and grid of a file; raise `InputError` for a broken message and for levels that share a time."""
+    chosen = _chosen(path, options)
+    times = np.array([time for time, _ in _places(list(chosen.values()))], "datetime64[ns]")
+    first = chosen[options.variables[0]][0]
+    with _opened(path, first) as handle:
+        y, x, crs = _grid(path, handle)
+        institution = _get(handle, "centreDescription")
+    attributes = {name: dict(messages[0].attributes) for name, messages in chosen.items()}
+    return Header(
+        path, times, grid_template(y, x, attributes, {"institution": institution} if institution else {}, crs)
+    )
+
+
+def _places(chosen: Sequence[Sequence[Message]]) -> list[tuple[np.datetime64, int]]:
+    """Return valid time and occurrence of each frame, ascending: a time that a variable has twice is two frames."""
+    return sorted({place for messages in chosen for place in _numbered(messages)})
+
+
+def _numbered(messages: Sequence[Message]) -> dict[tuple[np.datetime64, int], Message]:
+    counts: dict[np.datetime64, int] = {}
+    numbered = {}
+    for message in messages:
+        count = counts.get(message.time, 0)
+        numbered[message.time, count] = message
+        counts[message.time] = count + 1
+    return numbered
+
+
+def _chosen(path: str, options: GriddedOptions) -> dict[str, list[Message]]:
+    """Return the messages of each wanted variable, of one level and one member."""
+    status = Path(path).stat()
+    messages = _messages(path, tuple(sorted(options.select)), (status.st_size, status.st_mtime_ns))
+    names = sorted({message.name for message in messages})
+    chosen = {}
+    for name in options.variables:
+        own = [message for message in messages if name in (message.name, message.keys["shortName"])]
+        if not own:
+            raise InputError(f"{path}: no variable '{name}', found {', '.join(names)}: correct source.variables")
+        chosen[name] = _one_level(path, name, own, options.select)
+    return chosen
+
+
+def _one_level(path: str, name: str, messages: list[Message], select: Mapping[str, Any]) -> list[Message]:
+    if "number" in select and all(message.keys["number"] is None for message in messages):
+        messages = _members_by_order(messages)
+    for key, wanted in select.items():
+        found = {_level(message, key) for message in messages} - {None}
+        kept = [message for message in messages if _is(_level(message, key), wanted)]
+        if found and not kept:
+            raise InputError(
+                f"{path}: source.select.{key} is {wanted}, '{name}' has {_list(found)}: choose one of them"
+            )
+        messages = kept or messages
+    for key in LEVELS:
+        found = {message.keys[key] for message in messages}
+        if len(found) > 1:
+            raise InputError(
+                f"{path}: '{name}' has {key} {_list(found)}: choose one by source.select, such as "
+                f"{{{key}: {sorted(map(str, found))[0]}}}"
+            )
+    return messages
+
+
+def _members_by_order(messages: Sequence[Message]) -> list[Message]:
+    """Return messages that name no member, those of one time numbered from 0 in file order."""
+    by_place = _numbered(messages)
+    return [
+        Message(m.number, m.offset, m.name, m.time, {**m.keys, "number": count}, m.attributes, m.factor)
+        for (_, count), m in by_place.items()
+    ]
+
+
+def _level(message: Message, key: str) -> Any:
+    """Return what a message has for a key of `source.select`; a type of level stands for its level."""
+    return message.keys["level"] if key == message.keys["typeOfLevel"] else message.keys.get(key)
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    if isinstance(value, int | float) and isinstance(wanted, int | float):
+        return bool(np.isclose(value, wanted))
+    return str(value) == str(wanted)
+
+
+def _list(found: set[Any]) -> str:
+    return ", ".join(map(str, sorted(found, key=lambda value: (str(type(value)), value))))
+
+
+@lru_cache(maxsize=64)
+def _messages(path: str, more: tuple[str, ...], state: tuple[int, int]) -> tuple[Message, ...]:
+    """Return the header of every message; `state`, size and time of change, is there for the cache alone."""
+    import eccodes
+
+    found: list[Message] = []
+    with LOCK, Path(path).open("rb") as stream:
+        while True:
+            number = len(found) + 1
+            try:
+                handle = eccodes.codes_grib_new_from_file(stream, headers_only=False)
+                if handle is None:
+                    return tuple(found)
+                try:
+                    found.append(_message(handle, number, more))
+                finally:
+                    eccodes.codes_release(handle)
+            except (eccodes.CodesInternalError, ValueError) as error:
+                raise InputError(
+                    f"{path}: GRIB message {number} is broken ({one_line(error)}): replace the file"
+                ) from error
+
+
+def _message(handle: Any, number: int, more: tuple[str, ...]) -> Message:
+    keys = {key: _get(handle, key) for key in (*LEVELS, "shortName", *more)}
+    keys["stepType"] = keys["stepType"] or "instant"
+    name = str(_get(handle, "cfVarName") or keys["shortName"])
+    day, clock = int(_get(handle, "validityDate")), int(_get(handle, "validityTime"))
+    text = f"{day // 10000:04d}-{day // 100 % 100:02d}-{day % 100:02d}T{clock // 100:02d}:{clock % 100:02d}"
+    second = int(_get(handle, "second") or 0)
+    attributes = {
+        "units": _get(handle, "units"),
+        "standard_name": _get(handle, "cfName"),
+        "long_name": _get(handle, "name"),
+    }
+    attributes = {key: str(value) for key, value in attributes.items() if value and value != "unknown"}
+    seconds, factor = _period_seconds(handle, str(keys["stepType"])), 1.0
+    if seconds and attributes.get("units") in RATES:
+        attributes["units"], factor = RATES[attributes["units"]][0], RATES[attributes["units"]][1] / seconds
+        attributes.pop("standard_name", None)
+    time = np.datetime64(text, "s") + np.timedelta64(second, "s")
+    return Message(number, int(_get(handle, "offset")), name, time, keys, attributes, factor)
+
+
+def _period_seconds(handle: Any, step_type: str) -> int:
+    """Return the length of an accumulation, 0 for what is none."""
+    if step_type != "accum":
+        return 0
+    if _get(handle, "marsClass") == "ea":
+        return ERA5_PERIOD_SECONDS.get(str(_get(handle, "marsStream")), 3600)
+    unit = {0: 60, 1: 3600, 2: 86_400, 10: 10_800, 11: 21_600, 12: 43_200, 13: 1}.get(
+        _get(handle, "stepUnits", int), 3600
+    )
+    return unit * max(int(_get(handle, "endStep", int)) - int(_get(handle, "startStep", int)), 0)
+
+
+def _get(handle: Any, key: str, kind: type | None = None) -> Any:
+    import eccodes
+
+    if not eccodes.codes_is_defined(handle, key):
+        return None
+    return eccodes.codes_get(handle, key, kind)
+
+
+@contextmanager
+def _opened(path: str, message: Message) -> Iterator[Any]:
+    import eccodes
+
+    with LOCK, Path(path).open("rb") as stream:
+        stream.seek(message.offset)
+        try:
+            handle = eccodes.codes_grib_new_from_file(stream)
+            try:
+                yield handle
+            finally:
+                eccodes.codes_release(handle)
+        except eccodes.CodesInternalError as error:
+            raise InputError(
+                f"{path}: GRIB message {message.number} cannot be read ({one_line(error)}): replace the file"
+            ) from error
+
+
+def _cut(path: str, message: Message | None, y: slice, x: slice) -> np.ndarray | None:
+    """Return the wanted cells of a field in the order of its coordinates, NaN where the bitmap has none."""
+    import eccodes
+
+    if message is None:
+        return None
+    with _opened(path, message) as handle:
+        values = eccodes.codes_get_values(handle)
+        if _get(handle, "bitmapPresent"):
+            values = np.where(values == _get(handle, "missingValue", float), np.nan, values)
+        rows, columns = int(_get(handle, "Ny")), int(_get(handle, "Nx"))
+        if _get(handle, "jPointsAreConsecutive"):
+            field = values.reshape(columns, rows).T
+        else:
+            field = values.reshape(rows, columns)
+        if _get(handle, "alternativeRowScanning"):
+            field = np.where((np.arange(rows) % 2 == 1)[:, None], field[:, ::-1], field)
+    return np.asarray(field[y, x] * message.factor)
+
+
+def _grid(path: str, handle: Any) -> tuple[xr.Variable, xr.Variable, pyproj.CRS | None]:
+    """Return y, x and the CRS of a field; a plain latitude-longitude grid has none."""
+    kind = _get(handle, "gridType")
+    if kind in ("regular_ll", "rotated_ll", "regular_gg"):
+        return *_degrees(handle, kind), _rotated(handle) if kind == "rotated_ll" else None
+    if not _get(handle, "projString") or not _get(handle, "Nx"):
+        raise InputError(f"{path}: the grid is of type {kind}, expected rows and columns: regrid the file")
+    crs = pyproj.CRS.from_user_input(_get(handle, "projString"))
+    corner = (_get(handle, f"{name}OfFirstGridPointInDegrees", float) for name in ("longitude", "latitude"))
+    first = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True).transform(*corner)
+    axes = []
+    for axis, start, size, backwards in (
+        (Y, first[1], "Ny", not _get(handle, "jScansPositively")),
+        (X, first[0], "Nx", bool(_get(handle, "iScansNegatively"))),
+    ):
+        step = float(_get(handle, f"D{axis}InMetres", float)) * (-1 if backwards else 1)
+        attributes = {"units": "m", "standard_name": f"projection_{axis}_coordinate"}
+        axes.append(xr.Variable(axis, start + step * np.arange(int(_get(handle, size))), attributes))
+    return axes[0], axes[1], crs
+
+
+def _degrees(handle: Any, kind: str) -> tuple[xr.Variable, xr.Variable]:
+    ends = {
+        name: [float(_get(handle, f"{name}Of{end}GridPointInDegrees", float)) for end in ("First", "Last")]
+        for name in ("latitude", "longitude")
+    }
+    y = np.linspace(ends["latitude"][0], ends["latitude"][1], int(_get(handle, "Ny")))
+    if kind == "regular_gg":
+        import eccodes
+
+        y = np.sort(eccodes.codes_get_double_array(handle, "distinctLatitudes"))
+        y = y if ends["latitude"][0] < ends["latitude"][1] else y[::-1]
+    west, east = ends["longitude"]
+    if _get(handle, "iScansNegatively"):
+        east -= 360 * (east > west)
+    else:
+        west -= 360 * (west > east)
+    x = np.linspace(west, east, int(_get(handle, "Nx")))
+    attributes = (ROTATED_LATITUDE, ROTATED_LONGITUDE) if kind == "rotated_ll" else (LATITUDE, LONGITUDE)
+    return xr.Variable(Y, y, attributes[0]), xr.Variable(X, x, attributes[1])
+
+
+def _rotated(handle: Any) -> pyproj.CRS:
+    south, east = (_get(handle, f"{name}OfSouthernPoleInDegrees", float) for name in ("latitude", "longitude"))
+    return pyproj.CRS.from_cf(
+        {
+            "grid_mapping_name": "rotated_latitude_longitude",
+            "grid_north_pole_latitude": -float(south),
+            "grid_north_pole_longitude": float((east + 360) % 360 - 180),
+            "north_pole_grid_longitude": float(_get(handle, "angleOfRotation", float) or 0.0),
+        }
+    )
