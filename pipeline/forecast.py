@@ -24,7 +24,7 @@ from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
 from fieldcast.pipeline.forecasting import checkpoint, costs
-from fieldcast.pipeline.forecasting.forecaster import best_device, forecast_members, load, load_cached
+from fieldcast.pipeline.forecasting.forecaster import forecast_members, load, load_cached
 
 
 def main() -> None:
@@ -56,13 +56,13 @@ def forecast(
     The store appears only when it is complete. Values are in physical units on the observations' grid; a cell
     without any valid value in its history is NaN.
     """
-    checkpoint_config = checkpoint.read_config(folder)
+    stored = checkpoint.read_checkpoint(folder)
+    checkpoint_config, digest = stored.config, stored.digest
     online = options.online if checkpoint_config.kind in LEARNED else None
     with store.open_observations(observations) as observed:
         grid = store.forecast_grid(observed, checkpoint_config.target_names)
     if online is not None:
         options.check_online((grid.sizes[Y], grid.sizes[X]), checkpoint_config.crop_cells)
-    digest = store.directory_digest(folder)
     attributes = {
         "model": checkpoint_config.model,
         "checkpoint_digest": digest,  # its MLflow run carries the same
@@ -89,8 +89,9 @@ def forecast(
                 unit="block",
             )
             if online is None
-            else forecast_online(folder, observations, init_times, partial, options, online)
+            else forecast_online(folder, digest, observations, init_times, partial, options, online)
         )
+        store.finish(partial)
     return costs.Costs(
         forecast_milliseconds=round(1000 * sum(seconds) / len(init_times), 2),
         peak_memory_mb=costs.peak_memory_mb(),
@@ -120,6 +121,7 @@ def forecast_block(
 
 def forecast_online(
     folder: Path,
+    digest: str,
     observations: Path,
     init_times: np.ndarray,
     out: Path,
@@ -133,8 +135,8 @@ def forecast_online(
     """
     from fieldcast.pipeline.forecasting.online import Learning  # brings torch, which references do without
 
-    checkpoint_config = checkpoint.read_config(folder)
-    forecaster = load(folder, best_device(checkpoint_config.kind))  # the cached one must not change
+    forecaster = load(folder, digest=digest)  # the cached one must not change
+    checkpoint_config = forecaster.config
     assert forecaster.network is not None
     reader = FrameReader(observations, checkpoint_config.channel_names)
     positions = reader.positions(init_times)

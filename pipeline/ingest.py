@@ -50,6 +50,7 @@ def ingest(
                 f"source ({source_options.kind}): every cell of all {time_axis.times.size} frames is missing: "
                 "choose another period, crop or archive"
             )
+        store.finish(partial)
         store.open_observations(partial).close()
 
 

@@ -14,12 +14,12 @@ import torch
 import xarray as xr
 
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.preparation import quality
-from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
+from fieldcast.pipeline.datasets.preparation.climatology import CLIMATOLOGY, fit_climatology
 from fieldcast.pipeline.datasets.preparation.learned import write_digest
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def prepare(observations: xr.Dataset, options: config.Prepare, history: int, horizon: int, folder: Path) -> None:
-    """Write statistics, climatology, init times, the quality report and the digest of it all as the folder `folder`."""
+    """Write statistics, climatology, init times, the quality report, their digest and checksums as `folder`."""
     step = pd.Timedelta(step_of(observations)).to_pytimedelta()
     config.check_gaps(options.splits, history, horizon, step)
     names = channel_order(field_names(observations), options)
@@ -50,9 +50,10 @@ def prepare(observations: xr.Dataset, options: config.Prepare, history: int, hor
         partial.mkdir()
         quality.write(report, partial, options.splits.in_order(), observations[names[0]].attrs)
         init_times.to_csv(partial / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
-        climatology.to_netcdf(partial / "climatology.nc", engine="h5netcdf")
+        climatology.to_netcdf(partial / CLIMATOLOGY, engine="h5netcdf")
         statistics.write(partial)
         write_digest(partial, observations, names, init_times, (history, horizon), statistics, climatology)
+        manifest.write(partial)
 
 
 def training_frames(observations: xr.Dataset, train: config.Split, reach: timedelta) -> xr.Dataset:

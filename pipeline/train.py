@@ -18,7 +18,6 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 from pydantic import BaseModel
 from tqdm import tqdm
 
@@ -31,7 +30,7 @@ from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.grid import row_weights
 from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, PREPARED, RESUME
-from fieldcast.pipeline.datasets.preparation.climatology import complete
+from fieldcast.pipeline.datasets.preparation.climatology import complete, read_climatology
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
@@ -187,8 +186,7 @@ def fit_learned(params: config.Params, description: CheckpointConfig, resume: Pa
     """Return the weights of a learned model."""
     from fieldcast.pipeline.training.fit import fit  # Lightning takes seconds to import, and references do without
 
-    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
-        return fit(params, description, climatology.load(), fit_base(params, description), resume, run)
+    return fit(params, description, read_climatology(PREPARED), fit_base(params, description), resume, run)
 
 
 def fit_base(params: config.Params, description: CheckpointConfig) -> dict[str, np.ndarray]:
@@ -203,8 +201,8 @@ def fit_kind(params: config.Params, description: CheckpointConfig, kind: str, op
     """Return what a reference of this kind learns from the training period: nothing for most kinds."""
     if not models.KINDS[kind].fitted:
         return Fitted({}, {})
-    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as dataset:
-        climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
+    dataset = read_climatology(PREPARED)
+    climatology = complete(np.stack([dataset[name].values for name in description.target_names], axis=1))
     reader = FrameReader(OBSERVATIONS, description.target_names, params.sample.cache)
     rows = row_weights(reader.observations)
     training = Training(

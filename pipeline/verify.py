@@ -16,6 +16,7 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.grid import row_weights, spacing_km, window_cells
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import FORECASTS, OBSERVATIONS, PREPARED, SCORES
+from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
 from fieldcast.pipeline.datasets.schema import (
     INIT_TIME,
     LEAD_TIME,
@@ -225,8 +226,8 @@ def main() -> None:
     forecasts = store.open_forecasts(FORECASTS / f"{model}.zarr")
     observed = store.open_observations(OBSERVATIONS)
     data_range = {channel.name: channel.max - channel.min for channel in Statistics.read(PREPARED).channels}
-    with xr.open_dataset(PREPARED / "climatology.nc", engine="h5netcdf") as climatology:
-        sums = verify(forecasts, observed, params.verify, climatology, data_range, params.dask.scheduler)
+    climatology = read_climatology(PREPARED)
+    sums = verify(forecasts, observed, params.verify, climatology, data_range, params.dask.scheduler)
     write_sums(sums, SCORES / f"{model}.nc")
 
 

@@ -61,6 +61,7 @@ SLOW = (  # files whose tests are all marked `slow`: they read real archives, st
     "tests/real/",
     "tests/report/test_browser.py",
     "tests/sources/test_s3.py",
+    "tests/stages/test_damage.py",
     "tests/training/test_dry_run.py",
     "tests/training/test_memory.py",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.schema import TIME
 from fieldcast.pipeline.errors import InputError
 
 
 def read_init_times(path: Path, split: str) -> np.ndarray:
-    """Return the init times (datetime64[ns], ascending) of `split` from the table that `prepare` wrote."""
-    table = pd.read_csv(path, parse_dates=["init_time"])
+    """Return the init times (datetime64[ns], ascending) of `split` from the table that `prepare` wrote.
+
+    Raise `DamagedError` where the table is not as it was written.
+    """
+    table = pd.read_csv(io.BytesIO(manifest.read_file(path)), parse_dates=["init_time"])
     return table.loc[table["split"] == split, "init_time"].to_numpy(dtype="datetime64[ns]")
 
 

@@ -18,6 +18,7 @@ import pyproj
 import xarray as xr
 from pyproj.exceptions import CRSError
 
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.grid import KM_PER_UNIT, crs_wkt, unit_of
 from fieldcast.pipeline.datasets.schema import TIME, X, Y, step_of
 from fieldcast.pipeline.datasets.times import to_seconds
@@ -112,8 +113,11 @@ class Statistics:
 
     @classmethod
     def read(cls, folder: Path) -> Statistics:
-        """Return the content of `statistics.json` in `folder`; raise `InputError` where another version wrote it."""
-        content = json.loads((folder / STATISTICS).read_text())
+        """Return the content of `statistics.json` in `folder`; raise `InputError` where another version wrote it.
+
+        Raise `DamagedError` where its bytes have changed.
+        """
+        content = json.loads(manifest.read_file(folder / STATISTICS))
         try:
             channels = tuple(Channel(**channel) for channel in content["channels"])
             signature = DataSignature.from_dict(content["signature"])

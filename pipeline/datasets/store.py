@@ -3,7 +3,11 @@
 A store is created empty and correctly shaped, then filled block by block, each block whole shards, so that blocks
 may be written side by side. A chunk is one field (y, x), or all members of one, a shard a block of times (or init
 times): few files, each rewritten whole. Bytes depend on the content alone: no clock, host or random order. Missing is
-NaN, also where nothing was written. Variables come back in the order of their names.
+NaN. Variables come back in the order of their names.
+
+Every chunk and every index of a shard has its CRC-32C, and `finish` lists the files of a complete store in a manifest:
+opening a store compares the names and sizes of its files and the bytes of its metadata, reading a chunk compares that
+chunk. A file that is gone, or a bit that has flipped, is a `DamagedError` and never a value.
 """
 
 from __future__ import annotations
@@ -11,15 +15,19 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import ZstdCodec
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.schema import (
     CONVENTIONS,
     FRAME_PRESENT,
@@ -38,7 +46,9 @@ from fieldcast.pipeline.datasets.schema import (
 )
 from fieldcast.pipeline.errors import InputError, SchemaError
 
+METADATA = "zarr.json"
 ZSTD_LEVEL = 3
+CODECS = (ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec())  # of every array; the checksum is that of the compressed bytes
 LEAD_UNITS = "minutes"
 TIME_ATTRS: dict[str, dict[str, str]] = {
     TIME: {"standard_name": "time", "axis": "T"},
@@ -108,7 +118,7 @@ def write_block(path: Path, start: int, block: xr.Dataset) -> None:
     Raise `ValueError` unless `block` begins on a shard's border and ends on one or at the end of the store.
     """
     names = field_names(block)
-    with _open(path, chunks=None) as stored:
+    with _open(path, chunks=None, finished=False) as stored:
         first, shard, length = _shards(stored)
         stop = start + block.sizes[first]
         if start % shard or (stop % shard and stop != length) or stop > length:
@@ -131,28 +141,36 @@ def consolidate(path: Path) -> None:
         zarr.consolidate_metadata(str(path))
 
 
-def open_observations(path: Path, chunks: Literal["shards"] | None = None) -> xr.Dataset:
+def finish(path: Path) -> None:
+    """Consolidate a store that is complete, and write its manifest, without which nobody opens it."""
+    consolidate(path)
+    manifest.write(path)
+
+
+def open_observations(path: Path, chunks: Literal["shards"] | None = None, *, finished: bool = True) -> xr.Dataset:
     """Return the observations, lazily; with `chunks="shards"` as dask arrays whose blocks are whole shards.
 
-    Raise `InputError` when there is no store, `SchemaError` when it breaks the schema.
+    Raise `InputError` when there is no store, `DamagedError` when a file of it has changed, now or when its values are
+    read, `SchemaError` when it breaks the schema. A store that is still being written is not `finished`.
     """
-    return check_observations(_open(path, chunks))
+    return check_observations(_open(path, chunks, finished))
 
 
-def open_forecasts(path: Path, chunks: Literal["shards"] | None = None) -> xr.Dataset:
+def open_forecasts(path: Path, chunks: Literal["shards"] | None = None, *, finished: bool = True) -> xr.Dataset:
     """Return the forecasts, lazily, as `open_observations` does; `lead_time` is a timedelta."""
-    return check_forecasts(_open(path, chunks))
+    return check_forecasts(_open(path, chunks, finished))
 
 
 def directory_digest(path: Path) -> str:
     """Return the MD5 that DVC gives a folder, '<32 hex>.dir': that of the sorted list of its files and their MD5s."""
-    entries = [
-        {"md5": file_digest(file), "relpath": file.relative_to(path).as_posix()}
-        for file in path.rglob("*")
-        if file.is_file()
-    ]
-    entries.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    return _digest_of_list({f.relative_to(path).as_posix(): file_digest(f) for f in path.rglob("*") if f.is_file()})
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """Return the digest that `directory_digest` gives a folder with these files."""
+    return _digest_of_list(
+        {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in files.items()}
+    )
 
 
 def file_digest(file: Path) -> str:
@@ -161,15 +179,68 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _open(path: Path, chunks: Literal["shards"] | None) -> xr.Dataset:
-    if not (path / "zarr.json").is_file():
+def _digest_of_list(digests: Mapping[str, str]) -> str:
+    entries = [{"md5": digests[name], "relpath": name} for name in sorted(digests)]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _open(path: Path, chunks: Literal["shards"] | None, finished: bool = True) -> xr.Dataset:
+    if not (path / METADATA).is_file() and not (path / manifest.MANIFEST).is_file():
         raise InputError(f"{path}: no such store: run the stage that writes it (dvc repro)")
-    consolidated = b'"consolidated_metadata": {' in (path / "zarr.json").read_bytes()
-    dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=True))
+    if finished:
+        manifest.check(path, manifest.read(path), whole=_is_metadata)
+    consolidated = b'"consolidated_metadata": {' in (path / METADATA).read_bytes()
+    with _naming_damage(path, finished):
+        dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=True))
+    if finished:
+        dataset = _checked(dataset, path)
     if chunks is None:
         return dataset
     first, shard, _ = _shards(dataset)
     return dataset.chunk({first: shard})
+
+
+class _CheckedArray(BackendArray):
+    """A variable on disk, whose damaged chunks are named when they are read."""
+
+    def __init__(self, variable: xr.Variable, path: Path) -> None:
+        self.variable, self.path = variable, path
+        self.shape, self.dtype = variable.shape, variable.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        with _naming_damage(self.path):
+            values: np.ndarray = self.variable[key].values
+        return values
+
+
+def _checked(dataset: xr.Dataset, path: Path) -> xr.Dataset:
+    """Return the dataset with its lazy variables as `_CheckedArray`; those of its dimensions are read already."""
+    lazy = {name: it for name, it in dataset.variables.items() if name not in dataset.dims}
+    wrapped = {
+        name: xr.Variable(it.dims, indexing.LazilyIndexedArray(_CheckedArray(it, path)), it.attrs, it.encoding)
+        for name, it in lazy.items()
+    }
+    return dataset.assign_coords({name: wrapped.pop(name) for name in set(dataset.coords) & set(wrapped)}).assign(
+        wrapped
+    )
+
+
+@contextmanager
+def _naming_damage(path: Path, finished: bool = True) -> Iterator[None]:
+    """Turn an error of a codec into the `DamagedError` that names the file which is not as it was written."""
+    try:
+        yield
+    except Exception:  # damaged bytes may raise anything
+        if finished:
+            manifest.check(path, manifest.read(path))
+        raise
+
+
+def _is_metadata(name: str) -> bool:
+    return name.endswith(METADATA)
 
 
 def _sorted(dataset: xr.Dataset) -> xr.Dataset:
@@ -198,7 +269,6 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
         encoding[name] = {
             "chunks": tuple(size if dim in (MEMBER, Y, X) else 1 for dim, size in array.sizes.items()),
             "shards": (shard, *array.shape[1:]),
-            "compressors": (ZstdCodec(level=ZSTD_LEVEL),),
             "_FillValue": np.float32("nan"),
         }
     for name in (TIME, INIT_TIME, VALID_TIME):
@@ -210,6 +280,8 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
         encoding[MEMBER] = {"dtype": "int32", "chunks": template[MEMBER].shape}
     if FRAME_PRESENT in template:
         encoding[FRAME_PRESENT] = {"chunks": template[FRAME_PRESENT].shape}
+    for each in template.variables:
+        encoding.setdefault(str(each), {})["compressors"] = CODECS
     bare = template.drop_encoding()
     bare.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, compute=False)
 

@@ -1,4 +1,7 @@
-"""A trained model as a folder: `config.json`, `model.safetensors`, `card.md`. No pickle; nothing else is needed."""
+"""A trained model as a folder: `config.json`, `model.safetensors`, `card.md` and the manifest of their checksums.
+
+No pickle; nothing else is needed. Whoever reads it gets the bytes that the manifest lists, or an error.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,21 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fieldcast import models
 from fieldcast.models.layers.sizes import Frame, Sizes
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.signature import Channel, DataSignature
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.datasets.store import digest_of
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecasting.costs import Costs
 
-FORMAT = 6
+FORMAT = 7
 BASE = "base."  # prefix of the arrays of a network's base
+TRIES = 3  # of reading a checkpoint that a training is just replacing
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 
 
@@ -84,6 +91,15 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint folder, read once: all three are of the same bytes."""
+
+    config: CheckpointConfig
+    arrays: dict[str, np.ndarray]
+    digest: str  # of the folder, as `store.directory_digest` gives it
+
+
+@dataclass(frozen=True)
 class Fitted:
     """Result of a training: arrays, facts for the model card, and costs, which no two trainings have alike."""
 
@@ -113,6 +129,7 @@ def save_checkpoint(folder: Path, config: CheckpointConfig, arrays: Mapping[str,
         (partial / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
         (partial / WEIGHTS).write_bytes(save(contiguous))
         (partial / CARD).write_text(card, "utf-8")
+        manifest.write(partial)
 
 
 def model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:
@@ -132,12 +149,62 @@ def model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:
 
 
 def read_config(folder: Path) -> CheckpointConfig:
-    """Return the configuration in a checkpoint folder; raise `InputError` when it is not one of ours."""
-    path = folder / CONFIG
+    """Return the configuration in a checkpoint folder.
+
+    Raise `InputError` when it is not one of ours, `DamagedError` when its bytes have changed.
+    """
+    return _parsed(folder / CONFIG, _read_files(folder, only=(CONFIG,))[CONFIG])
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Return configuration, arrays and digest of a checkpoint folder, each file read once; raise as `read_config`."""
+    files = _read_files(folder)
+    for name in (CONFIG, WEIGHTS):
+        if name not in files:
+            raise DamagedError(f"{folder / name}: is missing: {manifest.REMEDY}")
     try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file; expected a checkpoint folder written by the train stage") from None
+        arrays = load(files[WEIGHTS])
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS}: {error}; train the model again") from None
+    return Checkpoint(_parsed(folder / CONFIG, files[CONFIG]), arrays, digest_of(files))
+
+
+def _read_files(folder: Path, only: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """Return the files of a checkpoint, all by default, as its manifest lists them."""
+    for _ in range(TRIES - 1):
+        before = _manifest(folder)
+        try:
+            return _read_listed(folder, before, only)
+        except DamagedError:
+            if _manifest(folder) == before:
+                raise
+    return _read_listed(folder, _manifest(folder), only)
+
+
+def _manifest(folder: Path) -> bytes:
+    """Return the text of a checkpoint's manifest; raise `InputError` where the folder is no checkpoint of today's."""
+    path = folder / manifest.MANIFEST
+    if not path.is_file():
+        if not (folder / CONFIG).is_file():
+            raise InputError(
+                f"{folder / CONFIG}: no such file; expected a checkpoint folder written by the train stage"
+            )
+        _parsed(folder / CONFIG, (folder / CONFIG).read_bytes())
+    return manifest.read_bytes(path, manifest.REMEDY)
+
+
+def _read_listed(folder: Path, text: bytes, only: tuple[str, ...]) -> dict[str, bytes]:
+    files = manifest.files_of(folder / manifest.MANIFEST, text)
+    contents = {manifest.MANIFEST: text}
+    for name in only or files:
+        contents[name] = manifest.read_bytes(folder / name, manifest.REMEDY)
+        manifest.require(folder / name, contents[name], files.get(name, {}), manifest.REMEDY)
+    return contents
+
+
+def _parsed(path: Path, text: bytes) -> CheckpointConfig:
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}; train the model again") from None
     if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
 import sys
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def write(costs: Costs, path: Path) -> None:
     """Write the costs that were measured to `path` as JSON."""
     make_folder(path.parent)
     measured = {key: value for key, value in asdict(costs).items() if value is not None}
-    replace_durable(path, (json.dumps(measured, indent=2, sort_keys=True) + "\n").encode())
+    replace_durable(path, manifest.sealed(measured))
 
 
 def read(*paths: Path) -> Costs:
     """Return the costs in all of `paths` together, of which later ones win; files that are not there add nothing."""
     measured: dict[str, Any] = {}
     for path in paths:
-        measured |= json.loads(path.read_text()) if path.exists() else {}
+        measured |= manifest.unsealed(path, manifest.read_bytes(path, manifest.REMEDY)) if path.exists() else {}
     return Costs(**measured)
 
 

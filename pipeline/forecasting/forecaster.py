@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from fieldcast import models
 from fieldcast.models.layers.outputs import LearnedOptions
 from fieldcast.models.layers.reference import Case
 from fieldcast.pipeline.datasets.times import to_seconds
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, InputError
 from fieldcast.pipeline.forecasting import calibration as calibrations
-from fieldcast.pipeline.forecasting.checkpoint import BASE, WEIGHTS, CheckpointConfig, read_config
+from fieldcast.pipeline.forecasting.checkpoint import BASE, WEIGHTS, CheckpointConfig, read_checkpoint
 
 if TYPE_CHECKING:
     from fieldcast.pipeline.forecasting.network import Network
@@ -117,9 +116,16 @@ def tiles_of(forecaster: Forecaster, cells: int, tile_cells: int | None, overlap
     return Tiles(tile, overlap_cells)
 
 
-def load(folder: Path, device: str = "cpu") -> Forecaster:
-    """Return the model in a checkpoint folder, ready to forecast; raise `InputError` where a tensor does not fit."""
-    return forecaster_of(read_config(folder), load_file(folder / WEIGHTS), device, folder / WEIGHTS)
+def load(folder: Path, device: str | None = None, digest: str | None = None) -> Forecaster:
+    """Return the model in a checkpoint folder, on `device` or on the GPU where there is one, ready to forecast.
+
+    Raise `InputError` where a tensor does not fit, `DamagedError` where a byte has changed, and `BusyError` where the
+    folder is not the one of `digest` any more: it was trained again.
+    """
+    stored = read_checkpoint(folder)
+    if digest is not None and stored.digest != digest:
+        raise BusyError(f"{folder}: was trained again just now (digest {stored.digest}, expected {digest}): try again")
+    return forecaster_of(stored.config, stored.arrays, device or best_device(stored.config.kind), folder / WEIGHTS)
 
 
 def forecaster_of(
@@ -141,9 +147,9 @@ def forecaster_of(
 def load_cached(folder: Path, digest: str) -> Forecaster:
     """Return the model in a checkpoint folder, on the GPU if there is one, the same object in the next call.
 
-    `digest` is that of the folder, so that another checkpoint in its place is loaded anew.
+    `digest` is that of the folder: another checkpoint in its place is not loaded under it.
     """
-    return load(folder, best_device(read_config(folder).kind))
+    return load(folder, None, digest)
 
 
 def best_device(kind: str) -> str:

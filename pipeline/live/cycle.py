@@ -369,14 +369,14 @@ def _failed(context: LiveContext, ledger: Ledger, cycle: Cycle, error: Exception
     code = code_of(error)
     reason = redacted(f"{type(error).__name__}: {error}") if code is ExitCode.BUG else str(error)
     log.error("cycle %s: %s", iso(cycle.init_time), reason, exc_info=code is ExitCode.BUG)
-    counts = code in (ExitCode.BUG, ExitCode.DAMAGED)  # a full disk or another process is not the cycle's fault
+    counts = code is ExitCode.BUG  # damage is mended, disks are emptied, and another process ends: the cycle stays due
     final = counts and cycle.attempt >= context.params.live.max_attempts
     if cycle.revision:  # the published revision stays, and the schedule does not ask for another
         final = True
     failed = replace(
         cycle,
         state=State.FAILED if final else State.DUE,
-        attempt=cycle.attempt if counts else cycle.attempt - 1,
+        attempt=cycle.attempt if counts or cycle.state is not State.RUNNING else cycle.attempt - 1,
         reason=reason,
         ended_at=now,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,11 +11,11 @@ import numpy as np
 
 from fieldcast import models
 from fieldcast.pipeline.config import Params
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecasting import checkpoint
-from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
+from fieldcast.pipeline.forecasting.checkpoint import Checkpoint, CheckpointConfig
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_fields, load_cached
 
 log = logging.getLogger(__name__)
@@ -29,16 +28,12 @@ class DeployedModel:
     """A checkpoint that forecasts, and the options that hindcasts of it are made with."""
 
     folder: Path
+    config: CheckpointConfig
     digest: str
     version: str  # 'storms/3' in the registry, else the checkpoint's digest
     tile_cells: int | None
     overlap_cells: int
     fallback_options: dict[str, object]  # of advection, as params.yaml has them
-
-    @cached_property
-    def config(self) -> CheckpointConfig:
-        """Return the checkpoint's configuration."""
-        return checkpoint.read_config(self.folder)
 
     @cached_property
     def names(self) -> list[str]:
@@ -67,7 +62,7 @@ class DeployedModel:
     def identity(self) -> dict[str, object]:
         """Return all that decides the values of a forecast besides its history."""
         facts = asdict(self)
-        for name in ("folder", "version"):
+        for name in ("folder", "config", "version"):
             del facts[name]
         return facts | {"contract": self.config.signature.digest}
 
@@ -89,13 +84,14 @@ def forecast_one(
 def resolve_model(params: Params, folder: Path, root: Path = Path()) -> DeployedModel:
     """Return the model that `live.model` names; raise `InputError` where there is none.
 
-    A registry that does not answer costs ten seconds at most: the version that it last named stays in use.
+    Raise `DamagedError` where a byte of it has changed. A registry that does not answer costs ten seconds at most: the
+    version that it last named stays in use.
     """
     name = params.live.model
     place = root / name
     if (place / checkpoint.CONFIG).is_file():
-        digest = store.directory_digest(place)
-        return _deployed(params, place, digest, digest.removesuffix(".dir")[:12])
+        stored = checkpoint.read_checkpoint(place)
+        return _deployed(params, place, stored, stored.digest.removesuffix(".dir")[:12])
     if "/" in name:
         raise InputError(
             f"params.yaml: live.model is '{name}': no checkpoint there, expected a folder such as "
@@ -110,29 +106,42 @@ def _registered(params: Params, into: Path, alias: str, root: Path) -> DeployedM
     experiment = params.track.experiment
     make_folder(into)
     record = into / LAST
-    last = json.loads(record.read_text()) if record.is_file() else {}
+    last = _last_named(record)
     key = f"{experiment}@{alias}"
     try:
         registered = mlflow_sync.fetch_registered(experiment, alias, into, root)
         facts = {"version": registered.version, "digest": registered.digest}
         if last.get(key) != facts:
-            replace_durable(record, json.dumps({**last, key: facts}, sort_keys=True).encode())
+            replace_durable(record, manifest.sealed({**last, key: facts}))
     except mlflow_sync.TrackerDownError as error:
         if key not in last:
             raise
         facts = last[key]
         log.warning("%s; %s stays version %s", error, alias, facts["version"])
-    return _deployed(params, into / facts["digest"], facts["digest"], f"{experiment}/{facts['version']}")
+    place = into / facts["digest"]
+    return _deployed(params, place, checkpoint.read_checkpoint(place), f"{experiment}/{facts['version']}")
 
 
-def _deployed(params: Params, folder: Path, digest: str, version: str) -> DeployedModel:
+def _last_named(record: Path) -> dict[str, dict[str, str]]:
+    """Return the version that each alias had last; a damaged record is as good as none."""
+    if not record.is_file():
+        return {}
+    try:
+        return manifest.unsealed(record, record.read_bytes(), "it is written anew when MLflow answers")
+    except DamagedError as error:
+        log.warning("%s", error)
+        return {}
+
+
+def _deployed(params: Params, folder: Path, stored: Checkpoint, version: str) -> DeployedModel:
     entry = params.models.get("advection")
     advection = entry.options if entry is not None else models.OPTIONS["advection"]()
     return DeployedModel(
         folder=folder,
-        digest=digest,
+        config=stored.config,
+        digest=stored.digest,
         version=version,
-        tile_cells=params.forecast.tile_cells or checkpoint.read_config(folder).crop_cells,
+        tile_cells=params.forecast.tile_cells or stored.config.crop_cells,
         overlap_cells=params.forecast.overlap_cells,
         fallback_options=advection.model_dump(mode="json"),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fieldcast import models
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, PREPARED
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.forecasting import checkpoint
@@ -31,7 +31,7 @@ def log_identity(run: Run, params: config.Params, model: str, data_digest: str) 
             **({f"train.{key}": value for key, value in training.items()} if learned else {}),
         }
     )
-    summary = {"quality": json.loads((PREPARED / "quality.json").read_text())}
+    summary = {"quality": json.loads(manifest.read_file(PREPARED / "quality.json"))}
     summary["quality"].pop("days")
     run.dataset(data_digest, str(PREPARED), summary)
     for path in ("params.yaml", "dvc.lock"):

@@ -17,7 +17,7 @@ class ServedForecaster(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint folder that was logged with the model."""
-        self.forecaster = load(Path(context.artifacts["checkpoint"]))
+        self.forecaster = load(Path(context.artifacts["checkpoint"]), "cpu")
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schemas
         """Return forecasts (b, horizon, c_target, h, w).

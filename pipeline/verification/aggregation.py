@@ -11,6 +11,7 @@ Datasets of disjoint init times merge by concatenation; every score is a pure fu
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, TIME_UNITS, check_scores, lead_minutes
 from fieldcast.pipeline.verification import (
@@ -204,7 +206,7 @@ def _select(values: Labelled, score: Score) -> Labelled:
 
 
 def write_sums(sums: xr.Dataset, path: Path) -> None:
-    """Write `sums` as NetCDF-4, whole or not at all, with the same bytes for the same sums."""
+    """Write `sums` as NetCDF-4 with its SHA-256, whole or not at all, with the same bytes for the same sums."""
     encoding: dict[str, dict[str, object]] = {str(name): {"_FillValue": None} for name in sums.variables}
     encoding[INIT_TIME] |= {"units": TIME_UNITS, "dtype": "int64"}
     stored = sums.copy()
@@ -212,13 +214,15 @@ def write_sums(sums: xr.Dataset, path: Path) -> None:
         stored[name].encoding = {}
     seconds = (sums[LEAD_TIME] / np.timedelta64(1, "s")).astype(np.int64)
     stored[LEAD_TIME] = (LEAD_TIME, seconds.values, {"units": "seconds"})
+    content = bytes(stored.to_netcdf(None, engine="h5netcdf", encoding=encoding))
     with replacing(path) as partial:
-        stored.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
+        partial.write_bytes(manifest.with_tail(content))
 
 
 def read_sums(path: Path) -> xr.Dataset:
-    """Return the sums that `write_sums` wrote to `path`, in memory."""
-    with xr.open_dataset(path, engine="h5netcdf", decode_timedelta=True) as stored:
+    """Return the sums that `write_sums` wrote to `path`, in memory; raise `DamagedError` where a byte has changed."""
+    content = io.BytesIO(manifest.without_tail(path))
+    with xr.open_dataset(content, engine="h5netcdf", decode_timedelta=True) as stored:
         return check_scores(stored.load())
 
 

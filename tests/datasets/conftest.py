@@ -37,3 +37,4 @@ def write(path, grid, rain) -> None:
     store.create_observations(path, grid, TIMES, np.arange(FRAMES) != 4, SHARD)
     for start in range(0, FRAMES, SHARD):
         store.write_block(path, start, block(rain[start : start + SHARD], "time"))
+    store.finish(path)

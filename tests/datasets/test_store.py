@@ -39,6 +39,7 @@ def test_frames_never_written_are_missing(tmp_path, grid, rain):
     path = tmp_path / "a.zarr"
     store.create_observations(path, grid, TIMES, np.ones(FRAMES, bool), SHARD)
     store.write_block(path, SHARD, block(rain[SHARD : 2 * SHARD], "time"))
+    store.finish(path)
     back = store.open_observations(path).rain_rate.values
     assert np.isnan(back[:SHARD]).all()
     assert np.isnan(back[2 * SHARD :]).all()
@@ -95,6 +96,7 @@ def test_forecasts_round_trip(tmp_path, grid):
     store.create_forecasts(path, grid, TIMES, LEADS, SHARD, {"model": "persistence"})
     for start in range(0, FRAMES, SHARD):
         store.write_block(path, start, block(values[start : start + SHARD], "init_time", "lead_time"))
+    store.finish(path)
     back = store.open_forecasts(path)
     np.testing.assert_array_equal(back.rain_rate.values, values)
     assert back.lead_time.dtype == np.dtype("timedelta64[ns]")
@@ -168,6 +170,7 @@ def test_forecasts_with_members_round_trip(tmp_path, grid):
     store.create_forecasts(path, grid, inits, LEADS, 2, {"members": "ensemble"}, members=2)
     for start in (0, 2):
         store.write_block(path, start, block(values[start : start + 2], "init_time", "lead_time", "member"))
+    store.finish(path)
     back = store.open_forecasts(path)
     np.testing.assert_array_equal(back.rain_rate.values, values)
     assert back.rain_rate.dims == ("init_time", "lead_time", "member", "y", "x")
@@ -181,6 +184,7 @@ def test_forecasts_with_members_round_trip(tmp_path, grid):
 def test_members_count_from_one_in_all_fields(tmp_path, grid):
     path = tmp_path / "f.zarr"
     store.create_forecasts(path, grid, TIMES[:3], LEADS, 2, {}, members=2)
+    store.finish(path)
     forecasts = store.open_forecasts(path)
     with pytest.raises(SchemaError, match="'member' is not 1 to 2"):
         check_forecasts(forecasts.assign_coords(member=[0, 1]))

@@ -14,8 +14,10 @@ import torch
 from fieldcast import models
 from fieldcast.models.layers.reference import climatology_at
 from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.signature import Axis, Channel, DataSignature
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.datasets.store import directory_digest
+from fieldcast.pipeline.errors import BusyError, InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.calibration import Calibration
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig
@@ -63,7 +65,8 @@ def test_round_trip_is_bitwise(model: str, tmp_path: Path) -> None:
     original, _ = trained(model, tmp_path / model)
     loaded = load(tmp_path / model)
     np.testing.assert_array_equal(loaded(history(), TIMES), original(history(), TIMES))
-    assert sorted(path.name for path in (tmp_path / model).iterdir()) == ["card.md", "config.json", "model.safetensors"]
+    names = ["card.md", "config.json", "manifest.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / model).iterdir()) == names
 
 
 VARIANTS = {
@@ -111,13 +114,16 @@ def test_forecast_does_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> No
 
 def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path: Path) -> None:
     trained("recurrent", tmp_path / "c")
-    first = load_cached(tmp_path / "c", "one")
-    assert load_cached(tmp_path / "c", "one") is first
+    one = directory_digest(tmp_path / "c")
+    first = load_cached(tmp_path / "c", one)
+    assert load_cached(tmp_path / "c", one) is first
     trained("recurrent", tmp_path / "c", horizon=2)
-    second = load_cached(tmp_path / "c", "two")
+    second = load_cached(tmp_path / "c", directory_digest(tmp_path / "c"))
+    with pytest.raises(BusyError, match="was trained again just now"):  # and no forecast of one under the other's name
+        load_cached(tmp_path / "c", one)
     assert (first.config.horizon, second.config.horizon) == (4, 2)
     checkpoint.save_checkpoint(tmp_path / "p", description("persistence"), {}, "")
-    assert load_cached(tmp_path / "p", "three").network is None
+    assert load_cached(tmp_path / "p", directory_digest(tmp_path / "p")).network is None
 
 
 def test_config_comes_back_from_its_folder(tmp_path: Path) -> None:
@@ -130,7 +136,7 @@ def test_config_comes_back_from_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.update(format=4), "format is 4, expected 6; train the model again"),
+        (lambda content: content.update(format=4), "format is 4, expected 7; train the model again"),
         (lambda content: content.update(odd=1), "unknown or missing keys ['odd']"),
         (lambda content: content["channels"][0].update(odd=1), "unexpected keyword argument 'odd'"),
         (lambda content: content["signature"].pop("y"), "missing 1 required positional argument: 'y'"),
@@ -151,6 +157,7 @@ def test_a_config_of_another_shape_is_refused(
     content = json.loads((tmp_path / "it/config.json").read_text())
     change(content)
     (tmp_path / "it/config.json").write_text(json.dumps(content))
+    manifest.write(tmp_path / "it")
     with pytest.raises(InputError, match=re.escape(words)):
         checkpoint.read_config(tmp_path / "it")
 
@@ -176,12 +183,14 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
     trained("recurrent", tmp_path / "c")
     path = tmp_path / "c" / "config.json"
     content = json.loads(path.read_text())
-    for change, expected in (({"format": 1}, "format is 1, expected 6"), ({"colour": 1}, "colour")):
+    for change, expected in (({"format": 6}, "format is 6, expected 7"), ({"colour": 1}, "colour")):
         path.write_text(json.dumps({**content, **change}))
+        manifest.write(tmp_path / "c")
         with pytest.raises(InputError, match=expected):
             load(tmp_path / "c")
     for cut in (b"{", b"", b"\xff\xfe", b"[" * 100_000, b"[]", b"3"):
         path.write_bytes(cut)
+        manifest.write(tmp_path / "c")
         with pytest.raises(InputError, match=r"not valid JSON|in place of a configuration"):
             load(tmp_path / "c")
 

@@ -14,6 +14,7 @@ from fieldcast import models
 from fieldcast.models.layers.motion_options import MotionOptions
 from fieldcast.models.layers.outputs import OutputOptions
 from fieldcast.models.layers.sizes import Frame
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.base import Guide
@@ -124,9 +125,10 @@ def test_untrained_it_is_persistence_with_any_inputs() -> None:
 def test_a_checkpoint_that_says_nothing_of_its_inputs_is_refused(tmp_path: Path) -> None:
     checkpoint.save_checkpoint(tmp_path, description("persistence"), {}, "")
     content = json.loads((tmp_path / "config.json").read_text())
-    assert content["format"] == 6
+    assert content["format"] == 7
     assert (content["calendar"], content["coordinates"]) == (False, False)
     del content["calendar"]
     (tmp_path / "config.json").write_text(json.dumps(content))
+    manifest.write(tmp_path)
     with pytest.raises(checkpoint.InputError, match="unknown or missing keys"):
         checkpoint.read_config(tmp_path)

@@ -61,6 +61,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     times = START + np.arange(len(rain)) * STEP
     store.create_observations(path, xr.Dataset({"rain_rate": empty}, axes), times, present, len(rain))
     store.write_block(path, 0, xr.Dataset({"rain_rate": (("time", "y", "x"), rain)}))
+    store.finish(path)
     return path
 
 
@@ -181,6 +182,7 @@ def test_what_comes_later_changes_nothing(folder: Path, archive: Path, tmp_path:
         known.sizes["time"],
     )
     store.write_block(path, 0, known[["rain_rate"]])
+    store.finish(path)
     np.testing.assert_array_equal(run(folder, path, tmp_path / "cut", online, few[:7]), whole[:7])
 
 

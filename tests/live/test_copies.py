@@ -56,6 +56,7 @@ def make(folder: Path, y: xr.Variable, x: xr.Variable, crs: pyproj.CRS | None, n
         field[..., 0, 2] = np.nan
     dims = ("init_time", "lead_time", "y", "x")
     store.write_block(path, 0, xr.Dataset({name: (dims, field) for name, field in fields.items()}))
+    store.finish(path)
     return store.open_forecasts(path)
 
 

@@ -8,11 +8,12 @@ import pytest
 import xarray as xr
 
 from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.preparation.climatology import fit_climatology
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.prepare import prepare, training_frames
 
 START = np.datetime64("2024-01-01T00:00", "ns")
@@ -84,6 +85,9 @@ def test_the_digest_is_of_what_models_learn_from(tmp_path: Path, first: str, las
         prepare(data, options(), 4, 3, tmp_path / name)
     assert (read_digest(tmp_path / "before") != read_digest(tmp_path / "after")) == counts
     (tmp_path / "before" / "learned.json").write_text("{}")
+    with pytest.raises(DamagedError, match=r"learned\.json: is"):
+        read_digest(tmp_path / "before")
+    manifest.write(tmp_path / "before")
     with pytest.raises(InputError, match="run the prepare stage again"):
         read_digest(tmp_path / "before")
 
@@ -96,6 +100,7 @@ def test_rerun_is_byte_identical(tmp_path: Path) -> None:
         "climatology.nc",
         "init_times.csv",
         "learned.json",
+        "manifest.json",
         "quality.json",
         "quality.png",
         "statistics.json",

@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from fieldcast.pipeline.cli.main import app
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.frames import FrameReader
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.errors import InputError
@@ -130,6 +131,7 @@ def test_what_cannot_be_clustered_is_refused_and_nothing_is_lost(project: Path) 
     content = json.loads((folder / "config.json").read_text())
     content["signature"]["units"] = {"rain_rate": "mm"}
     (folder / "config.json").write_text(json.dumps(content))
+    manifest.write(folder)
     with pytest.raises(InputError, match="as mine was trained"):
         cluster(folder, 4, 1.0, new)
     assert not new.exists()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from fieldcast.pipeline.config import Prepare
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, X, Y
 
 HOURS = 24
+CLIMATOLOGY = "climatology.nc"
 
 
 def fit_climatology(training: xr.Dataset, names: list[str], options: Prepare) -> xr.Dataset:
@@ -34,6 +39,13 @@ def fit_climatology(training: xr.Dataset, names: list[str], options: Prepare) ->
         mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
         fields[name] = (("hour", Y, X), mean.astype(np.float32), training[name].attrs)
     return xr.Dataset(fields, coords={"hour": np.arange(groups), Y: training[Y], X: training[X]})
+
+
+def read_climatology(folder: Path) -> xr.Dataset:
+    """Return `climatology.nc` in `folder`, in memory; raise `DamagedError` where its bytes have changed."""
+    content = io.BytesIO(manifest.read_file(folder / CLIMATOLOGY))
+    with xr.open_dataset(content, engine="h5netcdf") as stored:
+        return stored.load()
 
 
 def complete(climatology: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.schema import TIME
 from fieldcast.pipeline.datasets.signature import Statistics
@@ -52,9 +53,10 @@ def write_digest(
 
 def read_digest(folder: Path) -> str:
     """Return the digest that `write_digest` left in `folder`, 32 hex digits; raise `InputError` where there is none."""
+    content = manifest.read_file(folder / LEARNED)
     try:
-        return str(json.loads((folder / LEARNED).read_text())["sha256"])[:LETTERS]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(json.loads(content)["sha256"])[:LETTERS]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / LEARNED}: {type(error).__name__}: run the prepare stage again") from None
 
 

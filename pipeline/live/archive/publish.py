@@ -8,7 +8,6 @@ cycle gives the same bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ import numpy as np
 import xarray as xr
 from dask.delayed import delayed
 
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.atomic import (
     free_bytes,
     fsync_tree,
@@ -33,6 +32,7 @@ from fieldcast.pipeline.datasets.atomic import (
     replace_durable,
     write_durable,
 )
+from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME, field_names, lead_times
 from fieldcast.pipeline.datasets.signature import compare_signatures, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
@@ -43,7 +43,7 @@ from fieldcast.pipeline.live.archive.records import cycle_record
 from fieldcast.pipeline.live.clock import iso, parse, stamp
 
 FORMAT = 1
-FORECASTS, COPIES, CATALOGUE, LEDGER, MANIFEST = "forecasts", "copies", "latest.json", "ledger.sqlite", "manifest.json"
+FORECASTS, COPIES, CATALOGUE, LEDGER = "forecasts", "copies", "latest.json", "ledger.sqlite"
 CATALOGUE_CYCLES = 288  # a day at five minutes; older ones are in the ledger
 PER_CYCLE = ("model", "model_version", "quality_flag", "n_input_missing")  # coordinates along init_time
 METADATA_BYTES = 2**20  # of a store beside its fields, generously
@@ -103,7 +103,7 @@ def stage(target: Path, issue: Issue, grid: xr.Dataset, fields: np.ndarray, toke
             _write_store(staging, issue, grid, fields)
             failpoint("store_written")
             _read_back(staging, grid, fields)
-            content = _sealed({"format": FORMAT, **issue.facts(), "files": _files(staging)})
+            content = manifest.sealed({"format": FORMAT, **issue.facts(), "files": manifest.facts_of_files(staging)})
             write_durable(staging / MANIFEST, content)
             failpoint("manifest_written")
             fsync_tree(staging)
@@ -143,7 +143,9 @@ def enter(folder: Path, ledger: Ledger, cycles: Sequence[Cycle], at: datetime) -
 def write_catalogue(folder: Path, ledger: Ledger) -> None:
     """Write `latest.json`: the newest cycles that readers see, oldest first."""
     entries = [_entry(row) for row in ledger.cycles(states=VISIBLE, newest=CATALOGUE_CYCLES)]
-    replace_durable(folder / CATALOGUE, _sealed({"format": FORMAT, "token": ledger.token, "forecasts": entries}))
+    replace_durable(
+        folder / CATALOGUE, manifest.sealed({"format": FORMAT, "token": ledger.token, "forecasts": entries})
+    )
 
 
 def read_catalogue(folder: Path) -> list[dict[str, Any]]:
@@ -151,7 +153,7 @@ def read_catalogue(folder: Path) -> list[dict[str, Any]]:
     path = folder / CATALOGUE
     if not path.exists():
         raise InputError(f"{path}: no such file: no forecast has been published there (fieldcast cycle)")
-    entries: list[dict[str, Any]] = _unsealed(path, _read(path, _REBUILT), _REBUILT)["forecasts"]
+    entries: list[dict[str, Any]] = _unsealed(path, manifest.read_bytes(path, _REBUILT), _REBUILT)["forecasts"]
     return entries
 
 
@@ -191,20 +193,13 @@ def check(path: Path, manifest_sha256: str | None = None) -> dict[str, Any]:
     """Return the manifest of a published forecast; raise `DamagedError`, naming the file, if any byte has changed."""
     fix = f"fieldcast cycle --at {path.name.split('.')[0]} --supersede"
     manifest_path = path / MANIFEST
-    content = _read(manifest_path, fix)
+    content = manifest.read_bytes(manifest_path, fix)
     sha256 = hashlib.sha256(content).hexdigest()
     if manifest_sha256 is not None and sha256 != manifest_sha256:
         raise DamagedError(f"{manifest_path}: sha256 is {sha256}, expected {manifest_sha256}: {fix}")
-    manifest = _unsealed(manifest_path, content, fix)
-    files: dict[str, dict[str, Any]] = manifest["files"]
-    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
-    if different := sorted(present ^ set(files)):
-        what = "is not in the manifest" if different[0] in present else "is missing"
-        raise DamagedError(f"{path / different[0]}: {what}: {fix}")
-    for name, expected in files.items():
-        if (got := _file_facts(_read(path / name, fix))) != expected:
-            raise DamagedError(f"{path / name}: is {got}, expected {expected}: {fix}")
-    return manifest
+    written = _unsealed(manifest_path, content, fix)
+    manifest.check(path, written["files"], fix)
+    return written
 
 
 def manifest_digest(path: Path) -> str:
@@ -251,7 +246,7 @@ def _read_back(staging: Path, grid: xr.Dataset, fields: np.ndarray) -> None:
     """Raise `DamagedError` unless the disk gives back what memory holds."""
     names = field_names(grid)
     try:
-        with store.open_forecasts(staging) as written:
+        with store.open_forecasts(staging, finished=False) as written:
             same = [
                 np.array_equal(written[name].values[0], fields[:, i], equal_nan=True) for i, name in enumerate(names)
             ]
@@ -262,38 +257,13 @@ def _read_back(staging: Path, grid: xr.Dataset, fields: np.ndarray) -> None:
         raise DamagedError(f"{staging / name}: the disk does not give back what was written: check the disk")
 
 
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _file_facts(path.read_bytes()) for path in paths}
-
-
-def _file_facts(content: bytes) -> dict[str, Any]:
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _read(path: Path, fix: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{path}: cannot be read ({error.strerror}): {fix}") from error
-
-
-def _sealed(content: dict[str, Any]) -> bytes:
-    """Return JSON with the SHA-256 of the rest of it."""
-    return (json.dumps(content | {"sha256": _digest(content)}, indent=1, sort_keys=True) + "\n").encode()
-
-
 def _unsealed(path: Path, text: bytes, fix: str) -> dict[str, Any]:
-    """Return the content of `_sealed`; raise `DamagedError` if it has changed."""
-    try:
-        content: dict[str, Any] = json.loads(text)
-        expected = content.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path}: cannot be read ({error}): {fix}") from error
-    if (sha256 := _digest(content)) != expected:
-        raise DamagedError(f"{path}: sha256 is {sha256}, expected {expected}: {fix}")
-    if content["format"] != FORMAT:
-        raise InputError(f"{path}: format is {content['format']}, expected {FORMAT}: use the fieldcast that wrote it")
+    """Return the content of a sealed file of this format."""
+    content = manifest.unsealed(path, text, fix)
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: format is {content.get('format')}, expected {FORMAT}: use the fieldcast that wrote it"
+        )
     return content
 
 
@@ -350,13 +320,13 @@ def _open_all(folder: Path, entries: Sequence[dict[str, Any]]) -> list[xr.Datase
     opened = []
     for entry in entries:
         path = folder / entry["path"]
-        manifest = _checked(path, entry["manifest_sha256"])
-        kind = _digest({name: facts for name, facts in manifest["files"].items() if _is_shared(name)})
+        written = _checked(path, entry["manifest_sha256"])
+        kind = manifest.digest({name: facts for name, facts in written["files"].items() if _is_shared(name)})
         if kind not in first:
             with store.open_forecasts(path) as stored:
                 first[kind] = stored.drop_vars([INIT_TIME, VALID_TIME])
-                first[kind].attrs = {name: value for name, value in stored.attrs.items() if name not in manifest}
-        opened.append(_like(first[kind], path, manifest))
+                first[kind].attrs = {name: value for name, value in stored.attrs.items() if name not in written}
+        opened.append(_like(first[kind], path, written))
     return opened
 
 
@@ -366,14 +336,14 @@ def _is_shared(name: str) -> bool:
     return not of_one and name.rpartition("/c/")[2].count("/") < 3  # a field's chunks have four indices
 
 
-def _like(other: xr.Dataset, path: Path, manifest: dict[str, Any]) -> xr.Dataset:
+def _like(other: xr.Dataset, path: Path, written: dict[str, Any]) -> xr.Dataset:
     """Return the forecast at `path`, whose fields are read when they are wanted, with grid and leads of another."""
     fields = {}
     for name in field_names(other):
         array = dask.array.from_delayed(delayed(_field)(path, name), other[name].shape, other[name].dtype)  # type: ignore[no-untyped-call]
         fields[name] = (other[name].dims, array, other[name].attrs)
-    along = {name: (INIT_TIME, [manifest[name]]) for name in PER_CYCLE}
-    moment = xr.Variable(INIT_TIME, [to_numpy(parse(manifest["init_time"]))], store.TIME_ATTRS[INIT_TIME])
+    along = {name: (INIT_TIME, [written[name]]) for name in PER_CYCLE}
+    moment = xr.Variable(INIT_TIME, [to_numpy(parse(written["init_time"]))], store.TIME_ATTRS[INIT_TIME])
     return xr.Dataset(fields, {**other.coords, INIT_TIME: moment, **along}, other.attrs)
 
 
@@ -386,10 +356,6 @@ def _field(path: Path, name: str) -> np.ndarray:
 @lru_cache(maxsize=100_000)
 def _checked(path: Path, manifest_sha256: str) -> dict[str, Any]:  # published forecasts never change: once a process
     return check(path, manifest_sha256)
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 _REBUILT = "the next cycle writes it anew from the ledger"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fieldcast.pipeline.config import Retention
 from fieldcast.pipeline.datasets.atomic import fsync_folder, make_folder, rename
+from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.exports import remove_copies
@@ -17,7 +18,6 @@ from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger,
 from fieldcast.pipeline.live.archive.publish import (
     COPIES,
     FORECASTS,
-    MANIFEST,
     catalogue_is_current,
     check,
     enter,

@@ -9,8 +9,9 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 
 from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, State
-from fieldcast.pipeline.live.archive.publish import MANIFEST, path_of
+from fieldcast.pipeline.live.archive.publish import path_of
 from fieldcast.pipeline.live.clock import ALLOWED_BACK, iso
 
 DRY = 3  # cycles in a row without a forecast that make the schedule late
