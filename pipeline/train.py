@@ -41,6 +41,7 @@ from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, f
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.identity import log_checkpoint, log_identity
 from fieldcast.pipeline.training import memory
+from fieldcast.pipeline.training.termination import ended_by_signals
 
 CODE = Path(__file__).parents[1]
 # code that a training runs through, besides the model's own folder: the same list as in dvc.yaml
@@ -95,7 +96,8 @@ def train_learned(params: config.Params, description: CheckpointConfig) -> None:
         started = bool(list(resume.glob("*.ckpt")))
         if not started:  # a resumed run has them, and MLflow's parameters cannot be written twice
             log_identity(run, params, model, description.data_digest)
-        finish(params, description, fit_learned(params, description, resume, run))
+        with ended_by_signals():
+            finish(params, description, fit_learned(params, description, resume, run))
     except BaseException as error:
         run.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise

@@ -122,7 +122,8 @@ def extra_channels(calendar: bool, coordinates: bool) -> int:
 
 
 def save_checkpoint(folder: Path, config: CheckpointConfig, arrays: Mapping[str, np.ndarray], card: str) -> None:
-    """Write a checkpoint folder, complete or not at all."""
+    """Write a checkpoint folder, complete or not at all; raise `InputError` where a weight is not finite."""
+    _require_finite(config, arrays)
     contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     with replacing(folder) as partial:
         partial.mkdir()
@@ -130,6 +131,18 @@ def save_checkpoint(folder: Path, config: CheckpointConfig, arrays: Mapping[str,
         (partial / WEIGHTS).write_bytes(save(contiguous))
         (partial / CARD).write_text(card, "utf-8")
         manifest.write(partial)
+
+
+def _require_finite(config: CheckpointConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise `InputError` for an array with infinite values, or in a learned model NaN: a hole in a map is no weight."""
+    for name, array in arrays.items():
+        learned = config.kind in models.LEARNED and not name.startswith(BASE)
+        bad = ~np.isfinite(array) if learned else np.isinf(array)
+        if bad.any():
+            raise InputError(
+                f"{config.model}: {np.count_nonzero(bad)} of {bad.size} values of {name!r} are not finite: nothing is "
+                "written; lower train.learning_rate, or look for outliers in data/prepared/quality.json"
+            )
 
 
 def model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:

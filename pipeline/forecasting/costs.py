@@ -78,8 +78,8 @@ def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     counted = deepcopy(model).eval().requires_grad_(False)  # the counter stumbles over gradients of views
-    device = next(model.parameters()).device
+    like = next(model.parameters())  # of the training's precision
     plain = sdpa_kernel(SDPBackend.MATH)  # the counter does not see into the CPU's fused attention
     with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
-        counted(torch.zeros(1, *shape, device=device))
+        counted(torch.zeros(1, *shape, device=like.device, dtype=like.dtype))
     return int(counter.get_total_flops()) // 2

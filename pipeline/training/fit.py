@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import warnings
 from argparse import Namespace
@@ -36,9 +37,14 @@ from fieldcast.pipeline.forecasting.costs import Costs, count_macs, device_name,
 from fieldcast.pipeline.forecasting.forecaster import build_network
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.tracking.runs import Run
+from fieldcast.pipeline.training import checkpoint_files
 from fieldcast.pipeline.training.augmentation import Turning, vector_pairs
+from fieldcast.pipeline.training.checkpoint_files import CheckpointFiles
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
 from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShape, loader
+from fieldcast.pipeline.training.termination import handle
+
+log = logging.getLogger(__name__)
 
 
 class Samples(LightningDataModule):
@@ -98,6 +104,31 @@ class EpochLines(Callback):
         sys.stderr.write(f"{self.model}: {done}, validation loss {loss:.4f}\n")
 
 
+class Divergence(Callback):
+    """Ends a training whose loss is no number any more, before its weights are kept."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise `InputError` where the validation loss is not finite."""
+        loss = float(trainer.callback_metrics["val/loss"])
+        if not math.isfinite(loss):
+            raise InputError(
+                f"params.yaml: the training of {self.model} diverged: its validation loss is {loss} after epoch "
+                f"{trainer.current_epoch + 1}: lower train.learning_rate or train.gradient_clip, and look for outliers "
+                f"in {PREPARED / 'quality.json'}"
+            )
+
+
+class Termination(Callback):
+    """Lets SIGTERM end the process at once: the last whole epoch is on disk. Lightning's handler ends with code 0."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put our handler in the place of Lightning's."""
+        handle()
+
+
 class RunLogger(Logger):
     """Hands Lightning's metrics to our MLflow run, which outlives a tracker that is down."""
 
@@ -149,17 +180,17 @@ def fit(
     keep = ModelCheckpoint(resume, "best", monitor="val/loss")  # by epoch
     newest = ModelCheckpoint(resume, "last", enable_version_counter=False)  # of every epoch, better or not
     watch = TQDMProgressBar() if sys.stderr.isatty() else EpochLines(description.model)
-    trainer = make_trainer(options, [watch, keep, newest], RunLogger(run))
+    trainer = make_trainer(options, [watch, Termination(), Divergence(description.model), keep, newest], RunLogger(run))
     if trainer.strategy.root_device.type == "cpu" and "bf16" in options.precision and not has_bfloat16():
         sys.stderr.write(EMULATED.format(options.precision))
-    last = resume / "last.ckpt"
+    last = checkpoint_files.newest(resume)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")  # samples are read in whole batches
         warnings.filterwarnings("ignore", ".*number of training batches.*")  # logging is by epoch
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's own, under torch 2.13
-        trainer.fit(module, samples, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
+        trainer.fit(module, samples, ckpt_path=None if last is None else str(last), weights_only=True)
+    best = checkpoint_files.read(Path(keep.best_model_path))
     prefix = "network."
     weights = {key.removeprefix(prefix): value for key, value in best["state_dict"].items() if key.startswith(prefix)}
     facts = training_facts(network, samples, trainer, keep)
@@ -229,7 +260,7 @@ def make_trainer(options: Train, callbacks: list[Callback], logger: Logger) -> T
     callbacks = [
         *callbacks,
         EMAWeightAveraging(decay=options.ema_decay),  # from step 0: a later start would validate untrained weights
-        EarlyStopping("val/loss", patience=options.patience, verbose=False),
+        EarlyStopping("val/loss", patience=options.patience, verbose=False, check_finite=False),
     ]
     return Trainer(
         accelerator=options.accelerator,
@@ -240,6 +271,7 @@ def make_trainer(options: Train, callbacks: list[Callback], logger: Logger) -> T
         max_epochs=options.epochs,
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,
+        plugins=[CheckpointFiles()],
         logger=logger,
         log_every_n_steps=1_000_000,  # by epoch: a value a step would cost more than it tells
         num_sanity_val_steps=0,
@@ -256,7 +288,7 @@ def training_costs(
     side = description.crop_cells
     cells = [min(side or size, size) for size in description.signature.grid_shape]
     with torch.compiler.set_stance("force_eager"):  # products are counted as they are called
-        macs = count_macs(network.model, (description.history, description.sizes.channels_in, *cells))
+        macs = _counted(network.model, (description.history, description.sizes.channels_in, *cells))
     return Costs(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=macs,
@@ -270,6 +302,15 @@ def training_costs(
         },
         device=device_name(learned=True),
     )
+
+
+def _counted(model: torch.nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Return the multiply-adds of a trained model; None where they cannot be counted, which costs no training."""
+    try:
+        return count_macs(model, shape)
+    except Exception as error:  # whatever a counter may stumble over
+        log.warning("multiply-adds not counted: %s: %s", type(error).__name__, error)
+        return None
 
 
 def training_facts(

@@ -34,8 +34,9 @@ def fit_climatology(training: xr.Dataset, names: list[str], options: Prepare) ->
             block = training[name][index].values
             for hour in np.unique(hours[index]) if by_hour else [0]:
                 chosen = block[hours[index] == hour] if by_hour else block
-                sums[hour] += np.nansum(chosen, axis=0, dtype=np.float64)
-                counts[hour] += np.isfinite(chosen).sum(axis=0)
+                valid = np.isfinite(chosen)
+                sums[hour] += np.sum(chosen, axis=0, dtype=np.float64, where=valid)
+                counts[hour] += valid.sum(axis=0)
         mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
         fields[name] = (("hour", Y, X), mean.astype(np.float32), training[name].attrs)
     return xr.Dataset(fields, coords={"hour": np.arange(groups), Y: training[Y], X: training[X]})
