@@ -33,7 +33,11 @@ OWNERS = {
         "pipeline.tracking.pyfunc",  # runs inside MLflow
         "pipeline.live.mlflow_sync",
     },
-    "lightning": {"pipeline.training.fit", "pipeline.training.lightning_module"},
+    "lightning": {
+        "pipeline.training.fit",
+        "pipeline.training.lightning_module",
+        "pipeline.training.checkpoint_files",
+    },
     "pysteps": {"models.layers.cascade"},
     "rioxarray": {"pipeline.live.archive.exports"},
     "typer": {"pipeline.cli.main", "pipeline.cli.live"},
