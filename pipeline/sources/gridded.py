@@ -10,7 +10,6 @@ import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,9 +47,12 @@ class GriddedSource:
 
     options: GriddedOptions
 
-    @cached_property
+    @property
     def _headers(self) -> list[Header]:
-        return read_headers(self._header, self._paths())
+        if "headers" not in self.__dict__:  # functools.cached_property holds a lock that all sources share
+            self.__dict__["headers"] = read_headers(self._header, self._paths())
+        known: list[Header] = self.__dict__["headers"]
+        return known
 
     def segments(self) -> Sequence[GriddedFile | GribFile]:
         """Return one segment a file; raise `InputError` for files that are broken or differ in grid or units."""

@@ -3,6 +3,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,9 +16,11 @@ from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, 
 from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.durable import FAILPOINT
+from fieldcast.pipeline.live.feed import poll
 from fieldcast.pipeline.live.feed.frame_file import encode
 from fieldcast.pipeline.live.feed.store import LiveObservations
 from fieldcast.pipeline.sources import open_source
+from fieldcast.pipeline.sources.radar import hdf5
 from fieldcast.pipeline.sources.storms import StormsSource
 from tests.campaign import size
 from tests.live.clocks import SimulatedClock
@@ -191,6 +194,24 @@ def test_a_file_that_cannot_be_read_at_all_costs_nothing_but_itself(live, feed):
         "rain_0010.nc",
         "rain_0020.nc",
     ]
+
+
+def test_a_file_that_takes_long_to_decode_holds_up_no_other(live, feed, monkeypatch):
+    looks = []
+
+    def slow(path):
+        if path.endswith("rain_0020.nc"):
+            looks.append(path)
+            time.sleep(8)
+
+    monkeypatch.setattr(poll, "DECODE_SECONDS", 2.0)
+    monkeypatch.setattr(hdf5, "check_hdf5", slow)
+    started = time.monotonic()
+    scans = [live.fetch_frames(*WHOLE) for _ in range(5)]
+    assert time.monotonic() - started < 20
+    assert scans[0].added == [at(minutes) for minutes in TENS if minutes != 20]
+    assert all("not decoded in" in scan.waiting[0] for scan in scans)
+    assert len(looks) == 3  # then it is left alone until it changes
 
 
 def test_a_file_without_permission_comes_in_as_soon_as_it_has_one(trained):

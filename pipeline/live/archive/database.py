@@ -155,7 +155,8 @@ def connect(path: Path, mode: Mode) -> sqlite3.Connection:
         access = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
         return _connected(f"{path.resolve().as_uri()}?mode={access}", "query_only = ON")
     if mode == "write":
-        path.touch(mode=0o600)  # private; sqlite gives its journal the same mode
+        if not path.exists():
+            path.touch(mode=0o600)  # private; sqlite gives its journal the same mode
         return _connected(path.resolve().as_uri(), "journal_mode = DELETE", "synchronous = EXTRA")
     database = _connected("file::memory:")
     if path.is_file():

@@ -32,6 +32,7 @@ from fieldcast.pipeline.sources.radar.composites import FORMATS
 REQUEST_SECONDS = 10.0  # without an answer
 POLL_SECONDS = 30.0  # for all requests of one poll
 BLOCK_BYTES = 1 << 20
+DECODE_SECONDS = 60.0  # for a look into a local file, whatever it declares
 CODES = re.compile(r"%([YymdHMSj])")
 DATE_CODES = re.compile(r"%[YymHMSj]")  # %d alone may be the escape of a byte
 VALIDATORS = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
@@ -80,8 +81,16 @@ class Feed:
         return poll
 
     def read(self, candidate: Candidate, work: Callable[[], T]) -> T:
-        """Return the result of `work`, which reads a candidate; raise `UnavailableError` for a slow server."""
-        return within(self._seconds(), work) if is_url(candidate.path) else work()
+        """Return the result of `work`, which reads a candidate.
+
+        Raise `UnavailableError` for a slow server, `InputError` for a local file that takes long to decode.
+        """
+        if is_url(candidate.path):
+            return within(self._seconds(), work)
+        try:
+            return within(DECODE_SECONDS, work)
+        except UnavailableError:
+            raise InputError(f"not decoded in {DECODE_SECONDS:.0f} s: take the file out of the feed") from None
 
     def _files(self, known: Mapping[str, Candidate]) -> Poll:
         path, poll = self._options.path, Poll()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -44,10 +43,13 @@ class RadarSource:
 
     options: RadarOptions
 
-    @cached_property
+    @property
     def _headers(self) -> list[Header]:
-        kind = FORMATS[self.options.format]
-        return read_headers(kind.header, find(self.options.path, kind.patterns))
+        if "headers" not in self.__dict__:  # functools.cached_property holds a lock that all sources share
+            kind = FORMATS[self.options.format]
+            self.__dict__["headers"] = read_headers(kind.header, find(self.options.path, kind.patterns))
+        known: list[Header] = self.__dict__["headers"]
+        return known
 
     def segments(self) -> Sequence[RadarFile]:
         """Return one segment a file; raise `InputError` for files that are broken or differ in grid or units."""
