@@ -23,6 +23,7 @@ from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
+from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.forecasting import checkpoint, costs
 from fieldcast.pipeline.forecasting.forecaster import forecast_members, load, load_cached
 
@@ -70,7 +71,7 @@ def forecast(
         **({"members": checkpoint_config.members_are} if checkpoint_config.members_are else {}),
         **({ONLINE: online.learning_rate} if online is not None else {}),
     }
-    leads = lead_times(checkpoint_config.horizon, np.timedelta64(checkpoint_config.step_minutes, "m"))
+    leads = lead_times(checkpoint_config.horizon, from_minutes(checkpoint_config.step_minutes))
     starts = range(0, len(init_times), options.batch_size)
     with replacing(out) as partial:
         store.create_forecasts(

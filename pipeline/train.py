@@ -33,6 +33,7 @@ from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, OBSERVATIONS, 
 from fieldcast.pipeline.datasets.preparation.climatology import complete, read_climatology
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.signature import Statistics
+from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import calibration, costs
 from fieldcast.pipeline.forecasting.base import base_kind, base_options
@@ -211,7 +212,7 @@ def fit_kind(params: config.Params, description: CheckpointConfig, kind: str, op
         options=options,
         climatology=climatology,
         horizon=description.horizon,
-        step=np.timedelta64(description.step_minutes, "m"),
+        step=from_minutes(description.step_minutes),
         blocks=_training_blocks(description, reader, models.KINDS[kind].fitted_on),
         rows=None if rows is None else rows.astype(np.float32),
     )
@@ -237,7 +238,7 @@ def with_share(params: config.Params, description: CheckpointConfig, fitted: Fit
         for share in (nothing + 1, nothing)
     )
     share = (network < base).astype(np.float32)
-    kept = [str((lead + 1) * description.step_minutes) for lead in np.flatnonzero(share == 0)]
+    kept = [f"{(lead + 1) * description.step_minutes:g}" for lead in np.flatnonzero(share == 0)]
     facts = {**fitted.facts, "leads that keep the base": f"{', '.join(kept)} minutes" if kept else "none"}
     return replace(fitted, arrays={**fitted.arrays, "share": share}, facts=facts)
 

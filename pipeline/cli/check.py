@@ -15,6 +15,7 @@ from fieldcast import models
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets.grid import spacing_km
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
+from fieldcast.pipeline.datasets.times import minutes_of
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels, frame_of
 from fieldcast.pipeline.live.archive.exports import check_kinds
@@ -59,7 +60,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         raise AssertionError("a source that cannot be read is a fault")
     channels = faults.of(check_names, params, list(source.variables))
     step = pd.Timedelta(source.step).to_pytimedelta()
-    minutes = int(step.total_seconds() // 60)
+    minutes = minutes_of(source.step)
     for check, subject in (
         (check_sizes, source),
         (check_regions, source),
@@ -131,7 +132,7 @@ def check_packages(params: config.Params) -> None:
         )
 
 
-def check_live(params: config.Params, step_minutes: int) -> None:
+def check_live(params: config.Params, step_minutes: float) -> None:
     """Raise `InputError` where forecasts could not be scheduled as the section `live` asks for."""
     CycleSchedule.of(step_minutes, 0, params.live.every_minutes, params.sample.history, params.sample.horizon)
 
@@ -154,14 +155,14 @@ def check_sizes(params: config.Params, source: SourceInfo) -> None:
             raise InputError(f"params.yaml: verify.neighbourhoods_km: {error}") from None
 
 
-def check_leads(params: config.Params, step_minutes: int) -> None:
+def check_leads(params: config.Params, step_minutes: float) -> None:
     """Raise `InputError` where the rule of promotion names a lead that no forecast has."""
     leads = [step_minutes * (i + 1) for i in range(params.sample.horizon)]
     for lead in params.promotion.leads_minutes or []:
         if lead not in leads:
             raise InputError(
-                f"params.yaml: promotion.leads_minutes names {lead}, forecasts are for {leads[0]} to"
-                f" {leads[-1]} minutes, every {step_minutes}"
+                f"params.yaml: promotion.leads_minutes names {lead}, forecasts are for {leads[0]:g} to"
+                f" {leads[-1]:g} minutes, every {step_minutes:g}"
             )
 
 

@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fieldcast.pipeline.config.section import Cells, Count, Folder, Minutes, Name, Section, Seed, Text, Time
+from fieldcast.pipeline.config.section import (
+    DAY_MINUTES,
+    Cells,
+    Count,
+    Folder,
+    Minutes,
+    Name,
+    Section,
+    Seed,
+    Text,
+    Time,
+)
 from fieldcast.pipeline.errors import keep_secret
 
 
@@ -18,9 +29,19 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
+def _whole_seconds(minutes: float) -> float:
+    if abs(60 * minutes - round(60 * minutes)) > 1e-6 or minutes < 1 / 60:
+        raise ValueError(f"{minutes:g} minutes are no whole number of seconds")
+    return minutes
+
+
 Moment = Annotated[Time, AfterValidator(_utc)]
 Range = tuple[float, float]
 MAX_WIND_M_S = 200
+StepMinutes = Annotated[  # a whole number of seconds: 2.5 is 150 s
+    Minutes | Annotated[float, Field(gt=0, le=366 * DAY_MINUTES), AfterValidator(_whole_seconds)],
+    Field(union_mode="left_to_right"),
+]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -44,7 +65,7 @@ class SharedOptions(Section):
     period: tuple[Moment, Moment] | None = None  # first and last time to keep, both inclusive
     crop: Crop | None = None
     coarsen: Cells = 1  # mean over n x n cells; NaN where less than half are valid; a rest is cut off
-    step_minutes: Minutes | None = None  # a multiple of the archive's step: frames between are left out, not averaged
+    step_minutes: StepMinutes | None = None  # a multiple of the archive's steps: frames between are left out
 
     @model_validator(mode="after")
     def _period_holds_time(self) -> SharedOptions:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 
 
-def lead_unit(leads: Sequence[int]) -> tuple[int, str]:
+def lead_unit(leads: Sequence[float]) -> tuple[int, str]:
     """Return the unit in which people give leads of so many minutes: minutes per unit, and its name."""
     return (60, "hours") if max(leads) >= 180 and all(lead % 60 == 0 for lead in leads) else (1, "minutes")
 

@@ -10,6 +10,7 @@ import re
 import numpy as np
 import xarray as xr
 
+from fieldcast.pipeline.datasets.times import minutes_of
 from fieldcast.pipeline.errors import SchemaError
 
 TIME, INIT_TIME, LEAD_TIME, VALID_TIME, Y, X = "time", "init_time", "lead_time", "valid_time", "y", "x"
@@ -87,9 +88,9 @@ def step_of(observations: xr.Dataset) -> np.timedelta64:
     return np.timedelta64(steps[0])
 
 
-def lead_minutes(dataset: xr.Dataset) -> list[int]:
-    """Return the lead times in whole minutes."""
-    return [int(lead / np.timedelta64(1, "m")) for lead in dataset[LEAD_TIME].values]
+def lead_minutes(dataset: xr.Dataset) -> list[float]:
+    """Return the lead times in minutes, integers where they are whole."""
+    return [minutes_of(lead) for lead in dataset[LEAD_TIME].values]
 
 
 def lead_times(horizon: int, step: np.timedelta64) -> np.ndarray:

@@ -21,7 +21,7 @@ from pyproj.exceptions import CRSError
 from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.grid import KM_PER_UNIT, crs_wkt, unit_of
 from fieldcast.pipeline.datasets.schema import TIME, X, Y, step_of
-from fieldcast.pipeline.datasets.times import to_seconds
+from fieldcast.pipeline.datasets.times import minutes_of, to_seconds
 from fieldcast.pipeline.errors import InputError
 
 DIGITS = 6  # of coordinates
@@ -69,7 +69,7 @@ class DataSignature:
     y: Axis
     x: Axis
     crs: str | None  # WKT
-    step_minutes: int
+    step_minutes: int | float
     phase_seconds: int  # of frames after whole steps since 1970
 
     @property
@@ -137,7 +137,7 @@ def signature_of(grid: xr.Dataset, names: Sequence[str], step: np.timedelta64, f
         y=_axis(grid[Y]),
         x=_axis(grid[X]),
         crs=crs_wkt(grid),
-        step_minutes=int(step / np.timedelta64(1, "m")),
+        step_minutes=minutes_of(step),
         phase_seconds=int(to_seconds(first) % int(step / np.timedelta64(1, "s"))),
     )
 
@@ -159,10 +159,10 @@ def compare_signatures(expected: DataSignature, found: DataSignature) -> str | N
     if difference := _compare_crs(expected.crs, found.crs):
         return difference
     if found.step_minutes != expected.step_minutes:
-        return f"the step is {found.step_minutes} minutes, expected {expected.step_minutes}"
+        return f"the step is {found.step_minutes:g} minutes, expected {expected.step_minutes:g}"
     if found.phase_seconds != expected.phase_seconds:
         here, there = found.phase_seconds, expected.phase_seconds
-        return f"frames are {here} s after whole steps of {expected.step_minutes} minutes, expected {there} s"
+        return f"frames are {here} s after whole steps of {expected.step_minutes:g} minutes, expected {there} s"
     return None
 
 

@@ -92,7 +92,7 @@ def create_forecasts(
 ) -> None:
     """Create a store of forecasts `(init_time, lead_time, [member,] y, x)` with the variables and grid of `grid`.
 
-    `init_times` are datetime64[ns], `lead_times` whole minutes as timedelta64[ns]; `attributes` join the grid's own.
+    `init_times` are datetime64[ns], `lead_times` whole seconds as timedelta64[ns]; `attributes` join the grid's own.
     The forecasts are `values`, all of them, or missing until `write_block` fills them.
     """
     ensemble = {} if members is None else {MEMBER: members}
@@ -275,7 +275,7 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
         if name in template.coords:
             encoding[name] = {"units": TIME_UNITS, "dtype": "int64", "chunks": template[name].shape}
     if LEAD_TIME in template.coords:
-        encoding[LEAD_TIME] = {"units": LEAD_UNITS, "dtype": "int32", "chunks": template[LEAD_TIME].shape}
+        encoding[LEAD_TIME] = {"units": _lead_units(template), "dtype": "int32", "chunks": template[LEAD_TIME].shape}
     if MEMBER in template.coords:
         encoding[MEMBER] = {"dtype": "int32", "chunks": template[MEMBER].shape}
     if FRAME_PRESENT in template:
@@ -284,6 +284,11 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
         encoding.setdefault(str(each), {})["compressors"] = CODECS
     bare = template.drop_encoding()
     bare.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, compute=False)
+
+
+def _lead_units(template: xr.Dataset) -> str:
+    whole = not (template[LEAD_TIME].values % np.timedelta64(1, "m")).astype(np.int64).any()
+    return LEAD_UNITS if whole else "seconds"
 
 
 def _missing(grid: xr.Dataset, sizes: Mapping[str, int], shard: int) -> dict[str, xr.Variable]:

@@ -17,6 +17,25 @@ def from_seconds(seconds: np.ndarray | int) -> np.ndarray:
     return np.asarray(seconds).astype("datetime64[s]").astype("datetime64[ns]")
 
 
+JITTER_SHARE, JITTER_SECONDS = 0.05, 30
+
+
+def tolerance(step_seconds: float) -> float:
+    """Return from how many seconds beside an axis a time is off it: a twentieth of a step, at most 30 s."""
+    return min(JITTER_SHARE * step_seconds, JITTER_SECONDS)
+
+
+def minutes_of(duration: np.timedelta64) -> int | float:
+    """Return a duration of whole seconds in minutes, an integer where they are whole."""
+    seconds = round(float(duration / np.timedelta64(1, "s")))
+    return seconds / 60 if seconds % 60 else seconds // 60
+
+
+def from_minutes(minutes: float) -> np.timedelta64:
+    """Return minutes as a duration of whole seconds: 1/3 of a minute is 20 s."""
+    return np.timedelta64(round(60 * minutes), "s")
+
+
 def to_numpy(moment: datetime) -> np.datetime64:
     """Return a time as datetime64[ns]."""
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "ns")

@@ -18,7 +18,7 @@ from fieldcast.pipeline.verification.significance import Evidence
 NAME = "the best reference at each lead"  # of `joined` sums
 
 
-def best_of(evidence: Evidence, models: Sequence[str], score: Score, lead: int) -> str | None:
+def best_of(evidence: Evidence, models: Sequence[str], score: Score, lead: float) -> str | None:
     """Return the one of `models` with the best value of `score` at `lead` (minutes), the first on a tie.
 
     None where the score is undefined for all of them.
@@ -43,7 +43,7 @@ def joined(sums: Mapping[str, xr.Dataset], names: Sequence[str]) -> xr.Dataset:
 
 
 def best_joined(
-    sums: Mapping[str, xr.Dataset], references: Sequence[str], evidence: Evidence, score: Score, leads: Sequence[int]
+    sums: Mapping[str, xr.Dataset], references: Sequence[str], evidence: Evidence, score: Score, leads: Sequence[float]
 ) -> tuple[str, xr.Dataset]:
     """Return what is best at each lead as the sums of one forecast, and its name.
 

@@ -150,7 +150,7 @@ def first_field(sums: xr.Dataset) -> tuple[xr.Dataset, str, str]:
     return field_sums(sums, first), units_of(sums, first), first if others else ""
 
 
-def skill(comparison: Comparison, model: str, rmse: Score) -> dict[int, float]:
+def skill(comparison: Comparison, model: str, rmse: Score) -> dict[float, float]:
     """Return `model`'s MSE skill at each lead against the best reference there; NaN where there is none.
 
     A reference that was scored on other cells is none.

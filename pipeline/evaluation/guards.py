@@ -48,7 +48,7 @@ class Rivals:
 
     references: Sequence[str]
     evidence: Evidence
-    leads: Sequence[int]  # minutes
+    leads: Sequence[float]  # minutes
     score: Score  # that decides
     heavy: Score | None  # CSI of heavy events, where it is a guard
     min_csi_ratio: float  # of a model's to the best reference's
@@ -86,11 +86,11 @@ class Rivals:
                 )
         return None
 
-    def _all_leads(self) -> list[int]:
+    def _all_leads(self) -> list[float]:
         return list(next(iter(self.evidence.intervals.values())))
 
 
-def heavy_events(sums: xr.Dataset, leads: Sequence[int]) -> Score | None:
+def heavy_events(sums: xr.Dataset, leads: Sequence[float]) -> Score | None:
     """Return the CSI of the first field at the highest threshold with events; None without such a threshold.
 
     A threshold has events where `EVENTFUL` init times or more have observed some at each of `leads` (minutes).
@@ -114,11 +114,11 @@ def _limits(guards: Guards) -> list[tuple[str, str, float | None, int]]:
     ]
 
 
-def _guarded(scores: Mapping[Score, Mapping[int, float]], score: Score, lead: int) -> float:
+def _guarded(scores: Mapping[Score, Mapping[float, float]], score: Score, lead: float) -> float:
     value = scores.get(score, {}).get(lead, math.nan)
     return abs(value) if score.name == "mean_error" else value
 
 
-def _at(lead: int, leads: Sequence[int]) -> str:
+def _at(lead: float, leads: Sequence[float]) -> str:
     divisor, unit = lead_unit(leads)
     return f"at {lead / divisor:g} {unit}"

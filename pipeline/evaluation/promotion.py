@@ -159,14 +159,14 @@ def _contest(
     return _Contest(incumbent, values[opponent], differences, where, compare.confidence, rivals.references, passed_over)
 
 
-def _pooled(sums: xr.Dataset, leads: Sequence[int]) -> xr.Dataset:
+def _pooled(sums: xr.Dataset, leads: Sequence[float]) -> xr.Dataset:
     try:
         return pool_leads(sums, leads)
     except ValueError as error:
         raise InputError(f"promotion.leads_minutes: {error}") from None
 
 
-def _where(leads: Sequence[int], chosen: Sequence[int]) -> str:
+def _where(leads: Sequence[float], chosen: Sequence[float]) -> str:
     divisor, unit = lead_unit(leads)
     if len(chosen) == 1:
         return f"at {chosen[0] / divisor:g} {unit}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 from fieldcast.pipeline.datasets.labels import lead_unit, readable
 from fieldcast.pipeline.evaluation.best_reference import best_of
 from fieldcast.pipeline.verification.scores import Score, Scores
 from fieldcast.pipeline.verification.significance import Difference, Evidence
 
+Number = TypeVar("Number", int, float)
 BLURRED = 0.5  # of the observed variance at fine scales: a forecast with less has lost the small features
 RARE = 0.5  # of the best CSI at the highest threshold: a forecast with less misses the heavy events
 FEW = 3  # models that a sentence names
@@ -72,7 +74,7 @@ def best_models(evidence: Evidence, score: Score) -> str:
     return f"{score.title()}: {_by_ranges(best, phrase)}."
 
 
-def leaders(evidence: Evidence, score: Score, lead: int) -> tuple[str, ...]:
+def leaders(evidence: Evidence, score: Score, lead: float) -> tuple[str, ...]:
     """Return the model with the best value at `lead` (minutes), and all that are not certainly worse than it.
 
     In the order of `evidence.models`; empty where the score is undefined for all.
@@ -88,7 +90,7 @@ def leaders(evidence: Evidence, score: Score, lead: int) -> tuple[str, ...]:
 def against_references(evidence: Evidence, model: str, references: Sequence[str], score: Score) -> str:
     """Return where `model` is better or worse than the reference with the best value at the same lead."""
 
-    def difference(lead: int) -> tuple[str, ...]:
+    def difference(lead: float) -> tuple[str, ...]:
         best = best_of(evidence, references, score, lead)
         if best is None or not _defined(evidence, model, score, lead):
             return ()
@@ -117,7 +119,7 @@ def hidden_faults(evidence: Evidence, metrics: Metrics, score: Score) -> list[st
     Blurred: spectrum ratio below `BLURRED`. Missed: CSI, at the highest threshold where
     some model has any, below `RARE` of the best model's.
     """
-    leads_won: dict[str, list[int]] = {}
+    leads_won: dict[str, list[float]] = {}
     for lead in _leads(evidence, score):
         if (best := best_of(evidence, evidence.models, score, lead)) is not None:
             leads_won.setdefault(best, []).append(lead)
@@ -151,7 +153,7 @@ def method(evidence: Evidence) -> str:
     )
 
 
-def spans(ranges: Sequence[tuple[int, int]], leads: Sequence[int]) -> str:
+def spans(ranges: Sequence[tuple[float, float]], leads: Sequence[float]) -> str:
     """Return ranges of leads (minutes) as text, in the usual unit of `leads`: 'from 5 to 30 minutes'."""
     divisor, unit = lead_unit(leads)
     if len(ranges) == 1 and ranges[0][0] < ranges[0][1]:
@@ -160,13 +162,13 @@ def spans(ranges: Sequence[tuple[int, int]], leads: Sequence[int]) -> str:
     return f"at {' and '.join(filter(None, [', '.join(texts[:-1]), texts[-1]]))} {unit}"
 
 
-def unbroken(flags: Mapping[int, bool]) -> list[tuple[int, int]]:
+def unbroken(flags: Mapping[Number, bool]) -> list[tuple[Number, Number]]:
     """Return (first, last) key of each unbroken run of true values, in the mapping's order."""
     groups = (list(group) for _, group in groupby(flags.items(), key=lambda item: item[1]))
     return [(group[0][0], group[-1][0]) for group in groups if group[0][1]]
 
 
-def _by_ranges(by_lead: Mapping[int, tuple[str, ...]], phrase: Callable[[tuple[str, ...]], str]) -> str:
+def _by_ranges(by_lead: Mapping[float, tuple[str, ...]], phrase: Callable[[tuple[str, ...]], str]) -> str:
     leads = list(by_lead)
     outcomes = dict.fromkeys(by_lead.values())
     ranges = {outcome: unbroken({lead: by_lead[lead] == outcome for lead in leads}) for outcome in outcomes}
@@ -175,15 +177,15 @@ def _by_ranges(by_lead: Mapping[int, tuple[str, ...]], phrase: Callable[[tuple[s
     return "; ".join(f"{phrase(outcome)} {spans(where, leads)}" for outcome, where in ranges.items())
 
 
-def _defined(evidence: Evidence, model: str, score: Score, lead: int) -> bool:
+def _defined(evidence: Evidence, model: str, score: Score, lead: float) -> bool:
     return math.isfinite(evidence.intervals[model, score][lead].value)
 
 
-def _leads(evidence: Evidence, score: Score) -> list[int]:
+def _leads(evidence: Evidence, score: Score) -> list[float]:
     return list(evidence.intervals[evidence.models[0], score])
 
 
-def _rarest(metrics: Sequence[Scores], field: str, lead: int) -> Score | None:
+def _rarest(metrics: Sequence[Scores], field: str, lead: float) -> Score | None:
     """Return the CSI of `field` at the highest threshold where some model has any at `lead`; None without one."""
     scores = [score for score in metrics[0] if score.name == "csi" and score.field == field]
     having = [score for score in scores if any(own.get(score, {}).get(lead, 0) > 0 for own in metrics)]

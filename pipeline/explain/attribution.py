@@ -166,11 +166,11 @@ def _check_model(folder: Path, config: CheckpointConfig, question: Question) -> 
         )
     if question.how == "rollout" and (problem := _no_rollout(config)):
         raise InputError(f"--how is rollout, but {problem} in {config.model}: take gradient")
-    position, rest = divmod(question.lead_minutes, config.step_minutes)
+    position, rest = divmod(60 * question.lead_minutes, round(60 * config.step_minutes))
     if rest or not 1 <= position <= config.horizon:
         raise InputError(
-            f"--lead is {question.lead_minutes}, {config.model} forecasts {config.step_minutes} to "
-            f"{config.step_minutes * config.horizon} minutes, every {config.step_minutes}"
+            f"--lead is {question.lead_minutes}, {config.model} forecasts {config.step_minutes:g} to "
+            f"{config.step_minutes * config.horizon:g} minutes, every {config.step_minutes:g}"
         )
     return position - 1
 
@@ -193,7 +193,7 @@ def _check_data(path: Path, observed: xr.Dataset, config: CheckpointConfig, ques
         first = times[min(config.history, len(times)) - 1]
         raise InputError(
             f"--at is {_minute(question.init_time)}, {path} has init times from {_minute(first)} to "
-            f"{_minute(times[-1])}, every {config.step_minutes} minutes"
+            f"{_minute(times[-1])}, every {config.step_minutes:g} minutes"
         )
     shape = observed.sizes[Y], observed.sizes[X]
     if question.cell is not None and not all(0 <= at < size for at, size in zip(question.cell, shape, strict=True)):

@@ -40,7 +40,7 @@ class CheckpointConfig:
     options: dict[str, Any]
     history: int
     horizon: int
-    step_minutes: int
+    step_minutes: int | float
     channels: tuple[Channel, ...]  # targets first
     targets: int  # how many of the channels are forecast
     anomalies: bool
@@ -151,8 +151,8 @@ def model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:
     rows, columns = config.signature.grid_shape
     facts = {
         "forecasts": ", ".join(f"{channel.name} [{channel.units}]" for channel in config.channels[: config.targets]),
-        "from": f"{config.history} frames, one every {config.step_minutes} minutes",
-        "leads": f"{config.step_minutes} to {lead} minutes",
+        "from": f"{config.history} frames, one every {config.step_minutes:g} minutes",
+        "leads": f"{config.step_minutes:g} to {lead:g} minutes",
         "trained on": f"{rows} x {columns} cells, data {config.data_digest}",
         "options": json.dumps(config.options),
         **facts,

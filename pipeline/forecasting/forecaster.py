@@ -13,7 +13,7 @@ import numpy as np
 from fieldcast import models
 from fieldcast.models.layers.outputs import LearnedOptions
 from fieldcast.models.layers.reference import Case
-from fieldcast.pipeline.datasets.times import to_seconds
+from fieldcast.pipeline.datasets.times import from_minutes, to_seconds
 from fieldcast.pipeline.errors import BusyError, InputError
 from fieldcast.pipeline.forecasting import calibration as calibrations
 from fieldcast.pipeline.forecasting.checkpoint import BASE, WEIGHTS, CheckpointConfig, read_checkpoint
@@ -73,7 +73,7 @@ class Forecaster:
         return Case(
             init_times,
             self.config.horizon,
-            np.timedelta64(self.config.step_minutes, "m"),
+            from_minutes(self.config.step_minutes),
             self.config.signature.cell_km,
             models.OPTIONS[self.config.kind].model_validate(self.config.options),
             self.arrays,
@@ -182,14 +182,14 @@ def build_network(
         motion=options.motion,
         targets=config.targets,
         horizon=config.horizon,
-        step=np.timedelta64(config.step_minutes, "m"),
+        step=from_minutes(config.step_minutes),
         spacing_km=config.signature.cell_km,
         arrays=base_arrays or {},
     )
     return Network(
         model,
         normaliser,
-        60 * config.step_minutes,
+        round(60 * config.step_minutes),
         options,
         frame=config.frame,
         guide=guide,

@@ -13,6 +13,7 @@ from fieldcast import models
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
+from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import Checkpoint, CheckpointConfig
@@ -55,7 +56,7 @@ class DeployedModel:
             horizon=self.config.horizon + lag,
             history=len(available),
         )
-        start = np.array([init_time - np.timedelta64(lag * config.step_minutes, "m")])
+        start = np.array([init_time - lag * from_minutes(config.step_minutes)])
         fields: np.ndarray = Forecaster(config, {})(available[None], start)[0, lag:]
         return fields
 

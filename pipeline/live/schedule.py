@@ -29,16 +29,17 @@ class CycleSchedule:
 
     @classmethod
     def of(
-        cls, step_minutes: int, phase_seconds: int, every_minutes: int | None, history: int, horizon: int
+        cls, step_minutes: float, phase_seconds: int, every_minutes: int | None, history: int, horizon: int
     ) -> CycleSchedule:
         """Return the schedule of a model; raise `InputError` where `every_minutes` is no multiple of its step."""
-        every = every_minutes or step_minutes
-        if every % step_minutes:
+        step = timedelta(seconds=round(60 * step_minutes))
+        every = timedelta(minutes=every_minutes) if every_minutes else step
+        if every % step:
             raise InputError(
-                f"params.yaml: live.every_minutes is {every}, expected a multiple of the model's {step_minutes} minutes"
+                f"params.yaml: live.every_minutes is {every_minutes}, expected a multiple of the model's "
+                f"{step_minutes:g} minutes"
             )
-        step = timedelta(minutes=step_minutes)
-        return cls(step, timedelta(seconds=phase_seconds), timedelta(minutes=every), history, horizon)
+        return cls(step, timedelta(seconds=phase_seconds), every, history, horizon)
 
     def floor(self, moment: datetime) -> datetime:
         """Return the last init time at or before `moment`."""

@@ -24,7 +24,7 @@ BANDS = 4  # models with intervals in a picture, the best: shades of more are on
 MATRIX_LEADS = 2
 SPECTRA_LEADS = 2
 MOST_EVENTS = 12  # groups that a table has room for
-Curves = Mapping[str, Mapping[int, float]]
+Curves = Mapping[str, Mapping[float, float]]
 
 
 class Content:
@@ -162,7 +162,7 @@ class Content:
     def _score(self, name: str, threshold: float | None = None, scale_km: float | None = None) -> Score:
         return Score(name, threshold, scale_km, "" if threshold is None else self.units, self.field)
 
-    def _skill(self) -> dict[str, dict[int, float]]:
+    def _skill(self) -> dict[str, dict[float, float]]:
         return {model: skill(self.comparison, model, self._score("rmse")) for model in self.sums}
 
     def _gain(self, score: Score) -> Gain:
@@ -180,7 +180,7 @@ class Content:
         unit = f"{'below' if sign < 0 else 'above'} 0: better"
         return Gain(GAIN + score.title(), unit, differences, zero, banded)
 
-    def _difference(self, model: str, reference: str, score: Score, lead: int) -> tuple[float, float, float]:
+    def _difference(self, model: str, reference: str, score: Score, lead: float) -> tuple[float, float, float]:
         if model == reference:
             return 0.0, 0.0, 0.0
         own = self.comparison.evidence.between(model, reference, score)[lead]
@@ -194,14 +194,14 @@ class Content:
     def _curves(self, score: Score) -> Curves:
         return {model: self.comparison.metrics[model][score] for model in self.sums}
 
-    def _pairs(self, score: Score, lead: int) -> dict[tuple[str, str], Cell]:
+    def _pairs(self, score: Score, lead: float) -> dict[tuple[str, str], Cell]:
         names, evidence = list(self.sums), self.comparison.evidence
         pairs = {
             (one, other): evidence.between(one, other, score)[lead] for one in names for other in names if one != other
         }
         return {pair: Cell(own.word, own.value, own.low, own.high) for pair, own in pairs.items()}
 
-    def _middle_lead(self) -> int:
+    def _middle_lead(self) -> float:
         return self.leads[(len(self.leads) - 1) // 2]
 
 
@@ -226,6 +226,6 @@ def _rmse(sums: xr.Dataset) -> float:
     return float(sums["squared_error"].sum() / weight) ** 0.5 if weight > 0 else float("nan")
 
 
-def _lead(lead: int, leads: list[int]) -> str:
+def _lead(lead: float, leads: list[float]) -> str:
     divisor, unit = lead_unit(leads)
     return f"{lead / divisor:g} {unit} ahead"

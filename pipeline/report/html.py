@@ -48,7 +48,7 @@ class Matrix:
     """Differences between pairs of models in one score at one lead, in minutes: row less column."""
 
     title: str
-    lead: int
+    lead: float
     cells: Mapping[tuple[str, str], Cell]
 
 

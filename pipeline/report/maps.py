@@ -153,7 +153,7 @@ def write_map_series(case: Case, folder: Path, stem: str, title: str) -> MapSeri
     """Write `<stem>_lead_<minutes>.webp` for at most `SHEETS` leads and `<stem>_scale.png`; return what they are."""
     minutes = lead_minutes(case.observed.to_dataset(name="field"))
     leads = spread_out(SHEETS, len(minutes))
-    paths = [folder / f"{stem}_lead_{minutes[lead]:04d}.webp" for lead in leads]
+    paths = [folder / f"{stem}_lead_{minutes[lead]:04g}.webp" for lead in leads]
     for path, sheet in zip(paths, sheets(case, leads), strict=True):
         write_webp(sheet, path)
     scale = folder / f"{stem}_scale.png"
@@ -289,7 +289,7 @@ def _mean(field: xr.DataArray) -> xr.DataArray:
 def _frame_title(case: Case, lead: int) -> str:
     minutes = lead_minutes(case.observed.to_dataset(name="field"))[lead]
     valid = pd.Timestamp(case.init_time) + pd.Timedelta(minutes=minutes)
-    ahead = f"+{minutes} min" if minutes < 180 else f"+{minutes / 60:g} h"
+    ahead = f"+{minutes:g} min" if minutes < 180 else f"+{minutes / 60:g} h"
     return f"{valid:%H:%M} UTC ({ahead})"
 
 

@@ -33,7 +33,7 @@ class Panel:
 
     title: str
     unit: str
-    values: Mapping[str, Mapping[int, float]]  # model -> lead in minutes -> value
+    values: Mapping[str, Mapping[float, float]]  # model -> lead in minutes -> value
     perfect: float | None = None  # drawn as a thin line when given
     limits: tuple[float, float] | None = None
 
@@ -47,8 +47,8 @@ class Gain:
 
     title: str
     unit: str
-    differences: Mapping[str, Mapping[int, tuple[float, float, float]]]  # model -> lead in minutes
-    zero: Mapping[int, str]
+    differences: Mapping[str, Mapping[float, tuple[float, float, float]]]  # model -> lead in minutes
+    zero: Mapping[float, str]
     banded: Sequence[str]
 
 
@@ -56,7 +56,7 @@ class Gain:
 class Spectrum:
     """Power by wavelength (km) of the observed and of each model at one lead, in minutes."""
 
-    lead: int
+    lead: float
     wavelength_km: np.ndarray
     observed: np.ndarray
     forecasts: Mapping[str, np.ndarray]
@@ -359,6 +359,6 @@ def _frequency(reliability: Reliability) -> float:
     return float(bins.events.sum() / bins.count.sum()) if bins.count.sum() > 0 else math.nan
 
 
-def _lead_text(minutes: int) -> str:
+def _lead_text(minutes: float) -> str:
     divisor, unit = lead_unit([minutes])
     return f"{minutes / divisor:g} {unit}"

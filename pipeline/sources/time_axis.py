@@ -9,7 +9,10 @@ from datetime import datetime
 import numpy as np
 
 from fieldcast.pipeline.config.sources import IngestOptions
+from fieldcast.pipeline.datasets.times import from_minutes, tolerance
 from fieldcast.pipeline.errors import InputError
+
+SHORTEST_COMMON_SECONDS = 30  # that several steps are taken for multiples of
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,21 @@ def fit_time_axis(
     names: Sequence[str],
     times: Sequence[np.ndarray],
     period: tuple[datetime, datetime] | None,
-    step_minutes: int | None,
+    step_minutes: float | None,
     rules: IngestOptions,
 ) -> TimeAxis:
     """Return the axis for segments with these names and times.
 
     The axis runs from the first to the last frame inside `period`. Its step is `step_minutes` or, without one, the most
-    frequent step of the archive; frames between the steps are left out. Times are rounded to seconds. Raise
-    `InputError` for an empty period, times off the axis, and duplicates or disorder that `rules` refuse.
+    frequent step of the archive; frames between the steps are left out. Times are rounded to seconds, and those that
+    beside the axis by less than `tolerance` are taken for it. An archive of several steps needs `step_minutes`,
+    a multiple of all of them. Raise `InputError` for an empty period, times off the axis, and duplicates or disorder
+    that `rules` refuse.
     """
     entries = _within(_in_order(_entries(times), names, rules), period)
     step = _own_step(entries.time, period)
+    if _offsets(entries.time, step).any():
+        entries, step = _snapped(entries, step, step_minutes)
     _require_regular(entries, step, names)
     stride = _stride(step, step_minutes)
     steps = (entries.time - entries.time[0]) // step
@@ -63,7 +70,8 @@ def fit_time_axis(
     entries, slots = entries[kept], (steps[kept] // stride).astype(np.int64)
     if slots[-1] < 1:
         raise InputError(
-            f"source.step_minutes is {step_minutes}: one frame is left, expected 2 or more: choose a shorter step"
+            f"source.step_minutes is {step_minutes or 0:g}: one frame is left, expected 2 or more: "
+            "choose a shorter step"
         )
     chosen, duplicates = _resolve(entries, names, rules)
     axis = entries.time[0] + np.arange(slots[-1] + 1) * (step * stride)
@@ -115,22 +123,62 @@ def _own_step(times: np.ndarray, period: tuple[datetime, datetime] | None) -> np
     return np.timedelta64(steps[np.argmax(counts)])
 
 
+def _offsets(times: np.ndarray, step: np.timedelta64) -> np.ndarray:
+    """Return how far each time is beside the nearest step from the first time, in seconds."""
+    seconds, length = (times - times[0]).astype(np.int64), int(step / np.timedelta64(1, "s"))
+    return np.asarray((seconds + length // 2) % length - length // 2)
+
+
+def _snapped(entries: Entries, step: np.timedelta64, step_minutes: float | None) -> tuple[Entries, np.timedelta64]:
+    """Return entries and step of an archive whose times jitter, or whose steps have `step_minutes` as a multiple."""
+    steps = np.diff(np.unique(entries.time)).astype(np.int64)
+    nominal = _nominal(int(np.median(steps)))
+    offsets = _offsets(entries.time, np.timedelta64(nominal, "s"))
+    centre = int(np.median(offsets))
+    if np.abs(offsets - centre).max() < tolerance(nominal):
+        phase = int((entries.time[0].astype(np.int64) + centre + nominal // 2) % nominal) - nominal // 2
+        moved = offsets - centre + (phase if abs(phase) < tolerance(nominal) else 0)
+        return Entries(entries.time - moved.astype("timedelta64[s]"), entries.segment, entries.frame), np.timedelta64(
+            nominal, "s"
+        )
+    common = int(np.gcd.reduce(steps))
+    if step_minutes and common >= SHORTEST_COMMON_SECONDS and round(60 * step_minutes) % common == 0:
+        return entries, np.timedelta64(common, "s")
+    return entries, step
+
+
+def _nominal(seconds: int) -> int:
+    """Return the round length nearest to a typical step: of whole minutes, else of 30, 10, 5 or 1 seconds."""
+    for unit in (60, 30, 10, 5):
+        rounded = round(seconds / unit) * unit
+        if rounded and abs(seconds - rounded) < tolerance(seconds):
+            return rounded
+    return seconds
+
+
 def _require_regular(entries: Entries, step: np.timedelta64, names: Sequence[str]) -> None:
     off = np.flatnonzero((entries.time - entries.time[0]) % step != np.timedelta64(0))
+    steps = np.unique(np.diff(np.unique(entries.time))) / np.timedelta64(1, "D")
+    if off.size and steps.min() >= 28 and steps.max() <= 366:
+        raise InputError(
+            f"source: steps of {steps.min():g} to {steps.max():g} days: months and years have no regular step, "
+            "which forecasts need: choose an archive of hours or days"
+        )
     if off.size:
         raise InputError(
             f"{names[entries.segment[off[0]]]}: time {_text(entries.time[off[0]])} is not on the regular axis from "
-            f"{_text(entries.time[0])} every {_minutes(step):g} minutes: repair the archive or choose another period"
+            f"{_text(entries.time[0])} every {_minutes(step):g} minutes: repair the archive, choose another period "
+            f"or set source.step_minutes to a multiple of all steps{_common_text(entries.time)}"
         )
 
 
-def _stride(step: np.timedelta64, step_minutes: int | None) -> int:
+def _stride(step: np.timedelta64, step_minutes: float | None) -> int:
     if step_minutes is None:
         return 1
-    wanted = np.timedelta64(step_minutes, "m")
+    wanted = from_minutes(step_minutes)
     if wanted % step != np.timedelta64(0):
         raise InputError(
-            f"source.step_minutes is {step_minutes}, expected a multiple of the archive's {_minutes(step):g} minutes"
+            f"source.step_minutes is {step_minutes:g}, expected a multiple of the archive's {_minutes(step):g} minutes"
         )
     return int(wanted // step)
 
@@ -151,6 +199,13 @@ def _resolve(entries: Entries, names: Sequence[str], rules: IngestOptions) -> tu
     if rules.duplicates == "last":
         return np.append(~again[1:], True), count
     return np.ones(again.size, bool), count
+
+
+def _common_text(times: np.ndarray) -> str:
+    """Return the least multiple of the steps that occur often, as an example; nothing where there is none of a year."""
+    steps, counts = np.unique(np.diff(np.unique(times)).astype(np.int64), return_counts=True)
+    common = int(np.lcm.reduce(steps[counts >= max(2, counts.max() // 10)])) if (counts >= 2).any() else 0
+    return f" such as {common / 60:g}" if 0 < common <= 366 * 86_400 else ""
 
 
 def _minutes(step: np.timedelta64) -> float:

@@ -45,7 +45,7 @@ def log_comparison(
         run.end()
 
 
-def log_scores(run: Run, kind: str, scores: Mapping[str, Mapping[int, float]], sums: Path) -> None:
+def log_scores(run: Run, kind: str, scores: Mapping[str, Mapping[float, float]], sums: Path) -> None:
     """Add a model's scores to its run, unless it has those of the file `sums` already.
 
     Where it has others, a new run takes its place: a run shows what was evaluated last, and nothing else.
@@ -67,6 +67,6 @@ def _digest(folder: Path, spent: costs.Costs) -> str:
     return hashlib.sha256(f"{directory_digest(folder)} {spent}".encode()).hexdigest()
 
 
-def _mean(curve: Mapping[int, float]) -> float:
+def _mean(curve: Mapping[float, float]) -> float:
     values = [value for value in curve.values() if math.isfinite(value)]
     return sum(values) / len(values) if values else math.nan

@@ -89,11 +89,11 @@ class Run:
         at = _now()
         self._rows((key, float(value), at, step) for key, value in values.items())
 
-    def curves(self, prefix: str, scores: Mapping[str, Mapping[int, float]]) -> None:
-        """Log scores as `prefix/score` with step = lead time in minutes."""
-        at = _now()
+    def curves(self, prefix: str, scores: Mapping[str, Mapping[float, float]]) -> None:
+        """Log scores as `prefix/score` with step = lead time in minutes, in seconds where one is no whole minute."""
+        at, whole = _now(), all(lead == int(lead) for curve in scores.values() for lead in curve)
         self._rows(
-            (f"{prefix}/{score}", float(value), at, int(lead))
+            (f"{prefix}/{score}", float(value), at, int(lead) if whole else round(60 * lead))
             for score, curve in scores.items()
             for lead, value in curve.items()
         )

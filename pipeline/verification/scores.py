@@ -47,7 +47,7 @@ class Score(NamedTuple):
         return f"{definition.title}{event}{scale}{', km' if definition.unit == 'km' else ''}"
 
 
-Scores = dict[Score, dict[int, float]]  # -> lead in minutes -> value
+Scores = dict[Score, dict[float, float]]  # -> lead in minutes -> value
 
 
 class Definition(NamedTuple):
@@ -172,7 +172,7 @@ def direction(score: Score) -> int:
     return 0 if best == 0 else int(math.copysign(1, best))
 
 
-def best_at(metrics: Mapping[str, Scores], score: Score, lead: int) -> list[str]:
+def best_at(metrics: Mapping[str, Scores], score: Score, lead: float) -> list[str]:
     """Return the models with the best value of `score` at `lead` (minutes): several on a tie, none if all are NaN."""
     ranks = {model: badness(score, scores[score][lead]) for model, scores in metrics.items()}
     lowest = min(ranks.values())

@@ -55,7 +55,7 @@ class Difference:
     model: str
     other: str
     score: Score
-    lead: int
+    lead: float
     value: float
     low: float
     high: float
@@ -77,10 +77,10 @@ class Evidence:
     confidence: float
     block: int  # init times drawn together
     init_times: int
-    intervals: dict[tuple[str, Score], dict[int, Interval]]  # (model, score) -> lead in minutes
-    pairs: dict[tuple[str, str, Score], dict[int, Difference]]  # (model, other, score), in the order of `models`
+    intervals: dict[tuple[str, Score], dict[float, Interval]]  # (model, score) -> lead in minutes
+    pairs: dict[tuple[str, str, Score], dict[float, Difference]]  # (model, other, score), in the order of `models`
 
-    def between(self, model: str, other: str, score: Score) -> dict[int, Difference]:
+    def between(self, model: str, other: str, score: Score) -> dict[float, Difference]:
         """Return the differences of `model` from `other` by lead, whichever of the two comes first."""
         if (model, other, score) in self.pairs:
             return self.pairs[model, other, score]
@@ -164,7 +164,7 @@ def replicates(sums: xr.Dataset, scores: Sequence[Score], weights: np.ndarray) -
     return {score: _replicates(by_field[score.field], score, weights) for score in scores}
 
 
-def pool_leads(sums: xr.Dataset, minutes: Sequence[int] | None = None) -> xr.Dataset:
+def pool_leads(sums: xr.Dataset, minutes: Sequence[float] | None = None) -> xr.Dataset:
     """Return the sums over the leads in `minutes` (default: all) as one lead, the longest of them.
 
     Raises ValueError for leads that no forecast has.

@@ -7,7 +7,7 @@ import zarr
 
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replacing
-from fieldcast.pipeline.datasets.schema import check_forecasts
+from fieldcast.pipeline.datasets.schema import check_forecasts, lead_minutes
 from fieldcast.pipeline.errors import InputError, SchemaError
 from tests.datasets.conftest import FRAMES, HEIGHT, SHARD, TIMES, WIDTH, block, write
 
@@ -30,6 +30,7 @@ def test_observations_round_trip(tmp_path, grid, rain):
 def test_zero_is_a_value_and_what_was_never_written_is_missing(tmp_path, grid, rain):
     store.create_observations(tmp_path / "a.zarr", grid, TIMES, np.arange(FRAMES) != 4, SHARD)
     store.write_block(tmp_path / "a.zarr", 0, block(np.zeros_like(rain[:SHARD]), "time"))
+    store.finish(tmp_path / "a.zarr")
     back = store.open_observations(tmp_path / "a.zarr").rain_rate.values
     assert (back[:SHARD] == 0).all()
     assert np.isnan(back[SHARD:]).all()
@@ -190,3 +191,12 @@ def test_members_count_from_one_in_all_fields(tmp_path, grid):
         check_forecasts(forecasts.assign_coords(member=[0, 1]))
     with pytest.raises(SchemaError, match="'wind' has dimensions"):
         check_forecasts(forecasts.assign(wind=forecasts["rain_rate"].isel(member=0, drop=True)))
+
+
+def test_leads_of_seconds_come_back_exact(tmp_path, grid):
+    leads = np.arange(1, 4) * np.timedelta64(90, "s").astype("timedelta64[ns]")
+    store.create_forecasts(tmp_path / "f.zarr", grid, np.array([np.datetime64("2020-01-01", "ns")]), leads, 1, {})
+    store.finish(tmp_path / "f.zarr")
+    forecasts = store.open_forecasts(tmp_path / "f.zarr")
+    np.testing.assert_array_equal(forecasts.lead_time.values, leads)
+    assert lead_minutes(forecasts) == [1.5, 3, 4.5]

@@ -103,3 +103,10 @@ def test_a_day_that_no_year_has_is_refused(cron: str) -> None:
     with pytest.raises(InputError, match="a day that no year has"):
         cron_trigger(Schedule(cron=cron))
     cron_trigger(Schedule(cron="0 0 29 2 *"))
+
+
+def test_steps_of_seconds_keep_leads_and_init_times_exact():
+    schedule = CycleSchedule.of(2.5, 0, None, 2, 3)
+    init = datetime(2024, 1, 1, 0, 2, 30, tzinfo=UTC)
+    assert schedule.floor(init + timedelta(seconds=149)) == init
+    assert [time - init for time in schedule.valid_times(init)] == [timedelta(seconds=150 * k) for k in (1, 2, 3)]

@@ -100,7 +100,9 @@ def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
 
 def _cf(forecast: xr.Dataset) -> xr.Dataset:
     """Return the forecast with plain attributes, a period in minutes and the CRS beside the fields, as CF asks."""
-    minutes = np.asarray(lead_minutes(forecast), np.int32)  # a timedelta would get an attribute that only xarray knows
+    leads = lead_minutes(forecast)
+    minutes = np.asarray(leads, np.int32 if all(isinstance(lead, int) for lead in leads) else np.float64)
+    # not as a timedelta, which would get an attribute that only xarray knows
     period = xr.Variable(LEAD_TIME, minutes, {"standard_name": "forecast_period", "units": "minutes"})
     ready = forecast.assign_coords({LEAD_TIME: period})
     for name in field_names(ready):

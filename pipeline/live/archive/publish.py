@@ -35,7 +35,7 @@ from fieldcast.pipeline.datasets.atomic import (
 from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME, field_names, lead_times
 from fieldcast.pipeline.datasets.signature import compare_signatures, signature_of
-from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
+from fieldcast.pipeline.datasets.times import from_minutes, from_numpy, to_numpy
 from fieldcast.pipeline.errors import CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger
@@ -62,7 +62,7 @@ class Issue:
     n_input_missing: int
     run_key: str
     contract_sha256: str
-    step_minutes: int
+    step_minutes: int | float
 
     def facts(self) -> dict[str, Any]:
         """Return the entries of the manifest and of the store's attributes."""
@@ -235,7 +235,7 @@ def audit(folder: Path, ledger: Ledger) -> list[str]:
 
 def _write_store(staging: Path, issue: Issue, grid: xr.Dataset, fields: np.ndarray) -> None:
     make_folder(staging.parent)
-    leads = lead_times(fields.shape[0], np.timedelta64(issue.step_minutes, "m"))
+    leads = lead_times(fields.shape[0], from_minutes(issue.step_minutes))
     values = {name: fields[None, :, i] for i, name in enumerate(field_names(grid))}
     store.create_forecasts(staging, grid, np.array([to_numpy(issue.init_time)]), leads, 1, issue.facts(), values)
     failpoint("store_created")

@@ -13,7 +13,7 @@ import numpy as np
 
 from fieldcast.pipeline.config.sources import SourceOptions
 from fieldcast.pipeline.datasets.signature import DataSignature, compare_signatures, signature_of
-from fieldcast.pipeline.datasets.times import from_numpy, to_numpy
+from fieldcast.pipeline.datasets.times import from_minutes, from_numpy, to_numpy, tolerance
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate
@@ -50,6 +50,12 @@ class Window:
     def offset(self, moment: datetime) -> timedelta:
         """Return how long after a time of the axis a moment is: nothing, or less than a step."""
         return (moment - datetime(1970, 1, 1, tzinfo=UTC) - self.phase) % self.step
+
+    def snapped(self, moment: datetime) -> datetime:
+        """Return the time of the axis that a moment jitters about, the moment itself where it is further from all."""
+        offset = self.offset(moment)
+        nearest = offset if 2 * offset < self.step else offset - self.step
+        return moment - nearest if abs(nearest.total_seconds()) < tolerance(self.step.total_seconds()) else moment
 
     def covers(self, moment: datetime) -> bool:
         """Return whether a moment is in the window."""
@@ -205,7 +211,7 @@ class Segments:
                 raise InputError("empty file: left for later")
             source = open_source(self._options.model_copy(update={"path": candidate.path}))
             first, grid = feed.read(candidate, lambda: (source.segments()[0], source.grid()))
-            times = moments(first.times)
+            times = [self._window.snapped(time) for time in moments(first.times)]
         except Exception as error:  # a broken file may raise anything
             self._report.wait(candidate, error)
             return None
@@ -222,7 +228,7 @@ class Segments:
     def _difference(self, target: Target) -> str | None:
         """Return the difference between a grid and that of the training data, and what to do about it."""
         contract = self._contract
-        step, phase = np.timedelta64(contract.step_minutes, "m"), np.datetime64(contract.phase_seconds, "s")
+        step, phase = from_minutes(contract.step_minutes), np.datetime64(contract.phase_seconds, "s")
         difference = compare_signatures(contract, signature_of(target.grid, list(contract.units), step, phase))
         return difference and (
             f"{difference} as in the training data: remove the file, correct live.source (path, crop, coarsen, "
@@ -239,8 +245,8 @@ class Segments:
         self._report.refuse_frames(
             candidate.key,
             [time for time in odd if not self._is_of_finer_feed(time, times)],
-            f"not on the model's axis of {minutes} minutes: correct the file, or set source.step_minutes to {minutes} "
-            "if the feed has a finer step",
+            f"not on the model's axis of {minutes:g} minutes: correct the file, or set source.step_minutes to "
+            f"{minutes:g} if the feed has a finer step",
         )
         future = [time for time in new if self._window.is_future(time)]
         reason = f"in the future, it is {iso(self._window.now)}: correct the file or the clock"

@@ -62,7 +62,7 @@ class Scores:
     field: str
     units: str
     cycles: int
-    lead_minutes: list[int]
+    lead_minutes: list[float]
     rmse: list[float]
     persistence_rmse: list[float]
     mean_error: list[float]
