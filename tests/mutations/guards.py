@@ -148,21 +148,21 @@ MUTATIONS = (
         f"{PUBLISH}::test_added_or_swapped_files",
     ),
     M(
-        "pipeline/live/archive/publish.py",
+        "pipeline/datasets/manifest.py",
         "sorted(present ^ set(files))",
         "sorted(set(files) - present)",
         f"{PUBLISH}::test_added_or_swapped_files",
     ),
     M(
-        "pipeline/live/archive/publish.py",
-        "if (got := _file_facts(_read(path / name, fix))) != expected:",
+        "pipeline/datasets/manifest.py",
+        "if (got := facts(content)) != expected:",
         "if (got := None) is not None:",
         f"{PUBLISH}::test_no_flipped_bit_in_a_forecast",
     ),
     M(
-        "pipeline/live/archive/publish.py",
-        "if (sha256 := _digest(content)) != expected:",
-        "if (sha256 := None) is not None:",
+        "pipeline/datasets/manifest.py",
+        "if (found := digest(content)) != expected:",
+        "if (found := None) is not None:",
         f"{PUBLISH}::test_no_flipped_bit_in_the_catalogue",
     ),
     M(
