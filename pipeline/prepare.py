@@ -27,6 +27,9 @@ from fieldcast.pipeline.datasets.signature import Channel, Statistics, signature
 from fieldcast.pipeline.datasets.transforms import transform
 from fieldcast.pipeline.errors import InputError
 
+CONSTANT = 1e-6  # of the largest value, below which a range is rounding
+NOISE = 0.01  # of a transform's floor, by which rounding may make an amount negative
+
 
 def main() -> None:
     """Read `data/observations.zarr`, write `data/prepared/`."""
@@ -87,6 +90,7 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
     low, high = np.inf, -np.inf
     for index in time_blocks(frames):
         block = frames[index].values
+        _require_fitting(frames, block, chosen)
         z = transform(torch.as_tensor(block), chosen.kind, chosen.floor).numpy().astype(np.float64)
         if options.anomalies:
             z -= baseline[hours[index] % baseline.shape[0]]
@@ -100,6 +104,11 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
         raise InputError(f"{OBSERVATIONS}: {frames.name} has no valid value in the training period; choose another one")
     mean = total / count
     spread = float(np.sqrt(max(squares / count - mean**2, 0.0)))
+    if high - low <= CONSTANT * max(abs(low), abs(high)):
+        raise InputError(
+            f"{OBSERVATIONS}: {frames.name} is {low:g} {frames.attrs['units']} in every cell of the training period, "
+            "there is nothing to learn: leave it out of source.variables or choose another period"
+        )
     return Channel(
         name=str(frames.name),
         units=frames.attrs["units"],
@@ -113,6 +122,21 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
         max=high,
         valid_values=count,
     )
+
+
+def _require_fitting(frames: xr.DataArray, block: np.ndarray, chosen: config.Transform) -> None:
+    """Raise `InputError` for infinite values, and for those that a transform of amounts would lose."""
+    if np.isinf(block).any():
+        raise InputError(
+            f"{OBSERVATIONS}: {frames.name} has infinite values, expected numbers in {frames.attrs['units']} or "
+            "missing ones: run the ingest stage again"
+        )
+    low = np.nanmin(block) if np.isfinite(block).any() else 0.0
+    if chosen.kind != "identity" and low < -NOISE * chosen.floor:
+        raise InputError(
+            f"params.yaml: prepare.transform.{frames.name} is {chosen.kind}, but {frames.name} has values of {low:g} "
+            f"to {np.nanmax(block):g} {frames.attrs['units']}, expected none below 0: set it to identity"
+        )
 
 
 def _number(value: float | None) -> float | None:

@@ -18,6 +18,8 @@ SPELLINGS: Mapping[Unit, tuple[str, ...]] = {
     "metre": ("m", "metre", "metres", "meter", "meters"),
     "kilometre": ("km", "kilometre", "kilometres", "kilometer", "kilometers"),
 }
+ANGLES = ("latitude", "longitude", "grid_latitude", "grid_longitude")  # standard names
+UNEVEN = 0.1  # of the mean step, by which steps may differ: latitudes of Gaussian grids do by some hundredths
 KM_PER_DEGREE = 111.195  # of a great circle on a sphere of radius 6371 km
 KM_PER_UNIT: Mapping[Unit | None, float] = {"metre": 1e-3, "kilometre": 1.0, "degree": KM_PER_DEGREE}
 METRES_PER_UNIT: Mapping[Unit | None, float] = {"metre": 1.0, "kilometre": 1000.0}
@@ -34,8 +36,49 @@ def unit_of(units: str) -> Unit | None:
 
 
 def unit_of_axis(axis: xr.DataArray) -> Unit | None:
-    """Return the unit of a coordinate axis, None where it has none that we know."""
-    return unit_of(str(axis.attrs.get("units", "")))
+    """Return the unit of a coordinate axis, by its units or its standard name; None where it has none that we know."""
+    unit = unit_of(str(axis.attrs.get("units", "")))
+    return "degree" if unit is None and axis.attrs.get("standard_name") in ANGLES else unit
+
+
+def check_axis(where: str, name: str, axis: xr.Variable) -> xr.Variable:
+    """Return an axis of regular cells with the units that its name tells where it has none.
+
+    Longitudes across the seam (350 … 10) are made to run on (-10 … 10). Raise `InputError` for centres that are
+    missing, there twice, out of order, or uneven by more than `UNEVEN` of a step.
+    """
+    centres, attributes = np.asarray(axis.values, np.float64), dict(axis.attrs)
+    if unit_of(str(attributes.get("units", ""))) is None and attributes.get("standard_name") in ANGLES:
+        attributes["units"] = "degrees"
+    if not np.isfinite(centres).all():
+        wrong = int(np.flatnonzero(~np.isfinite(centres))[0])
+        raise InputError(f"{where}: value {wrong + 1} of coordinate {name} is missing: repair the file")
+    if name == X and unit_of(str(attributes.get("units", ""))) == "degree":
+        centres = _unwrapped(centres)
+    steps = np.diff(centres)
+    if steps.size:
+        _check_steps(f"{where}: coordinate {name}", centres, steps)
+    return xr.Variable(axis.dims, centres, attributes)
+
+
+def _check_steps(what: str, centres: np.ndarray, steps: np.ndarray) -> None:
+    if np.unique(centres).size < centres.size:
+        values, counts = np.unique(centres, return_counts=True)
+        raise InputError(f"{what} has {values[counts > 1][0]:g} twice: remove one row or column")
+    if (steps > 0).any() and (steps < 0).any():
+        turn = int(np.flatnonzero(np.sign(steps) != np.sign(steps[0]))[0])
+        raise InputError(f"{what} is out of order at {centres[turn + 1]:g}: sort the file")
+    sizes = np.abs(steps)
+    if sizes.max() - sizes.min() > UNEVEN * sizes.mean():
+        raise InputError(f"{what} is uneven, steps of {sizes.min():g} to {sizes.max():g}: regrid the file")
+
+
+def _unwrapped(longitudes: np.ndarray) -> np.ndarray:
+    """Return longitudes without a jump of 360 degrees; those that had one lie about Greenwich or the date line."""
+    if longitudes.size < 2 or np.abs(np.diff(longitudes)).max() < 180:
+        return longitudes
+    steady = np.unwrap(longitudes, period=360)
+    return np.asarray(steady - 360 * round(float(steady.mean()) / 360))
 
 
 def in_degrees(grid: xr.Dataset | xr.DataArray) -> bool:

@@ -18,6 +18,7 @@ import pyproj
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.files import Header, one_line
@@ -85,6 +86,7 @@ def grib_header(path: str, options: GriddedOptions) -> Header:
     with _opened(path, first) as handle:
         y, x, crs = _grid(path, handle)
         institution = _get(handle, "centreDescription")
+    y, x = check_axis(path, Y, y), check_axis(path, X, x)
     attributes = {name: dict(messages[0].attributes) for name, messages in chosen.items()}
     return Header(
         path, times, grid_template(y, x, attributes, {"institution": institution} if institution else {}, crs)

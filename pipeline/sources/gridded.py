@@ -18,6 +18,7 @@ import pyproj
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.calendars import decoded_times
@@ -36,6 +37,12 @@ STANDARD_NAMES = {
     X: ("longitude", "projection_x_coordinate", "grid_longitude"),
 }
 COMMON_NAMES = {Y: ("y", "lat", "latitude", "rlat", "northing"), X: ("x", "lon", "longitude", "rlon", "easting")}
+ANGLE_NAMES = {
+    **dict.fromkeys(("lat", "latitude"), "latitude"),
+    **dict.fromkeys(("lon", "longitude"), "longitude"),
+    "rlat": "grid_latitude",
+    "rlon": "grid_longitude",
+}
 KEPT_OF_VARIABLE = ("units", "standard_name", "long_name", "cell_methods", "comment")
 KEPT_OF_COORDINATE = ("units", "standard_name", "long_name", "axis")
 KEPT_OF_FILE = ("title", "institution", "source", "references", "comment", "license", "licence")
@@ -119,6 +126,7 @@ class OpenFile:
     dataset: xr.Dataset
     frames: FrameTimes
     variables: Sequence[str]
+    names: Mapping[str, str]  # the file's own names of y and x
 
     def read(self, name: str, frames: np.ndarray, y: slice, x: slice) -> np.ndarray:
         """Return frames of a variable, float32 `(time, y, x)`."""
@@ -143,7 +151,7 @@ class OpenFile:
             limits = limits_of(dataset[name].attrs, dataset[name].encoding)
             for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
                 attributes[name] |= {} if limit is None else {key: limit}
-        y, x = (_coordinate(dataset, axis) for axis in (Y, X))
+        y, x = (check_axis(self.path, axis, _coordinate(dataset, axis, self.names[axis])) for axis in (Y, X))
         return grid_template(y, x, attributes, _kept(dataset.attrs, KEPT_OF_FILE), _crs(dataset, self.variables[0]))
 
 
@@ -294,7 +302,7 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
                 f"{path}: '{name}' has dimensions {dict(raw[name].sizes)}, expected time and two horizontal ones: "
                 "choose another variable"
             )
-    return OpenFile(path, dataset, frames, variables)
+    return OpenFile(path, dataset, frames, variables, {axis: str(name) for name, axis in names.items()})
 
 
 def _has_time(raw: xr.Dataset, field: xr.DataArray) -> bool:
@@ -359,10 +367,13 @@ def _horizontal(path: str, raw: xr.Dataset, field: xr.DataArray, axis: str) -> s
     )
 
 
-def _coordinate(dataset: xr.Dataset, axis: str) -> xr.Variable:
+def _coordinate(dataset: xr.Dataset, axis: str, name: str) -> xr.Variable:
     if axis not in dataset.coords or dataset[axis].ndim != 1:  # a curvilinear grid: rows and columns are all there is
         return xr.Variable(axis, np.arange(dataset.sizes[axis], dtype=float), {"units": "1", "long_name": "cell"})
-    return xr.Variable(axis, dataset[axis].values.astype(float), _kept(dataset[axis].attrs, KEPT_OF_COORDINATE))
+    attributes = _kept(dataset[axis].attrs, KEPT_OF_COORDINATE)
+    if not {"units", "standard_name"} & set(attributes) and name.lower() in ANGLE_NAMES:
+        attributes = {"units": "degrees", "standard_name": ANGLE_NAMES[name.lower()]}
+    return xr.Variable(axis, dataset[axis].values.astype(float), attributes)
 
 
 def _kept(attrs: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fieldcast.pipeline.datasets import grid
 from fieldcast.pipeline.datasets.signature import signature_of
@@ -95,3 +97,45 @@ def test_coastlines_are_the_same_in_metres_and_kilometres() -> None:
     assert lines["meters"]
     for one, other in zip(lines["meters"], lines["kilometres"], strict=True):
         np.testing.assert_allclose(one, 1000 * other)
+
+
+def axis(values: list[float], units: str | None = "degrees_east", name: str = "x") -> xr.Variable:
+    return xr.Variable(name, values, {"units": units} if units else {"standard_name": "longitude"})
+
+
+def test_longitudes_across_greenwich_and_the_date_line_are_even() -> None:
+    across = grid.check_axis("a.nc", "x", axis([350.0, 355.0, 0.0, 5.0, 10.0]))
+    np.testing.assert_allclose(across, [-10, -5, 0, 5, 10])
+    np.testing.assert_allclose(grid.check_axis("a.nc", "x", axis([178.0, 179.0, -180.0, -179.0])), [178, 179, 180, 181])
+    assert grid.spacing(across.values) == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([0.0, 1.0, 3.0], "x is uneven, steps of 1 to 2"),
+        ([0.0, 2.0, 1.0], "x is out of order at 1"),
+        ([0.0, 1.0, 1.0], "x has 1 twice"),
+        ([0.0, np.nan, 2.0], "value 2 of coordinate x is missing"),
+    ],
+)
+def test_axes_that_are_no_regular_ones_are_refused(values: list[float], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        grid.check_axis("a.nc", "x", axis(values, "km"))
+
+
+@given(first=st.floats(-180, 359), step=st.floats(0.01, 5), cells=st.integers(2, 70))
+@settings(max_examples=100, deadline=None)
+def test_wrapped_longitudes_keep_their_spacing(first: float, step: float, cells: int) -> None:
+    plain = first + step * np.arange(cells)
+    for wrapped in (plain % 360, (plain + 180) % 360 - 180):
+        even = grid.check_axis("a.nc", "x", axis(list(wrapped)))
+        assert grid.spacing(even.values) == pytest.approx(step, rel=1e-6)
+        np.testing.assert_allclose((even.values - plain + 180) % 360, 180, atol=1e-6)
+
+
+def test_degrees_are_known_by_name_where_units_are_missing() -> None:
+    named = xr.Variable("y", [59.0, 60.0, 61.0], {"standard_name": "latitude"})
+    dataset = grid_template(named, axis([4.0, 5.0, 6.0], None), {"t": {"units": "K"}}, {})
+    assert grid.spacing_km(dataset)[0] == pytest.approx(grid.KM_PER_DEGREE)
+    assert grid.row_weights(dataset) is not None

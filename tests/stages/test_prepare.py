@@ -227,3 +227,25 @@ def test_quality_report_by_day(tmp_path: Path) -> None:
     assert len(report["days"]) == 20
     assert report["days"][4]["missing_frames"] == 1
     assert report["wet_share"] == 1  # kelvins above 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "transform", "message"),
+    [
+        (np.inf, {}, "t2m has infinite values, expected numbers in K"),
+        (-3.0, {"t2m": {"kind": "log", "floor": 0.1}}, "transform.t2m is log, but t2m has values of -3 to"),
+    ],
+)
+def test_values_that_statistics_cannot_take_are_refused(tmp_path, values, transform, message) -> None:
+    data = observations()
+    data["t2m"][50, 1, 1] = values
+    with pytest.raises(InputError, match=message):
+        prepare(data, options(transform=transform), 4, 3, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_constant_field_is_refused(tmp_path) -> None:
+    data = observations()
+    data["t2m"] = data["t2m"] * 0 + 5
+    with pytest.raises(InputError, match="t2m is 5 K in every cell of the training period"):
+        prepare(data, options(), 4, 3, tmp_path / "p")
