@@ -25,6 +25,8 @@ from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
 
 Result = TypeVar("Result")
+NO_AMOUNTS = ("K", "degC", "degree_Celsius", "Celsius", "°C", "dBZ", "dB")  # units in which 0 is not nothing
+AMOUNT_KINDS = ("steps", "sprog")
 
 
 @dataclass
@@ -70,6 +72,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         faults.of(check, params, subject)
     if channels:
         faults.of(params.train.check_units, [source.variables[name] for name in params.prepare.targets or channels])
+        faults.of(check_amounts, params, {name: source.variables[name] for name in channels})
     counts = faults.of(count_init_times, params, source)
     needs = {
         name: faults.of(training_need, params, name, channels, step, source.grid_shape) for name in _learned(params)
@@ -119,6 +122,26 @@ def check_names(params: config.Params, variables: list[str]) -> list[str]:
         if name not in targets:
             raise InputError(f"params.yaml: verify.thresholds names {name!r}, forecast are {', '.join(targets)}")
     return channels
+
+
+def check_amounts(params: config.Params, units: Mapping[str, str]) -> None:
+    """Raise `InputError` where a transform of amounts, or a model that needs amounts, is given something else."""
+    odd = {name: unit for name, unit in units.items() if unit in NO_AMOUNTS}
+    for name, unit in odd.items():
+        kind = params.prepare.transform.get(name, config.Transform()).kind
+        if kind != "identity":
+            raise InputError(
+                f"params.yaml: prepare.transform.{name} is {kind}, but {name} is in {unit}, expected an amount that is "
+                "0 or above, such as mm h-1: set it to identity"
+            )
+    targets = params.prepare.targets or list(units)
+    for model, entry in params.models.items():
+        wrong = [name for name in targets if name in odd]
+        if entry.kind in AMOUNT_KINDS and wrong:
+            raise InputError(
+                f"params.yaml: models.{model} works in decibels of an amount, but {wrong[0]} is in {odd[wrong[0]]}, "
+                f"expected such as mm h-1: take {model} out of models"
+            )
 
 
 def check_packages(params: config.Params) -> None:
