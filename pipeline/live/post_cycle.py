@@ -25,6 +25,8 @@ from fieldcast.pipeline.live.outcomes import Outcome
 
 log = logging.getLogger(__name__)
 ALARMS = "alarms"  # the fact that holds the current alarms
+FORGOTTEN = "forgotten_at"  # the fact that holds when old rows were last removed
+FORGET_EVERY = timedelta(days=1)
 COPY_FAILED = "copy_failed"  # the fact that holds why the last copy failed
 
 
@@ -116,9 +118,26 @@ def apply_retention(context: LiveContext, ledger: Ledger, now: datetime) -> None
     """Retire old forecasts, and remove the frames that no cycle or verification needs any more."""
     rules, schedule = context.params.live.retention, context.schedule
     recovery.retire(context.folder, ledger, rules, now)
+    if rules.days:
+        _forget(ledger, timedelta(days=max(rules.days, context.params.live.drift.days)), now)
     unverified = [cycle.init_time for cycle in ledger.unverified()]
     oldest = min([*unverified, now - timedelta(hours=rules.observations_hours)])
     context.observations.prune(oldest - schedule.history * schedule.step)
+
+
+def _forget(ledger: Ledger, kept: timedelta, now: datetime) -> None:
+    """Remove, once a day, what the ledger has of the time before `kept`, counted from the day before.
+
+    A clock that is ahead for less than a day, by however much, removes nothing that its own time would not.
+    """
+    fact = ledger.fact(FORGOTTEN)
+    last = parse(fact) if fact else None
+    if last is not None and last <= now < last + FORGET_EVERY:
+        return
+    with ledger.writing(fenced=True):
+        if last is not None and last < now:
+            ledger.forget(last - kept)
+        ledger.set_fact(FORGOTTEN, iso(now))
 
 
 def current_alarms(ledger: Ledger, now: datetime, options: Drift) -> list[str]:

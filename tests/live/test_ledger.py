@@ -421,3 +421,42 @@ def test_several_processes_may_make_it_at_once(tmp_path: Path) -> None:
     with Ledger(path) as opened:
         opened.take_token("test")
         assert opened.token == 5
+
+
+def test_what_is_old_is_forgotten_and_the_rest_is_whole(path: Path) -> None:
+    with Ledger(path) as made:
+        made.take_token("test")
+        with made.writing():
+            made.put(replace(cycle(1, State.RETIRED), retired_at=at(3)), "retired", at(3))
+            made.put(replace(cycle(2, State.RETIRED), retired_at=at(9)), "retired", at(9))
+            made.put(cycle(3, State.SKIPPED), "skipped", at(4))
+            made.put(cycle(4, State.DUE), "due", at(4))
+        with made.writing():
+            made.forget(at(6))
+        left = [made.cycle(at(number)) for number in range(6)]
+        assert [row is None for row in left] == [False, True, False, True, False, False]
+        assert {done.init_time for done in made.verifications()} == {at(n) for n in range(CYCLES) if n not in (1, 3)}
+        events = made.events(1000)
+        made.check()
+        with made.writing():
+            made.note("last", at(20))
+            made.forget(at(30))  # all of them are old: two stay, for the chain
+        assert 1 <= len(made.events(1000)) <= 2 < len(events) < 2 * CYCLES + 5
+        made.check()
+        with made.writing():
+            made.note("more", at(31))
+        made.check()
+
+
+def test_a_ledger_does_not_grow_with_the_past(tmp_path: Path) -> None:
+    sizes = []
+    with Ledger(tmp_path / "ledger.sqlite") as made:
+        made.take_token("test")
+        for day in range(6):
+            with made.writing():
+                for number in range(day * 100, day * 100 + 100):
+                    made.put(replace(cycle(number, State.RETIRED), retired_at=at(number)), "retired", at(number))
+                made.forget(at(day * 100 - 100))
+            sizes.append([made.rows(f"SELECT count(*) FROM {table}")[0][0] for table in ("cycles", "events")])
+    assert sizes[-1] == sizes[-2] == sizes[-3]
+    assert sizes[-1][0] <= 200

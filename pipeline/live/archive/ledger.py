@@ -19,6 +19,7 @@ from fieldcast.pipeline.errors import BusyError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.database import Database, Row, digest
 from fieldcast.pipeline.live.clock import iso, parse
 
+CHAIN_START = "chain_start"  # the fact that holds the SHA-256 of the event before the first
 KEPT_SENT = timedelta(days=31)  # records that the tracker has
 
 
@@ -219,10 +220,28 @@ class Ledger(Database):
 
     def check_events(self) -> None:
         """Raise `DamagedError` where the chain of events is broken."""
-        previous = ""
+        previous = self.fact(CHAIN_START) or ""
         for row in self.rows("SELECT * FROM events ORDER BY seq"):
             self.checked(row, f"event {row[0]}, or the one before it,", previous)
             previous = row[-1]
+
+    def forget(self, before: datetime) -> None:
+        """Remove what ended before a moment and no forecast needs: rows, their verifications, events; inside `writing`.
+
+        Rows of forecasts that readers see, and of those that are yet to be deleted, stay.
+        """
+        moment, execute = iso(before), self._db.execute
+        ended = "(state IN ('skipped', 'failed') AND ended_at < ?1) OR (state = 'retired' AND retired_at < ?1)"
+        execute(f"DELETE FROM cycles WHERE init_time < ?1 AND ({ended})", [moment])
+        kept = "SELECT 1 FROM cycles c WHERE c.init_time = v.init_time AND c.revision = v.revision"
+        execute(f"DELETE FROM verifications AS v WHERE init_time < ?1 AND NOT EXISTS ({kept})", [moment])
+        first = "coalesce((SELECT min(seq) FROM events WHERE at >= ?1), (SELECT max(seq) FROM events))"
+        old = self.rows(
+            f"SELECT seq, row_sha256 FROM events WHERE seq < {first} - 1 ORDER BY seq DESC LIMIT 1", [moment]
+        )
+        for seq, sha256 in old:
+            execute("DELETE FROM events WHERE seq <= ?", [seq])
+            self.set_fact(CHAIN_START, sha256)
 
     def add_verification(self, done: Verification) -> None:
         """Write the sums of a forecast; inside `writing`."""

@@ -198,7 +198,10 @@ def params_of(options: ReplayOptions, archive: Archive, feed: Path, folder: Path
     """Return the parameters of the schedule; the sections on training are not read."""
     minutes = archive.step / timedelta(minutes=1)
     times = sorted(archive.parts)
-    whole = {"start": times[0].replace(tzinfo=None), "end": times[-1].replace(tzinfo=None)}
+    ends = [times[i].replace(tzinfo=None) for i in (0, 1, 2, 3, 4, -1)]
+    splits = {
+        name: {"start": ends[2 * i], "end": ends[2 * i + 1]} for i, name in enumerate(("train", "validation", "test"))
+    }  # which nothing reads
     source = source_of(options, feed).model_dump()
     live = {
         "model": str(folder.resolve()),
@@ -211,7 +214,7 @@ def params_of(options: ReplayOptions, archive: Archive, feed: Path, folder: Path
     }
     content: dict[str, Any] = {
         "source": source,
-        "prepare": {"splits": {"train": whole, "validation": whole, "test": whole}},
+        "prepare": {"splits": splits},
         "sample": {"history": options.history, "horizon": options.horizon},
         "train": {"epochs": 1},
         "track": {"experiment": EXPERIMENT},
