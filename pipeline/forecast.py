@@ -6,6 +6,7 @@ Blocks of init times are forecast and written one by one, so that memory does no
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
+from fieldcast.pipeline.datasets.schema import DECISIONS, INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
 from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.forecasting import checkpoint, costs
 from fieldcast.pipeline.forecasting.forecaster import forecast_members, load, load_cached
@@ -74,8 +75,9 @@ def forecast(
     leads = lead_times(checkpoint_config.horizon, from_minutes(checkpoint_config.step_minutes))
     starts = range(0, len(init_times), options.batch_size)
     with replacing(out) as partial:
+        described = with_decisions(grid, folder, checkpoint_config)
         store.create_forecasts(
-            partial, grid, init_times, leads, options.batch_size, attributes, members=checkpoint_config.members
+            partial, described, init_times, leads, options.batch_size, attributes, members=checkpoint_config.members
         )
         jobs = [
             (folder, digest, observations, init_times[start : start + options.batch_size], start, partial, options)
@@ -98,6 +100,20 @@ def forecast(
         peak_memory_mb=costs.peak_memory_mb(),
         device=costs.device_name(learned=checkpoint_config.kind in LEARNED),
     )
+
+
+def with_decisions(grid: xr.Dataset, folder: Path, checkpoint_config: checkpoint.CheckpointConfig) -> xr.Dataset:
+    """Return the grid whose variables say how many members decide on an event, for verification to follow."""
+    if checkpoint_config.members is None:
+        return grid
+    decided = load(folder).decisions
+    if decided is None:
+        return grid
+    grid = grid.copy()
+    for c, name in enumerate(checkpoint_config.target_names):
+        table = {"levels": decided.levels[c].tolist(), "votes": decided.votes[:, c].tolist()}
+        grid[name] = grid[name].assign_attrs({DECISIONS: json.dumps(table)})
+    return grid
 
 
 def forecast_block(

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import repeat
@@ -35,7 +35,7 @@ from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.forecasting import calibration, costs
+from fieldcast.pipeline.forecasting import calibration, costs, decisions
 from fieldcast.pipeline.forecasting.base import base_kind, base_options
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, model_card, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecast_members, forecaster_of
@@ -57,6 +57,7 @@ DEPENDENCIES = (
     "pipeline/training",
 )
 FIT_BLOCK = 32  # init times read at once
+DECISION_BYTES = 2**29  # of validation forecasts kept for their decisions
 SHARE_TIMES = 60  # at most, of the validation period
 CALIBRATION_TIMES = 200  # at most, of the validation period
 
@@ -220,40 +221,79 @@ def fit_kind(params: config.Params, description: CheckpointConfig, kind: str, op
 
 
 def with_calibration(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> Fitted:
-    """Return a model with members and its calibration: on forecasts of the validation period, evenly thinned."""
+    """Return a model with members, its calibration and its decisions: by forecasts of some validation init times."""
     forecaster = forecaster_of(description, fitted.arrays, best_device(description.kind))
     init_times = read_init_times(PREPARED / "init_times.csv", "validation")
     init_times = thinned(init_times, CALIBRATION_TIMES)
-    found = calibration.fit(_validation_forecasts(params, forecaster, init_times, "calibrate"), len(init_times))
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    blocks = _keeping(_validation_forecasts(params, forecaster, init_times, "calibrate"), kept)
+    found = calibration.fit(blocks, len(init_times))
+    decided = decide(found, forecaster.inside_range, kept)
     facts = {**fitted.facts, "calibrated on": f"{len(init_times)} init times of the validation period"}
-    return replace(fitted, arrays={**fitted.arrays, **found.arrays()}, facts=facts)
+    return replace(fitted, arrays={**fitted.arrays, **found.arrays(), **decided.arrays()}, facts=facts)
+
+
+def _keeping(
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]], kept: list[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the blocks, and put the first `DECISION_BYTES` of them into `kept`."""
+    size = 0
+    for block in blocks:
+        size += block[0].nbytes
+        if size <= DECISION_BYTES or not kept:
+            kept.append(block)
+        yield block
+
+
+def decide(
+    calibrated: calibration.Calibration,
+    inside_range: Callable[[np.ndarray], np.ndarray],
+    blocks: list[tuple[np.ndarray, np.ndarray]],
+) -> decisions.Decisions:
+    """Return from how many of the calibrated members on an event is forecast."""
+    _, members, leads = blocks[0][0].shape[:3]
+    counts = decisions.VoteCounts(decisions.levels_of(observed for _, observed in blocks), members, leads)
+    for block, observed in blocks:
+        counts.add(inside_range(calibrated(block)), observed)
+    return counts.decisions()
 
 
 def with_share(params: config.Params, description: CheckpointConfig, fitted: Fitted) -> Fitted:
-    """Return a network that keeps its base at the leads where it errs more in the validation period."""
+    """Return a network that keeps its base at the leads where it errs more in the validation period.
+
+    Every init time counts alike, by the ratio of the two errors: otherwise two hours of heavy rain would decide.
+    """
     init_times = thinned(read_init_times(PREPARED / "init_times.csv", "validation"), SHARE_TIMES)
     nothing = np.zeros(description.horizon, np.float32)
     network, base = (
         squared_errors(params, description, {**fitted.arrays, "share": share}, init_times)
         for share in (nothing + 1, nothing)
     )
-    share = (network < base).astype(np.float32)
-    kept = [f"{(lead + 1) * description.step_minutes:g}" for lead in np.flatnonzero(share == 0)]
+    helps = mean_log_ratio(network, base) <= 0
+    kept = [f"{(lead + 1) * description.step_minutes:g}" for lead in np.flatnonzero(~helps)]
     facts = {**fitted.facts, "leads that keep the base": f"{', '.join(kept)} minutes" if kept else "none"}
-    return replace(fitted, arrays={**fitted.arrays, "share": share}, facts=facts)
+    return replace(fitted, arrays={**fitted.arrays, "share": helps.astype(np.float32)}, facts=facts)
 
 
 def squared_errors(
     params: config.Params, description: CheckpointConfig, arrays: dict[str, np.ndarray], init_times: np.ndarray
 ) -> np.ndarray:
-    """Return squared errors (horizon,) at validation init times, each variable in its own scale."""
+    """Return squared errors (init_time, horizon) in the validation period, each variable in its own scale."""
     forecaster = forecaster_of(description, arrays, best_device(description.kind))
     scale = np.array([channel.max - channel.min or 1.0 for channel in description.channels[: description.targets]])
-    sums = np.zeros(description.horizon)
+    sums = []
     for members, observed in _validation_forecasts(params, forecaster, init_times, "compare with the base"):
         errors = (members[:, 0] - observed) / scale[:, None, None]
-        sums += np.nansum(errors**2, axis=(0, 2, 3, 4))
-    return sums
+        sums.append(np.nansum(errors**2, axis=(0, 2, 3, 4)))
+    return np.stack(sums)
+
+
+def mean_log_ratio(errors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the mean over init times of log(errors / others), (horizon,), where neither is 0; 0 without any."""
+    both = (errors > 0) & (others > 0)
+    logarithms = np.where(both, np.log(np.where(both, errors, 1.0)) - np.log(np.where(both, others, 1.0)), 0.0)
+    mean: np.ndarray = logarithms.sum(axis=0) / np.maximum(both.sum(axis=0), 1)
+    return mean
 
 
 def thinned(init_times: np.ndarray, at_most: int | None) -> np.ndarray:

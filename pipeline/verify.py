@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import FORECASTS, OBSERVATIONS, PREPARED, SCORES
 from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
 from fieldcast.pipeline.datasets.schema import (
+    DECISIONS,
     INIT_TIME,
     LEAD_TIME,
     ONLINE,
@@ -32,6 +34,7 @@ from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import spectral
 from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, write_sums
+from fieldcast.pipeline.verification.probabilistic import votes_at
 from fieldcast.pipeline.verification.spatial import MINIMUM_VALID
 from fieldcast.pipeline.verification.strata import REGION, region_cuts
 
@@ -59,7 +62,8 @@ def verify(
     """Return the sums of one model per init time and lead, laid out as `pipeline.verification.aggregation` describes.
 
     A cell counts where both the observation at the valid time and the forecast, all its members, are finite; for
-    scores of one value the forecast is the mean over members. `climatology` holds fields `(hour, y, x)`, 24 or one, and
+    scores of one value the forecast is the mean over members, and an event is forecast where as many of them reach it
+    as the model's decisions say, else where the mean does. `climatology` holds fields `(hour, y, x)`, 24 or one, and
     `data_range` the highest less the lowest value of the training period by field; without them anomaly correlation, or
     PSNR and SSIM, are left out, and without units of length spectra are. Blocks of init times and leads bound the
     memory; `scheduler` says where they run, as in `pipeline.datasets.parallel.run_blocks`.
@@ -118,7 +122,7 @@ def block_sums(
         np.isfinite(actual) & complete,
         field_options.thresholds,
         field_options.windows,
-        field_options.extras,
+        field_options.extras.of_leads(first, last),
         hours,
     )
 
@@ -139,9 +143,18 @@ def _field_options(
         spacing=spacing,
         regions=region_cuts(forecasts, options.regions),
         quantiles=forecasts.attrs.get("members") == "quantiles",
+        votes=_votes(forecasts[field], levels),
     )
     windows = [window_cells(scale, spacing) for scale in options.neighbourhoods_km] if levels and spacing else []
     return FieldOptions(levels, windows, extras)
+
+
+def _votes(forecast: xr.DataArray, thresholds: Sequence[float]) -> np.ndarray | None:
+    """Return how many members decide on an event, (lead, threshold); None where the mean over members decides."""
+    if DECISIONS not in forecast.attrs or MEMBER not in forecast.dims or not thresholds:
+        return None
+    table = json.loads(forecast.attrs[DECISIONS])
+    return votes_at(np.array(table["levels"]), np.array(table["votes"]), np.array(thresholds))
 
 
 def _spacing(forecasts: xr.Dataset, needed: bool) -> tuple[float, float] | None:

@@ -20,6 +20,7 @@ GRID_MAPPING = "spatial_ref"
 CONVENTIONS = "CF-1.11"
 TIME_UNITS = "seconds since 1970-01-01"
 RAIN_RATE_UNITS = "mm h-1"
+DECISIONS = "decisions"  # attribute of a variable with members: from how many on an event is forecast, as JSON
 ONLINE = "online_learning_rate"  # attribute of forecasts, and of their sums, by a network that learnt on meanwhile
 
 

@@ -16,6 +16,7 @@ from fieldcast.models.layers.reference import Case
 from fieldcast.pipeline.datasets.times import from_minutes, to_seconds
 from fieldcast.pipeline.errors import BusyError, InputError
 from fieldcast.pipeline.forecasting import calibration as calibrations
+from fieldcast.pipeline.forecasting import decisions
 from fieldcast.pipeline.forecasting.checkpoint import BASE, WEIGHTS, CheckpointConfig, read_checkpoint
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Forecaster:
     ) -> None:
         self.config, self.arrays, self.network = config, arrays, network
         self.calibration = calibrations.Calibration.from_arrays(arrays)
+        self.decisions = decisions.Decisions.from_arrays(arrays)
 
     def __call__(self, history: np.ndarray, init_times: np.ndarray) -> np.ndarray:
         """Return the mean over the members of `members`, (b, horizon, c_target, y, x)."""
@@ -59,9 +61,10 @@ class Forecaster:
             forecast = models.reference(self.config.kind).members(history, self._case(init_times))
         if self.calibration is not None:
             forecast = self.calibration(forecast)
-        return np.where(seen, self._inside_range(forecast), np.float32(np.nan))
+        return np.where(seen, self.inside_range(forecast), np.float32(np.nan))
 
-    def _inside_range(self, forecast: np.ndarray) -> np.ndarray:
+    def inside_range(self, forecast: np.ndarray) -> np.ndarray:
+        """Return forecasts (..., c_target, y, x) clipped to the variables' valid range."""
         targets = self.config.channels[: self.config.targets]
         low = [-np.inf if channel.valid_min is None else channel.valid_min for channel in targets]
         high = [np.inf if channel.valid_max is None else channel.valid_max for channel in targets]
@@ -135,12 +138,13 @@ def forecaster_of(
     if config.kind in models.REFERENCES:
         return Forecaster(config, arrays)
     calibration = {name: array for name, array in arrays.items() if name.startswith(calibrations.PREFIX)}
+    decided = {name: array for name, array in arrays.items() if name.startswith(decisions.PREFIX)}
     base = {name: array for name, array in arrays.items() if name.startswith(BASE)}
-    weights = {name: array for name, array in arrays.items() if name not in calibration and name not in base}
+    weights = {name: array for name, array in arrays.items() if name not in calibration | base | decided}
     of_base = {name.removeprefix(BASE): array for name, array in base.items()}
     network = build_network(config, weights["normaliser.baseline"], weights["normaliser.scale"], of_base)
     _fill(network, weights, source)
-    return Forecaster(config, {**calibration, **base}, network.eval().to(device))
+    return Forecaster(config, {**calibration, **base, **decided}, network.eval().to(device))
 
 
 @lru_cache(maxsize=1)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +61,11 @@ class Extras:
     spacing: tuple[float, float] | None = None  # along y and x in km: spectra
     regions: Sequence[tuple[slice, slice]] = ()  # rows and columns of boxes
     quantiles: bool = False  # members are quantiles: each of them is too smooth to have a spectrum
+    votes: np.ndarray | None = None  # (lead, threshold): so many members make an event; None: their mean decides
+
+    def of_leads(self, first: int, last: int) -> Extras:
+        """Return those of the leads from `first` to before `last`."""
+        return self if self.votes is None else replace(self, votes=self.votes[first:last])
 
 
 def frame_sums(
@@ -82,9 +87,18 @@ def frame_sums(
     lead_shape = valid.shape[:2]
     forecasts, observations, masks = (array.reshape(-1, *array.shape[2:]) for array in (forecast, observed, valid))
     hour = np.zeros(len(masks), int) if hours is None else hours.ravel()
+    votes = None if extras is None or extras.votes is None else np.tile(extras.votes, (lead_shape[0], 1))
     chunk = max(1, CELLS_AT_ONCE // forecasts[0].size)
     parts = [
-        _chunk_sums(forecasts[cut], observations[cut], masks[cut], thresholds, windows, extras, hour[cut])
+        _chunk_sums(
+            forecasts[cut],
+            observations[cut],
+            masks[cut],
+            thresholds,
+            windows,
+            extras if extras is None or votes is None else replace(extras, votes=votes[cut]),
+            hour[cut],
+        )
         for cut in (slice(start, start + chunk) for start in range(0, len(masks), chunk))
     ]
     return {
@@ -236,10 +250,15 @@ def _chunk_sums(
     hours: np.ndarray,
 ) -> dict[str, np.ndarray]:
     rows = extras.rows if extras else None
-    sums = _value_sums(forecast, observed, valid, thresholds, rows)
     value, members = _split(forecast)
+    decisive = _decisive(value, members, thresholds, extras)
+    sums = _value_sums(forecast, observed, valid, thresholds, rows, decisive)
     if thresholds and windows:
-        sums |= spatial.fraction_sums(value, observed, valid, thresholds, windows, rows=rows)
+        sums |= _by_threshold(
+            lambda field, threshold: spatial.fraction_sums(field, observed, valid, threshold, windows, rows=rows),
+            decisive,
+            thresholds,
+        )
     if extras:
         sums |= continuous.moment_sums(value, observed, valid, rows)
         sums |= _field_sums(value, observed, valid, extras, hours, None if extras.quantiles else members)
@@ -259,17 +278,51 @@ def _value_sums(
     valid: np.ndarray,
     thresholds: Sequence[float],
     rows: np.ndarray | None,
+    decisive: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return the sums that take each cell by itself: of errors, events and members."""
+    """Return the sums that take each cell by itself: of errors, events and members; `decisive` fields make events."""
     value, members = _split(forecast)
     sums = continuous.error_sums(value, observed, valid, rows) | continuous.weight_sums(valid, rows)
     if thresholds:
-        sums |= categorical.contingency_sums(value, observed, valid, thresholds, rows)
+        sums |= _by_threshold(
+            lambda field, threshold: categorical.contingency_sums(field, observed, valid, threshold, rows),
+            decisive,
+            thresholds,
+        )
     if members is not None:
         return sums | probabilistic.member_sums(members, observed, valid, thresholds, rows)
     if thresholds:  # of one forecast, which is an event or none
         sums["brier"] = sums["misses"] + sums["false_alarms"]
     return sums | {"crps": sums["absolute_error"]}
+
+
+def _decisive(
+    value: np.ndarray, members: np.ndarray | None, thresholds: Sequence[float], extras: Extras | None
+) -> np.ndarray:
+    """Return fields (1 or threshold, frame, y, x) that are at a threshold where enough members are.
+
+    With v votes that is the v-th largest member; without votes the forecast of one value.
+    """
+    if members is None or extras is None or extras.votes is None:
+        return value[None]
+    ranked = np.sort(members, axis=1)  # (frame, member, y, x), ascending; NaN last, in cells that are not valid
+    frames = np.arange(len(members))
+    return np.stack([ranked[frames, members.shape[1] - extras.votes[:, k]] for k in range(len(thresholds))])
+
+
+def _by_threshold(
+    count: Callable[[np.ndarray, Sequence[float]], dict[str, np.ndarray]],
+    decisive: np.ndarray,
+    thresholds: Sequence[float],
+) -> dict[str, np.ndarray]:
+    """Return the sums that `count` gives for all thresholds, each from its own decisive field where there are several.
+
+    Their second dimension is the threshold's.
+    """
+    if len(decisive) == 1:
+        return count(decisive[0], thresholds)
+    parts = [count(field, [threshold]) for field, threshold in zip(decisive, thresholds, strict=True)]
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
 def _field_sums(
@@ -300,7 +353,8 @@ def _region_sums(
     for y, x in extras.regions:
         rows = None if extras.rows is None else extras.rows[y]
         f, o, v = (array[..., y, x] for array in (forecast, observed, valid))
-        sums = _value_sums(f, o, v, thresholds, rows) | continuous.moment_sums(_split(f)[0], o, v, rows)
+        decisive = _decisive(*_split(f), thresholds, extras)
+        sums = _value_sums(f, o, v, thresholds, rows, decisive) | continuous.moment_sums(_split(f)[0], o, v, rows)
         parts.append({name: sums[name] for name in strata.REGION_SUMS if name in sums})
     return {
         f"{strata.REGION}_{name}": np.stack([part[name] for part in parts], axis=1)

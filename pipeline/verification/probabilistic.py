@@ -193,3 +193,10 @@ def _ranks(ordered: np.ndarray, cells: Cells) -> np.ndarray:
     share = 1.0 / (equal + 1)  # on each of the ranks from `below` to `below + equal`
     edges = cells.totals(share, below, ranks + 1) - cells.totals(share, below + equal + 1, ranks + 1)
     return np.asarray(edges.cumsum(axis=1)[:, :ranks])
+
+
+def votes_at(levels: np.ndarray, votes: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return the votes (lead, threshold), at least 1, of one field's `votes` (lead, level), linear between levels."""
+    found = np.array([np.interp(thresholds, levels, of_lead) for of_lead in votes])
+    whole: np.ndarray = np.maximum(np.rint(found), 1).astype(np.intp)
+    return whole

@@ -29,8 +29,9 @@ from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
+from fieldcast.pipeline.forecasting.checkpoint import Fitted
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
-from fieldcast.pipeline.train import code_digest, describe, fit_kind, prepare_resume, train
+from fieldcast.pipeline.train import code_digest, describe, fit_kind, mean_log_ratio, prepare_resume, train, with_share
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
 from tests.conftest import ROOT, rewrite
@@ -412,3 +413,28 @@ def check_forecasts_with_members(params: config.Params, name: str, forecaster: F
     history = np.stack([observed.sel(time=time + steps).values for time in init_times[1:2]])[:, :, None]
     issued = forecaster(history, init_times[1:2])
     np.testing.assert_array_equal(issued[0, :, 0], fields[1].mean(axis=1))
+
+
+def test_each_init_time_counts_alike_against_the_base() -> None:
+    errors, others = np.array([[100.0, 1], [1, 1], [1, 0], [1, 4]]), np.array([[50.0, 1], [2, 2], [2, 0], [2, 0]])
+    expected = [(np.log(2) - 3 * np.log(2)) / 4, -np.log(2) / 2]  # the sums of the first lead are 103 against 56
+    np.testing.assert_allclose(mean_log_ratio(errors, others), expected)
+    assert mean_log_ratio(np.zeros((3, 2)), np.zeros((3, 2))).tolist() == [0, 0]
+
+
+def test_a_network_that_errs_more_keeps_its_base(project: Path) -> None:
+    options = {"kind": "unet", "channels": 4, "levels": 1, "frame": "moving", "base": "advection"}
+    params = rewrite(project, {"models": {"unet": options}})
+    description = describe(params, "unet", "0" * 32 + ".dir")
+    network = build_network(description, np.full((1, 1, 1, 1), 0.2), np.array([0.5]))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        network.model.readout.bias += 3.0  # it rains everywhere
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    worse = with_share(params, description, Fitted(arrays, {}))
+    assert worse.arrays["share"].tolist() == [0.0] * params.sample.horizon
+    assert worse.facts["leads that keep the base"].endswith(" minutes")
+    name = "model.readout.bias"  # as untrained: no better and no worse
+    same = with_share(params, description, Fitted({**arrays, name: np.zeros_like(arrays[name])}, {}))
+    assert same.arrays["share"].tolist() == [1.0] * params.sample.horizon
+    assert same.facts["leads that keep the base"] == "none"
