@@ -34,16 +34,22 @@ SMALL: dict[str, Any] = {
         }
     },
     "sample": {"history": 3, "horizon": 4},
-    "train": {"epochs": 2, "batch_size": 8, "precision": "32-true"},
+    "train": {"epochs": 2, "batch_size": 8, "precision": "32-true", "loss": "mse", "augment": "none"},
     "forecast": {"batch_size": 2},
     "verify": {"thresholds": {"rain_rate": [0.5, 2]}, "neighbourhoods_km": [2, 10]},
     "promotion": {"leads_minutes": [10, 20]},
     "track": {"experiment": "small"},
-    "models": {
-        "convlstm": {"hidden": [8], "patch": 4},
-        "video_transformer": {"dim": 16, "heads": 2, "layers": 1, "patch": 8},
-        "convlstm_quantiles": {"hidden": [8], "patch": 4},
-    },
+    "live": {"model": "data/checkpoints/convlstm"},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "persistence": {"kind": "persistence"},
+    "climatology": {"kind": "climatology"},
+    "damped_persistence": {"kind": "damped_persistence"},
+    "advection": {"kind": "advection"},
+    "steps": {"kind": "steps"},
+    "convlstm": {"kind": "recurrent", "hidden": [8], "patch": 4},
+    "video_transformer": {"kind": "video_transformer", "smooth": True, "dim": 16, "heads": 2, "layers": 1, "patch": 8},
+    "convlstm_quantiles": {"kind": "recurrent", "hidden": [8], "patch": 4, "output": "quantiles"},
 }
 
 
@@ -98,7 +104,7 @@ def patient() -> None:
 @pytest.fixture(scope="session")
 def small() -> dict[str, Any]:
     """Return the content of a small params.yaml."""
-    content = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
+    content = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL) | {"models": copy.deepcopy(MODELS)}
     del content["source"]["start"]
     content["source"]["start"] = "2024-06-01T00:00"
     return content

@@ -30,6 +30,10 @@ COLOURS = {
     "advection": "#000000",
     "steps": "#009e73",
     "convlstm": "#0072b2",
-    "convlstm_quantiles": "#cc79a7",
+    "convlstm_quantiles": "#aa4499",
     "video_transformer": "#d55e00",
+    "lagrangian_regression": "#8c564b",
+    "lagrangian_quantiles": "#c49c94",
+    "unet": "#cc79a7",
+    "unet_quantiles": "#882255",
 }

@@ -81,11 +81,12 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "models": {
             "convlstm": {"hidden": [8]},
             "video_transformer": {"dim": 16, "heads": 2},
-            "convlstm_quantiles": {"hidden": [8]},
+            "unet": {"channels": 4},
+            "unet_quantiles": {"channels": 4},
         },
     }
     scores = run("knmi-radar", changes, archive, tmp_path / "knmi", monkeypatch, tracker)
-    assert len(scores) == 9
+    assert len(scores) == 12
     for model, curves in scores.items():
         for threshold in ("0.5", "1", "2", "5"):
             assert len(curves[f"csi_{threshold}_mm_h"]) == 6, model
