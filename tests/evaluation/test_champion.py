@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from fieldcast.pipeline import config
 from fieldcast.pipeline.cli.main import app
 from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, SCORES
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import InputError
@@ -166,6 +167,7 @@ def test_any_runs_are_compared(office: Office, tmp_path: Path) -> None:
 def test_runs_of_other_data_are_refused(office: Office) -> None:
     office.score({"persistence": 1.0, "climatology": 0.8})
     (Path("data/prepared") / "learned.json").write_text(json.dumps({"sha256": "0" * 64}))
+    manifest.write(Path("data/prepared"))
     train(office.params, "persistence")
     office.score({"persistence": 1.0})
     other = CliRunner().invoke(app, ["compare", "climatology", "persistence"])

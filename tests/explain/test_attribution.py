@@ -60,7 +60,7 @@ def test_every_learned_model_can_be_explained(project: Path, kind: str, output: 
     assert explained.shares.sum() == pytest.approx(1)
     assert (explained.shares.sum(axis=(1, 2)) > 0).all()
     np.testing.assert_array_equal(explain(folder, Question(AT, 20, (12, 11))).shares, explained.shares)
-    assert (explained.seams is None) == (kind == "simvp")
+    assert (explained.seams is None) == (kind in ("simvp", "unet"))
 
 
 def test_rollout_of_a_transformer(project: Path) -> None:

@@ -78,9 +78,14 @@ def forecaster_of(model: str, folder: Path) -> Forecaster:
         assert forecaster.network is not None
         forecaster.network.guide = replace(forecaster.network.guide, arrays={"weights": weights})
         return forecaster
-    maps = np.random.default_rng(2).gamma(1.0, 1.0, size=(24, 1, *SHAPE)).astype(np.float32)
-    damping = np.array([[0.9], [0.7], [0.5], [0.3]], np.float32)
-    return Forecaster(description(model), {"climatology": maps, "damping": damping, "weights": weights})
+    draws = np.random.default_rng(2)
+    maps = draws.gamma(1.0, 1.0, size=(24, 1, *SHAPE)).astype(np.float32)
+    arrays = {"climatology": maps, "damping": np.array([[0.9], [0.7], [0.5], [0.3]], np.float32), "weights": weights}
+    if model == "linear":  # two components at three lags, hour of the day and a constant
+        arrays["eofs"] = draws.normal(size=(2, 1, *SHAPE)).astype(np.float32)
+        arrays["weights"] = np.ones((1, SHAPE[0]), np.float32)
+        arrays["coefficients"] = draws.normal(size=(4, 9, 2)).astype(np.float32)
+    return Forecaster(description(model), arrays)
 
 
 def five_histories() -> np.ndarray:

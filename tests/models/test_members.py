@@ -115,4 +115,4 @@ def test_an_ensemble_learns_a_spread_that_is_there(kind, small):
 def test_only_models_with_members_have_more_weights(small):
     assert "noisy.up.weight" in small("convlstm", output="ensemble").state_dict()
     assert not [name for name in small("convlstm", output="quantiles").state_dict() if name.startswith("noisy")]
-    assert set(models.LEARNED) == {"recurrent", "video_transformer", "simvp"}
+    assert set(models.LEARNED) == {"recurrent", "video_transformer", "simvp", "unet"}

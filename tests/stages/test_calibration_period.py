@@ -16,13 +16,17 @@ def test_members_are_calibrated_on_the_validation_period(project: Path, monkeypa
     seen: list[np.ndarray] = []
 
     class Nothing:
+        inside_range = None
+
         def arrays(self) -> dict[str, np.ndarray]:
             return {}
 
-    def forecasts(params: Any, forecaster: Any, init_times: np.ndarray, *_: Any) -> None:
+    def forecasts(params: Any, forecaster: Any, init_times: np.ndarray, *_: Any) -> list[Any]:
         seen.append(init_times)
+        return []
 
-    monkeypatch.setattr(train, "forecaster_of", lambda *_: None)
+    monkeypatch.setattr(train, "forecaster_of", lambda *_: Nothing())
+    monkeypatch.setattr(train, "decide", lambda *_: Nothing())
     monkeypatch.setattr(train, "_validation_forecasts", forecasts)
     monkeypatch.setattr(train.calibration, "fit", lambda *_: Nothing())
     params = rewrite(project, {})
