@@ -139,8 +139,11 @@ class ReplayRun:
         return result
 
     def rerun(self) -> list[str]:
-        """Run all cycles again by name; return the names of changed entries."""
+        """Run all cycles again, by the schedule and by name; return the names of changed entries."""
         before = snapshot(self.folder)
+        for at in self.schedule[::WAKEUPS]:
+            self._note(f"rerun at {iso(at)}", wake(self.params, self.folder, at), (ExitCode.TRY_AGAIN,))
+        lines = changed(before, snapshot(self.folder))
         later = self.ending[-1]
         issued = {it.init_time: it for it in self.expected if it.quality}
         for outcome in cycle.run(LiveContext(self.params, self.folder, FixedClock(later)), sorted(issued)):
@@ -150,7 +153,7 @@ class ReplayRun:
                 self.fault_log.surprises.append(
                     f"rerun of {iso(outcome.init_time)}: {outcome.result}, expected {right}"
                 )
-        return changed(before, snapshot(self.folder))
+        return lines + changed(before, snapshot(self.folder))
 
     def compare_undisturbed(self) -> list[str]:
         """Run the schedule once more, with the same feed and no other fault; return the files that differ."""
