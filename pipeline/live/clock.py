@@ -31,8 +31,8 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return seconds that never go back, those of a suspended machine too."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+        """Return seconds that never go back."""
+        return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.datasets.atomic import make_folder
+from fieldcast.pipeline.errors import BusyError
 from fieldcast.pipeline.live.archive import recovery
 from fieldcast.pipeline.live.archive.durable import locked
 from fieldcast.pipeline.live.archive.exports import check_kinds
@@ -23,12 +24,10 @@ from fieldcast.pipeline.live.clock import ALLOWED_BACK, Clock, SystemClock, iso,
 from fieldcast.pipeline.live.deployed_model import DeployedModel, resolve_model
 from fieldcast.pipeline.live.feed.store import LiveObservations
 from fieldcast.pipeline.live.schedule import CycleSchedule, Span, merge_spans
-from fieldcast.pipeline.live.timekeeping import LOOK, Look, last_look, require_steady, take_back
 
 log = logging.getLogger(__name__)
 LIVE = Path("data/live")
 PLANNED = "planned_until"  # the fact that holds the last init time of the schedule
-PLANNED_AT_ONCE = 2016  # rows at one look: a week at five minutes
 
 
 @dataclass
@@ -79,29 +78,19 @@ class LiveContext:
         """Enter every init time that has come up since the last plan; return all that are due, oldest first.
 
         The first plan has the newest init time alone. After a time out of service those older than
-        `live.backfill_hours` are skipped, and of very many only the newest have a row. What a clock that was ahead has
-        decided is due again. Raise `BusyError` where the clock has jumped since the last look.
+        `live.backfill_hours` are skipped. Raise `BusyError` while the clock shows an earlier time than the ledger.
         """
-        look = Look(now, self.clock.monotonic())
-        require_steady(ledger, look, self._catch_up, note=True)
+        new = self._new_init_times(ledger, now)
         with ledger.writing(fenced=True):
-            if self._is_ahead(ledger, now):
-                take_back(ledger, now)
-            new = self._new_init_times(ledger, now)
-            if old := new[:-PLANNED_AT_ONCE]:
-                span = f"{len(old)} init times from {iso(old[0])} to {iso(old[-1])}"
-                ledger.note("out_of_service", now, f"{span} have passed, and get no rows")
-            for init_time in new[-PLANNED_AT_ONCE:]:
+            for init_time in new:
                 if ledger.cycle(init_time) is None:
                     self._enter(ledger, self.new_cycle(init_time), now)
-            if new or self._is_ahead(ledger, now):
-                ledger.set_fact(PLANNED, iso(self.schedule.floor(now)))
-            ledger.set_fact(LOOK, look.text())
+            if new:
+                ledger.set_fact(PLANNED, iso(new[-1]))
         return _open(ledger, now)
 
     def due(self, ledger: Ledger, now: datetime) -> list[datetime]:
         """Return the init times that `plan` would return, entering none."""
-        require_steady(ledger, Look(now, self.clock.monotonic()), self._catch_up, note=False)
         new = [it for it in self._new_init_times(ledger, now) if not self._too_old(it, now)]
         return sorted({*_open(ledger, now), *(it for it in new if ledger.cycle(it) is None)})
 
@@ -123,23 +112,14 @@ class LiveContext:
         observed = [(it, min(self.schedule.valid_times(it)[-1], now)) for it in unverified]
         return merge_spans(histories + observed)
 
-    @property
-    def _catch_up(self) -> timedelta:
-        """Return how far the schedule may move at one look without a word: as far as nothing is skipped for it."""
-        return max(timedelta(hours=self.params.live.backfill_hours), self.schedule.every)
-
-    def _is_ahead(self, ledger: Ledger, now: datetime) -> bool:
-        """Return whether the schedule is later than the clock."""
-        planned = ledger.fact(PLANNED)
-        return planned is not None and parse(planned) > now + ALLOWED_BACK
-
     def _new_init_times(self, ledger: Ledger, now: datetime) -> list[datetime]:
-        """Return the init times since the last plan; since the newest with a row where that plan was ahead of time."""
+        """Return the init times since the last plan; raise `BusyError` where the clock is behind the ledger."""
+        last_event = ledger.last_event_at()
+        if last_event is not None and now < last_event - ALLOWED_BACK:
+            raise BusyError(
+                f"the clock shows {iso(now)}, earlier than the last entry of {ledger.path}, {iso(last_event)}"
+            )
         last = ledger.fact(PLANNED)
-        if last and self._is_ahead(ledger, now):
-            look = last_look(ledger)  # at which the clock was found to be back
-            since = ledger.newest_init_time(now) or (look.at if look else now) - self.schedule.every
-            return self.schedule.after(since, now)
         return self.schedule.after(parse(last), now) if last else [self.schedule.floor(now)]
 
     def _too_old(self, init_time: datetime, now: datetime) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 from fieldcast.pipeline.config import Drift
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.errors import DamagedError, UserError
+from fieldcast.pipeline.errors import DamagedError
 from fieldcast.pipeline.live.archive import publish, recovery
-from fieldcast.pipeline.live.archive.exports import missing_copies, write_copies
+from fieldcast.pipeline.live.archive.exports import write_copies
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State, Verification
 from fieldcast.pipeline.live.archive.publish import COPIES, LEDGER, path_of
 from fieldcast.pipeline.live.archive.records import scores_record
@@ -21,13 +20,11 @@ from fieldcast.pipeline.live.clock import Clock, iso, parse
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring import drift
 from fieldcast.pipeline.live.monitoring.verification import sums_of
-from fieldcast.pipeline.live.outcomes import Outcome
 
 log = logging.getLogger(__name__)
 ALARMS = "alarms"  # the fact that holds the current alarms
 FORGOTTEN = "forgotten_at"  # the fact that holds when old rows were last removed
 FORGET_EVERY = timedelta(days=1)
-COPY_FAILED = "copy_failed"  # the fact that holds why the last copy failed
 
 
 def verify_issued(context: LiveContext, ledger: Ledger, now: datetime) -> int:
@@ -81,37 +78,14 @@ def record_drift(context: LiveContext, ledger: Ledger, now: datetime) -> None:
             ledger.set_fact(ALARMS, text)
 
 
-def copy_issued(context: LiveContext, ledger: Ledger, outcomes: Sequence[Outcome], now: datetime) -> None:
-    """Write the forecasts of this run, and the others since `live.backfill_hours`, in the formats of `live.copies`.
-
-    Those that have their copies are left alone. A copy that fails costs no other one; it is noted, and tried again.
-    """
-    kinds, folder = context.params.live.copies, context.folder / COPIES
-    if not kinds:
+def copy_newest(context: LiveContext, ledger: Ledger) -> None:
+    """Write the newest forecast in the formats of `live.copies`."""
+    if not context.params.live.copies:
         return
-    since = now - timedelta(hours=context.params.live.backfill_hours)
-    rows = ledger.cycles(since, states=VISIBLE) or ledger.cycles(states=VISIBLE, newest=1)
-    for outcome in outcomes:  # those of a past period too
-        rows += ledger.cycles(outcome.init_time, outcome.init_time, VISIBLE) if outcome.path else []
-    for cycle in rows:
+    for cycle in ledger.cycles(states=VISIBLE, newest=1):
         path = path_of(context.folder, cycle.init_time, cycle.revision)
-        stamp = path.name.removesuffix(".zarr")
-        if missing := missing_copies(folder, stamp, kinds):
-            try:
-                publish.check(path, cycle.manifest_sha256)
-                with store.open_forecasts(path) as forecast:
-                    write_copies(forecast, folder, stamp, missing)
-            except (UserError, OSError) as error:
-                _note_failed_copy(ledger, cycle, error, now)
-
-
-def _note_failed_copy(ledger: Ledger, cycle: Cycle, error: Exception, now: datetime) -> None:
-    """Note why a forecast has no copy, once as long as the reason is the same."""
-    log.error("copy of %s: %s", iso(cycle.init_time), error)
-    if ledger.fact(COPY_FAILED) != str(error):
-        with ledger.writing(fenced=True):
-            ledger.note("copy_failed", now, str(error), cycle.init_time)
-            ledger.set_fact(COPY_FAILED, str(error))
+        with store.open_forecasts(path) as forecast:
+            write_copies(forecast, context.folder / COPIES, path.name.removesuffix(".zarr"), context.params.live.copies)
 
 
 def apply_retention(context: LiveContext, ledger: Ledger, now: datetime) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
 
 from fieldcast.pipeline.config import Params
-from fieldcast.pipeline.errors import BusyError, UserError
+from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live import cycle, post_cycle
+from fieldcast.pipeline.live.archive.ledger import Ledger
+from fieldcast.pipeline.live.archive.publish import LEDGER
 from fieldcast.pipeline.live.clock import Clock, SystemClock, iso
 from fieldcast.pipeline.live.context import LIVE, LiveContext
 from fieldcast.pipeline.live.monitoring.metrics import write_metrics
@@ -28,7 +30,6 @@ from fieldcast.pipeline.live.schedule import cron_trigger
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 8.0  # that a running cycle gets to end after a signal; ten in all
 WAIT_SECONDS = 10.0  # between two looks for frames
-RETRY_SECONDS = 60.0  # to the next try where another process, or a clock, was in the way
 MISFIRE_SECONDS = 30  # with misfire: skip, a wakeup later than this is dropped
 Work = Callable[[LiveContext], list[Outcome]]
 
@@ -69,19 +70,17 @@ class Server:
         self.trigger = cron_trigger(params.live.schedule)
         self.stopping = threading.Event()
         self._busy = threading.Lock()
-        self.scheduler = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
+        self._last: tuple[datetime, float] | None = None  # wall clock and seconds at the last wakeup
 
     def tick(self) -> list[Outcome]:
         """Run what is due and return the outcomes; an error is logged, and the next wakeup tries again."""
         with self._busy:
+            if self._jumped():
+                return []
             try:
                 return run_pending(self.params, self.folder, self.clock)
-            except BusyError as error:  # the clock has jumped, or another process is at work
-                log.warning("%s", error)
-                self._try_again()
-                return []
             except Exception as error:
-                log.error("%s", error, exc_info=not isinstance(error, UserError | OSError))
+                log.error("%s", error, exc_info=not isinstance(error, InputError | OSError))
                 return []
 
     def run(self) -> int:
@@ -95,7 +94,7 @@ class Server:
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         rules = self.params.live.schedule
         grace = None if rules.misfire == "run" else MISFIRE_SECONDS
-        scheduler = self.scheduler
+        scheduler = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
         scheduler.add_job(self.tick, self.trigger, misfire_grace_time=grace)
         scheduler.add_job(self.tick)  # at once: cycles that came due while no process served
         scheduler.start()
@@ -118,8 +117,16 @@ class Server:
         moment: datetime = self.trigger.get_next_fire_time(None, self.clock.now())
         return iso(moment)
 
-    def _try_again(self) -> None:
-        """Wake once more soon: what is due now cannot wait for the next wakeup of a rare schedule."""
-        if self.scheduler.running:
-            moment = datetime.now(UTC) + timedelta(seconds=RETRY_SECONDS)
-            self.scheduler.add_job(self.tick, "date", run_date=moment, id="again", replace_existing=True)
+    def _jumped(self) -> bool:
+        """Return whether the wall clock moved otherwise than time since the last wakeup; the next one believes it."""
+        now, seconds = self.clock.now(), self.clock.monotonic()
+        last, self._last = self._last, (now, seconds)
+        if last is None:
+            return False
+        off = (now - last[0]) - timedelta(seconds=seconds - last[1])
+        if abs(off) < timedelta(minutes=1):
+            return False
+        log.warning("clock_jump: the clock moved by %s more than time did; this wakeup is left out", off)
+        with Ledger(self.folder / LEDGER) as ledger, ledger.writing():
+            ledger.note("clock_jump", now, str(off))
+        return True

@@ -15,15 +15,9 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.schema import check_forecasts, field_names
-from fieldcast.pipeline.errors import DamagedError, InputError
-from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive import exports
+from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.archive.exports import check_kinds, remove_copies, write_copies
-from fieldcast.pipeline.live.archive.ledger import Ledger
-from fieldcast.pipeline.live.archive.publish import LEDGER
-from fieldcast.pipeline.live.outcomes import Result
 from fieldcast.pipeline.sources.template import grid_template
-from tests.live.contexts import live_context
 
 STAMP = "20201031T060000Z"
 INIT_TIMES = np.array(["2020-10-31T06:00"], "datetime64[ns]")
@@ -310,44 +304,3 @@ def test_geotiff_without_rioxarray_says_what_to_install(monkeypatch: pytest.Monk
     check_kinds(["netcdf"])
     with pytest.raises(InputError, match=r"rioxarray is not installed: pip install 'fieldcast\[geo\]'"):
         check_kinds(["netcdf", "geotiff"])
-
-
-@pytest.mark.usefixtures("unsynced")
-def test_every_forecast_of_a_catch_up_gets_its_copy_and_nothing_is_rewritten(tmp_path: Path) -> None:
-    context = live_context(tmp_path, changes={"copies": ["netcdf"]})
-    cycle.run(context)
-    context.clock.sleep(900)
-    cycle.run(context)
-    copies = sorted((context.folder / "copies").iterdir())
-    assert [path.name for path in copies] == [f"20240601T06{minute:02d}00Z.nc" for minute in (0, 5, 10, 15)]
-    before = [path.stat().st_mtime_ns for path in copies]
-    context.clock.sleep(60)
-    cycle.run(context)
-    assert [path.stat().st_mtime_ns for path in copies] == before
-    copies[1].unlink()
-    cycle.run(context)
-    assert copies[1].exists()
-
-
-@pytest.mark.usefixtures("unsynced")
-def test_a_copy_that_fails_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    context = live_context(tmp_path, changes={"copies": ["netcdf"]})
-    monkeypatch.setattr(exports, "replace_durable", full)
-    for _ in range(2):
-        assert [one.result for one in cycle.run(context)] in ([Result.DONE], [])
-    with Ledger(context.folder / LEDGER, read_only=True) as ledger:
-        assert [event["event"] for event in ledger.events()].count("copy_failed") == 1
-        assert ledger.fact("copy_failed")
-    monkeypatch.undo()
-    cycle.run(context)
-    assert len(list((context.folder / "copies").iterdir())) == 1
-
-
-def test_a_copy_is_read_back(kilometres: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "replace_durable", lambda path, content: path.write_bytes(content[:-1] + b"?"))
-    with pytest.raises(DamagedError, match="does not give back what was written"):
-        write_copies(kilometres, tmp_path, STAMP, ["netcdf"])
-    assert list(tmp_path.glob("*.nc")) == []

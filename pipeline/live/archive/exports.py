@@ -38,7 +38,7 @@ from fieldcast.pipeline.datasets.schema import (
     field_names,
     lead_minutes,
 )
-from fieldcast.pipeline.errors import DamagedError, InputError
+from fieldcast.pipeline.errors import InputError
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
 UNEVEN = 1e-2  # of a cell: largest distance of coordinates from even spacing; float32 ones are rounded
@@ -71,12 +71,6 @@ def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence
     return [writers[kind](ready, folder, stamp) for kind in kinds]
 
 
-def missing_copies(folder: Path, stamp: str, kinds: Sequence[str]) -> list[str]:
-    """Return those of `kinds` that `write_copies` has not written for `stamp`."""
-    places = {"netcdf": folder / f"{stamp}.nc", "geotiff": folder / stamp}
-    return [kind for kind in kinds if not places[kind].exists()]
-
-
 def remove_copies(folder: Path, stamp: str) -> None:
     """Remove what `write_copies` wrote for `stamp`, finished or not."""
     images = folder / stamp
@@ -101,15 +95,7 @@ def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
     }
     content = _cf(forecast).to_netcdf(engine="h5netcdf", format="NETCDF4", encoding=encoding)
     replace_durable(target, bytes(content))
-    _read_back(target, bytes(content))
     return target
-
-
-def _read_back(path: Path, content: bytes) -> None:
-    """Raise `DamagedError`, and remove the file, unless the disk gives back what was written."""
-    if path.read_bytes() != content:
-        path.unlink()
-        raise DamagedError(f"{path}: the disk does not give back what was written: check the disk")
 
 
 def _cf(forecast: xr.Dataset) -> xr.Dataset:
@@ -144,7 +130,6 @@ def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
                 tags = {**_plain(ready.attrs), **_plain(moment[name].attrs), **times, "lead_minutes": lead}
                 content = _geotiff(moment[name], crs, tags)
                 write_durable(partial / f"{name}_{lead:03d}min.tif", content)
-                _read_back(partial / f"{name}_{lead:03d}min.tif", content)
     return target
 
 

@@ -174,21 +174,6 @@ class Ledger(Database):
         rows = self.rows(f"SELECT * FROM cycles WHERE {' AND '.join(conditions)} {order}", values)
         return [self._cycle(row) for row in reversed(rows)]
 
-    def decided_after(self, moment: datetime) -> list[Cycle]:
-        """Return the rows of later init times, and those that ended or were retired later, by init time."""
-        later = "init_time > ?1 OR ended_at > ?1 OR retired_at > ?1"
-        rows = self.rows(f"SELECT * FROM cycles WHERE {later} ORDER BY init_time, revision", [iso(moment)])
-        return [self._cycle(row) for row in rows]
-
-    def newest_init_time(self, until: datetime) -> datetime | None:
-        """Return the newest init time up to a moment that has a row."""
-        (found,) = self.rows("SELECT max(init_time) FROM cycles WHERE init_time <= ?", [iso(until)])
-        return parse(found[0]) if found[0] else None
-
-    def forget_verifications(self, after: datetime) -> None:
-        """Remove the verifications of a later time: they are made again; inside `writing`."""
-        self._db.execute("DELETE FROM verifications WHERE at > ?", [iso(after)])
-
     def names(self) -> dict[tuple[str, int], State]:
         """Return the state of every row by init time (as `iso` spells it) and revision, without checking the rows."""
         rows = self.rows("SELECT init_time, revision, state FROM cycles")

@@ -30,13 +30,13 @@ def spacing(params: Params, folder: Path, newest: Cycle | None, rows: Sequence[C
     return min((b.init_time - a.init_time for a, b in pairwise(rows)), default=None)
 
 
-def clock_is_back(now: datetime, last_look: datetime | None) -> list[str]:
-    """Return a line while the clock shows an earlier time than at the last look of a cycle."""
-    if last_look is None or now >= last_look - ALLOWED_BACK:
+def clock_is_back(now: datetime, last_event_at: datetime | None, ledger_path: Path) -> list[str]:
+    """Return a line while the clock shows an earlier time than the ledger."""
+    if last_event_at is None or now >= last_event_at - ALLOWED_BACK:
         return []
     return [
-        f"the clock shows {iso(now)}, earlier than at the last cycle's look at it, {iso(last_look)}: the next cycle"
-        " notes that, and the one after it believes the clock"
+        f"the clock shows {iso(now)}, earlier than the last entry of {ledger_path}, {iso(last_event_at)}: no cycle runs"
+        " until that has passed"
     ]
 
 

@@ -28,7 +28,6 @@ from fieldcast.pipeline.live.clock import Clock, iso
 from fieldcast.pipeline.live.monitoring import drift, lateness
 from fieldcast.pipeline.live.monitoring.verification import Scores, scores_of
 from fieldcast.pipeline.live.outcomes import ExitCode
-from fieldcast.pipeline.live.timekeeping import last_look
 
 DAY = timedelta(days=1)
 LOOK_BACK = 1000  # events, of which the notable ones are shown
@@ -37,8 +36,6 @@ NOTABLE = (
     "skipped",
     "recovered",
     "quarantined",
-    "copy_failed",
-    "reopened",
     "refused",
     "stale_input",
     "drift",
@@ -145,7 +142,7 @@ def read_status(params: Params, folder: Path, clock: Clock, cycles: int = 48) ->
         return Status(params.track.experiment, now, params.live.drift, late=[nothing])
     since = drift.first_init_time(now, params.live.drift)
     with Ledger(ledger_path, read_only=True) as ledger:
-        look = last_look(ledger)
+        last_event_at = ledger.last_event_at()
         rows = _one_each(ledger.cycles(newest=2 * cycles))[-cycles:]
         day = [row for row in _one_each(ledger.cycles(since=now - DAY)) if row.init_time > now - DAY]
         newest = next(iter(ledger.cycles(states=VISIBLE, newest=1)), None)
@@ -155,7 +152,7 @@ def read_status(params: Params, folder: Path, clock: Clock, cycles: int = 48) ->
         pending = len(ledger.pending(most=10**6))
         events = [it for it in ledger.events(LOOK_BACK) if it["event"] in NOTABLE][-SHOWN_EVENTS:]
     every = lateness.spacing(params, folder, newest, rows)
-    clock_is_back = lateness.clock_is_back(now, look.at if look else None)
+    clock_is_back = lateness.clock_is_back(now, last_event_at, ledger_path)
     return Status(
         experiment=params.track.experiment,
         now=now,
