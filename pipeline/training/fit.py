@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import warnings
 from argparse import Namespace
@@ -82,6 +83,7 @@ class Samples(LightningDataModule):
 
 
 SPREAD_SAMPLES = 50
+FEW_CORES = 2  # on so few, which may be two threads of one, a second thread of torch waits more than it computes
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 EMULATED = (
     "train.precision {}: this processor has no bfloat16 instructions and emulates them, several times slower than "
@@ -170,6 +172,8 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     options = params.train
     seed_everything(options.seed, workers=True, verbose=False)
+    if (os.cpu_count() or 1) <= FEW_CORES:
+        torch.set_num_threads(1)
     options.check_units([channel.units for channel in description.channels[: description.targets]])
     network = build_network(description, *statistics(description, climatology), base)
     samples = Samples(params, description, network.guide)
