@@ -18,7 +18,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test test-fast campaign mutations check check-style check-types check-lock lock audit ui bench models architecture house replay pictures clean
+.PHONY: setup repro test test-fast campaign mutations check check-style check-types check-lock lock audit ui bench ablation models architecture house replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -79,6 +79,9 @@ models: setup  ## docs/models.md: what each variant of a model is and costs
 
 architecture: setup  ## docs/architecture.md: the drawing of imports between packages, and its tables
 	@python -m docs.tools.architecture
+
+ablation: setup  ## what each part of the default network is worth, by trainings without it; WORDS="--seeds 3"
+	@python -m docs.tools.ablation $(WORDS)
 
 house: setup  ## lines, functions, docstrings, look-alike lines and entries of folders of the code
 	@python -m docs.tools.house

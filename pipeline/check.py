@@ -1,4 +1,7 @@
-"""Stage `check`: the whole of `params.yaml` is valid -> `data/checked`, always the same text.
+"""Stage `check`: the whole of `params.yaml` is valid -> `data/checked/params`, always the same text.
+
+It also leaves a digest of the code of each model's base, `data/checked/bases/<model>`, on which its stages depend:
+`dvc.yaml` cannot name the folder of a kind that only some models have.
 
 All other stages come after it: DVC takes names of files and of stages from `params.yaml`, and deletes a stage's outputs
 before it runs the stage.
@@ -6,15 +9,24 @@ before it runs the stage.
 
 from __future__ import annotations
 
+import shutil
+
 from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets.code import code_digest
 from fieldcast.pipeline.datasets.paths import CHECKED
 
 
 def main() -> None:
     """Read `params.yaml`, write `data/checked`."""
-    config.load()
-    CHECKED.parent.mkdir(exist_ok=True)
-    CHECKED.write_text("params.yaml is valid\n")
+    params = config.load()
+    if CHECKED.is_dir():
+        shutil.rmtree(CHECKED)
+    (CHECKED / "bases").mkdir(parents=True)
+    (CHECKED / "params").write_text("params.yaml is valid\n")
+    for name, entry in params.models.items():
+        bases = config.bases_of(entry)
+        digest = code_digest(f"models/{kind}" for kind in bases)
+        (CHECKED / "bases" / name).write_text(f"{', '.join(bases)} {digest}\n" if bases else "none\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -53,9 +54,7 @@ def _compare(params: config.Params, digests: Mapping[str, str], runs: Mapping[st
         complete(run, params, name)
         sums = SCORES / f"{name}.nc"
         log_scores(run, params.models[name].kind, by_key(scores_of(read_sums(sums))), sums)
-    comparison = compare(
-        {name: _entry(name, each.kind, runs[name]) for name, each in params.models.items()}, params.compare
-    )
+    comparison = compare({name: _entry(name, each, runs[name]) for name, each in params.models.items()}, params.compare)
     cases = _cases(comparison)
     settings = public(params.model_dump(mode="json"))
     write_report(comparison, COMPARISON, settings, cases, _flows(comparison, params))
@@ -69,9 +68,15 @@ def _compare(params: config.Params, digests: Mapping[str, str], runs: Mapping[st
     log_comparison(runs, COMPARISON, _tiles(cases, comparison.comparable), spent)
 
 
-def _entry(name: str, kind: str, run: tracking.Run) -> Entry:
+def _entry(name: str, model: config.ModelEntry, run: tracking.Run) -> Entry:
     spent = costs.read(COSTS / "training" / f"{name}.json", COSTS / "forecast" / f"{name}.json")
-    return Entry(read_sums(SCORES / f"{name}.nc"), kind, spent, run.url(LOCAL) or "")
+    return Entry(read_sums(SCORES / f"{name}.nc"), model.kind, spent, run.url(LOCAL) or "", _recipe(model))
+
+
+def _recipe(model: config.ModelEntry) -> str:
+    """Return a model's kind and options but for its seed, as text; '' for a reference, which has none."""
+    options = model.model_dump(mode="json")
+    return json.dumps({**options, "seed": None}, sort_keys=True) if "seed" in options else ""
 
 
 def _cases(comparison: Comparison) -> list[ShownCase]:

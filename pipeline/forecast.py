@@ -18,15 +18,27 @@ from tqdm import tqdm
 
 from fieldcast.models import LEARNED, scheduler_of
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.atomic import replacing
-from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
+from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times, thinned
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
-from fieldcast.pipeline.datasets.schema import DECISIONS, INIT_TIME, LEAD_TIME, MEMBER, ONLINE, X, Y, lead_times
+from fieldcast.pipeline.datasets.schema import (
+    DECISIONS,
+    INIT_TIME,
+    LEAD_TIME,
+    MEMBER,
+    MIRRORED,
+    ONLINE,
+    X,
+    Y,
+    lead_times,
+)
 from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.forecasting import checkpoint, costs
-from fieldcast.pipeline.forecasting.forecaster import forecast_members, load, load_cached
+from fieldcast.pipeline.forecasting.decisions import Decisions
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_members, load, load_cached
+from fieldcast.pipeline.forecasting.mirror import MIRROR_TIMES, forecast_mirrored, has_mirror
 
 
 def main() -> None:
@@ -75,7 +87,7 @@ def forecast(
     leads = lead_times(checkpoint_config.horizon, from_minutes(checkpoint_config.step_minutes))
     starts = range(0, len(init_times), options.batch_size)
     with replacing(out) as partial:
-        described = with_decisions(grid, folder, checkpoint_config)
+        described = with_decisions(grid, stored)
         store.create_forecasts(
             partial, described, init_times, leads, options.batch_size, attributes, members=checkpoint_config.members
         )
@@ -94,7 +106,11 @@ def forecast(
             if online is None
             else forecast_online(folder, digest, observations, init_times, partial, options, online)
         )
-        store.finish(partial)
+        store.consolidate(partial)
+        if online is None and has_mirror(checkpoint_config):  # a store inside, which the outer one does not know
+            forecaster = load_cached(folder, digest)
+            write_mirrored(partial / MIRRORED, described, forecaster, observations, init_times, options)
+        manifest.write(partial)
     return costs.Costs(
         forecast_milliseconds=round(1000 * sum(seconds) / len(init_times), 2),
         peak_memory_mb=costs.peak_memory_mb(),
@@ -102,15 +118,38 @@ def forecast(
     )
 
 
-def with_decisions(grid: xr.Dataset, folder: Path, checkpoint_config: checkpoint.CheckpointConfig) -> xr.Dataset:
+def write_mirrored(
+    out: Path,
+    grid: xr.Dataset,
+    forecaster: Forecaster,
+    observations: Path,
+    init_times: np.ndarray,
+    options: config.Forecast,
+) -> None:
+    """Write the forecasts of flipped fields, of at most `MIRROR_TIMES` of the init times."""
+    description = forecaster.config
+    times = thinned(init_times, MIRROR_TIMES)
+    leads = lead_times(description.horizon, from_minutes(description.step_minutes))
+    attributes = {"model": description.model, "members": description.members_are or "none"}
+    store.create_forecasts(out, grid, times, leads, options.batch_size, attributes, members=description.members)
+    reader = FrameReader(observations, description.channel_names)
+    positions = reader.positions(times)
+    starts = range(0, len(times), options.batch_size)
+    for start in tqdm(starts, f"flipped {description.model}", unit="block", disable=not sys.stderr.isatty()):
+        chosen = slice(start, start + options.batch_size)
+        history = reader.samples(positions[chosen], description.history)
+        fields = forecast_mirrored(forecaster, history, times[chosen], options.tile_cells, options.overlap_cells)
+        write_fields(out, start, fields, description)
+    store.finish(out)
+
+
+def with_decisions(grid: xr.Dataset, stored: checkpoint.Checkpoint) -> xr.Dataset:
     """Return the grid whose variables say how many members decide on an event, for verification to follow."""
-    if checkpoint_config.members is None:
-        return grid
-    decided = load(folder).decisions
+    decided = Decisions.from_arrays(stored.arrays)
     if decided is None:
         return grid
     grid = grid.copy()
-    for c, name in enumerate(checkpoint_config.target_names):
+    for c, name in enumerate(stored.config.target_names):
         table = {"levels": decided.levels[c].tolist(), "votes": decided.votes[:, c].tolist()}
         grid[name] = grid[name].assign_attrs({DECISIONS: json.dumps(table)})
     return grid

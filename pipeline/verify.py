@@ -22,6 +22,7 @@ from fieldcast.pipeline.datasets.schema import (
     DECISIONS,
     INIT_TIME,
     LEAD_TIME,
+    MIRRORED,
     ONLINE,
     TIME,
     VALID_TIME,
@@ -33,7 +34,7 @@ from fieldcast.pipeline.datasets.schema import (
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import spectral
-from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, write_sums
+from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums, with_mirrored, write_sums
 from fieldcast.pipeline.verification.probabilistic import votes_at
 from fieldcast.pipeline.verification.spatial import MINIMUM_VALID
 from fieldcast.pipeline.verification.strata import REGION, region_cuts
@@ -241,6 +242,10 @@ def main() -> None:
     data_range = {channel.name: channel.max - channel.min for channel in Statistics.read(PREPARED).channels}
     climatology = read_climatology(PREPARED)
     sums = verify(forecasts, observed, params.verify, climatology, data_range, params.dask.scheduler)
+    mirrored = FORECASTS / f"{model}.zarr" / MIRRORED
+    if mirrored.is_dir():
+        flipped = verify(store.open_forecasts(mirrored), observed, Verify(), scheduler=params.dask.scheduler)
+        sums = with_mirrored(sums, flipped)
     write_sums(sums, SCORES / f"{model}.nc")
 
 

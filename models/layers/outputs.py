@@ -1,6 +1,6 @@
 """Output of a learned model for each cell: one value, quantiles, or the members of an ensemble."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -9,8 +9,16 @@ from fieldcast.models.layers.options import Options
 
 MEMBERS = 10
 Base = Literal[
-    "history", "persistence", "climatology", "damped_persistence", "linear", "advection", "lagrangian_regression"
+    "history",
+    "auto",
+    "persistence",
+    "climatology",
+    "damped_persistence",
+    "linear",
+    "advection",
+    "lagrangian_regression",
 ]
+BASES: tuple[str, ...] = get_args(Base)[2:]  # the references among them
 
 
 class OutputOptions(Options):
@@ -60,8 +68,25 @@ class LearnedOptions(OutputOptions):
     )
     base: Base = Field(
         default="history",
-        description="forecast that the output is added to: history: a learned mixture of its frames; or a reference",
+        description="forecast that the output is added to: history: a learned mixture of its frames; a reference; or "
+        "auto: at each lead the reference that errs least in the validation period",
     )
     motion: MotionOptions = Field(
         default=MotionOptions(), description="estimate of the flow, for the moving frame and the base"
     )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**32,
+        description="of first weights and samples; by default train.seed. Models alike but for it are trainings of one",
+    )
+    coupling: Literal["none", "noise"] = Field(
+        default="none",
+        description="quantiles only: noise: each member is a field, its values dealt out in each cell by moving noise",
+    )
+
+    @model_validator(mode="after")
+    def _quantiles_are_coupled(self) -> Self:
+        if self.coupling != "none" and self.output != "quantiles":
+            raise ValueError(f"coupling applies to output: quantiles, got {self.coupling} with {self.output}")
+        return self

@@ -17,7 +17,17 @@ from fieldcast.pipeline.config.evaluation import (
     Verify,
 )
 from fieldcast.pipeline.config.live import Drift, LateData, Live, Retention, Schedule
-from fieldcast.pipeline.config.read import PARAMS, ModelEntry, Params, check_gaps, load, named_model, read, run_stage
+from fieldcast.pipeline.config.read import (
+    PARAMS,
+    ModelEntry,
+    Params,
+    bases_of,
+    check_gaps,
+    load,
+    named_model,
+    read,
+    run_stage,
+)
 from fieldcast.pipeline.config.sources import (
     Crop,
     GriddedOptions,
@@ -64,6 +74,7 @@ __all__ = [
     "Train",
     "Transform",
     "Verify",
+    "bases_of",
     "check_gaps",
     "load",
     "named_model",

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from fieldcast import models
+from fieldcast.models.layers.outputs import BASES
 from fieldcast.pipeline.config.data import Prepare, Sample, Splits
 from fieldcast.pipeline.config.evaluation import Compare, Dask, Forecast, Promotion, Track, Verify
 from fieldcast.pipeline.config.live import Live
@@ -146,6 +147,14 @@ def read(path: Path = PARAMS) -> Params:
         lines = list(dict.fromkeys(f"{path}: {line}" for line in _lines(error)))
         more = [f"{path}: {len(lines) - MOST_FAULTS} more"] if len(lines) > MOST_FAULTS else []
         raise InputError("\n".join(lines[:MOST_FAULTS] + more)) from None
+
+
+def bases_of(entry: ModelEntry) -> tuple[str, ...]:
+    """Return the kinds of references that a model's forecasts may be increments on: all that can be, with auto."""
+    base = getattr(entry.options, "base", "history")
+    if base == "auto":
+        return BASES
+    return () if base == "history" else (base,)
 
 
 def named_model(about: str, params: Params) -> str:

@@ -24,6 +24,11 @@ def read_init_times(path: Path, split: str) -> np.ndarray:
     return table.loc[table["split"] == split, "init_time"].to_numpy(dtype="datetime64[ns]")
 
 
+def thinned(init_times: np.ndarray, at_most: int | None) -> np.ndarray:
+    """Return every n-th of `init_times`, the least n that leaves `at_most`; all where that is None."""
+    return init_times if at_most is None else init_times[:: -(-len(init_times) // at_most)]
+
+
 def time_blocks(field: xr.DataArray) -> Iterator[slice]:
     """Yield the steps of one dask block after the other, so that memory does not grow with the archive."""
     start = 0

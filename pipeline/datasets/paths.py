@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CHECKED = Path("data/checked")  # says that the parameters are valid
+CHECKED = Path("data/checked")  # params: they are valid; bases/<model>: a digest of the code of its base
 OBSERVATIONS = Path("data/observations.zarr")
 PREPARED = Path("data/prepared")
 CHECKPOINTS = Path("data/checkpoints")

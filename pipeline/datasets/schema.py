@@ -22,6 +22,7 @@ TIME_UNITS = "seconds since 1970-01-01"
 RAIN_RATE_UNITS = "mm h-1"
 DECISIONS = "decisions"  # attribute of a variable with members: from how many on an event is forecast, as JSON
 ONLINE = "online_learning_rate"  # attribute of forecasts, and of their sums, by a network that learnt on meanwhile
+MIRRORED = "mirrored"  # folder, in a store, of forecasts of fields that the model saw flipped; and of their errors
 
 
 def field_names(dataset: xr.Dataset) -> list[str]:

@@ -18,6 +18,7 @@ from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, RAIN_RATE_U
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation import verdict
 from fieldcast.pipeline.evaluation.comparability import incomparable, learnt_on
+from fieldcast.pipeline.evaluation.mirror import MirrorTest, mirror_fact, mirror_sentences, mirror_test
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.verification.aggregation import (
     SCALE,
@@ -46,6 +47,7 @@ class Entry:
     kind: str
     costs: Costs = field(default_factory=Costs)
     run: str = ""  # an address, where the tracker knows one
+    recipe: str = ""  # what it is made by but for its seed: models with the same are trainings of one; "": not known
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Comparison:
     leading: Sequence[Score]  # that every summary begins with
     evidence: Evidence
     verdict: Sequence[str]
+    mirror: Mapping[str, MirrorTest] = field(default_factory=dict)  # of the models that are tested with flipped fields
 
     @property
     def references(self) -> list[str]:
@@ -94,11 +97,23 @@ def compare(entries: Mapping[str, Entry], options: Compare) -> Comparison:
     metrics = {name: _rounded(scores_of(own)) for name, own in sums.items()}
     first = next(iter(comparable.values()))
     leading, tested = leading_scores(first), tested_scores(first)
-    differences = evidence(comparable, tested, options)
+    differences = evidence(comparable, tested, options, trainings(entries))
     references = [name for name, entry in entries.items() if entry.kind in models.REFERENCES]
     certain = [score for score in leading if score in tested]
-    sentences = verdict.verdict(differences, metrics, certain, references, left_out, learnt_on(comparable))
-    return Comparison(entries, left_out, metrics, leading, differences, sentences)
+    mirrored = {name: test for name, own in sums.items() if (test := mirror_test(own, options)) is not None}
+    sentences = verdict.verdict(
+        differences, metrics, certain, references, left_out, learnt_on(comparable), mirror_sentences(mirrored)
+    )
+    return Comparison(entries, left_out, metrics, leading, differences, sentences, mirrored)
+
+
+def trainings(entries: Mapping[str, Entry]) -> list[list[str]]:
+    """Return the names of models that are trainings of one, two or more each."""
+    groups: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        if entry.recipe:
+            groups.setdefault(entry.recipe, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def write_metrics(metrics: Metrics, path: Path) -> None:
@@ -227,6 +242,7 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "Init times": f"{inits.size}, from {minute(inits.min())} to {minute(inits.max())} UTC",
         "Lead times": f"{len(leads)}, from {leads[0] / divisor:g} to {leads[-1] / divisor:g} {unit}",
         "Valid cells": f"{int(n.sum()):,} in all, {float(n.mean()):,.0f} a frame; the same for every model",
+        **({"Fields flipped from left to right": mirror_fact(comparison.mirror)} if comparison.mirror else {}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from statistics import fmean, stdev
 from typing import TypeVar
 
 from fieldcast.pipeline.datasets.labels import lead_unit, readable
@@ -29,11 +30,13 @@ def verdict(
     references: Sequence[str],
     excluded: Mapping[str, Sequence[str]] | None = None,
     not_promoted: Mapping[str, Sequence[str]] | None = None,
+    warnings: Sequence[str] = (),
 ) -> list[str]:
     """Return the sentences of a comparison, most important first.
 
     There is one about each of `scores`, the first of which decides; `references` are the models that are not trained;
-    `excluded` holds reasons why other models were left out, `not_promoted` reasons why some cannot be champion.
+    `excluded` holds reasons why other models were left out, `not_promoted` reasons why some cannot be champion;
+    `warnings` are sentences about faults found elsewhere.
     """
     deciding, *others = scores
     sentences = [best_models(evidence, deciding)]
@@ -42,7 +45,8 @@ def verdict(
     sentences += [against_references(evidence, model, compared, deciding) for model in learned if compared]
     sentences += [] if compared else [NO_REFERENCES]
     sentences += [best_models(evidence, score) for score in others]
-    sentences += hidden_faults(evidence, metrics, deciding)
+    sentences += [*hidden_faults(evidence, metrics, deciding), *warnings]
+    sentences += [of_trainings(evidence, group, deciding) for group in evidence.trainings]
     sentences += [f"{readable(model)} is left out: {'; '.join(why)}." for model, why in (excluded or {}).items()]
     sentences += [
         f"{readable(model)} cannot be champion: {'; '.join(why)}." for model, why in (not_promoted or {}).items()
@@ -143,6 +147,19 @@ def hidden_faults(evidence: Evidence, metrics: Metrics, score: Score) -> list[st
                 f"{most:.2f}."
             )
     return sentences
+
+
+def of_trainings(evidence: Evidence, group: Sequence[str], score: Score) -> str:
+    """Return how far apart the trainings of one model with several seeds are, at the first and the last lead."""
+    leads = _leads(evidence, score)
+    spread = []
+    for lead in dict.fromkeys((leads[0], leads[-1])):
+        values = [evidence.intervals[model, score][lead].value for model in group]
+        spread.append(f"{fmean(values):.3g} ± {stdev(values):.1g} {spans([(lead, lead)], leads)}")
+    return (
+        f"{_enumeration(group)} are {len(group)} trainings of one model, {score.title()} {' and '.join(spread)} "
+        "(mean ± standard deviation): their intervals and differences allow for that."
+    )
 
 
 def method(evidence: Evidence) -> str:

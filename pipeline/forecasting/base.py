@@ -17,7 +17,6 @@ from torch import Tensor
 from fieldcast import models
 from fieldcast.models.layers.motion import motion
 from fieldcast.models.layers.motion_options import MotionOptions
-from fieldcast.models.layers.outputs import LearnedOptions
 from fieldcast.models.layers.reference import Case
 from fieldcast.pipeline.datasets.times import from_seconds
 
@@ -26,14 +25,14 @@ from fieldcast.pipeline.datasets.times import from_seconds
 class Guide:
     """What a network is given besides the history: the flow, and the forecast that it changes, of whole fields."""
 
-    kind: str | None  # of the base; None: the history's own mixture
+    kinds: tuple[str, ...]  # of the base at each lead; (): the history's own mixture
     moving: bool
     motion: MotionOptions
     targets: int
     horizon: int
     step: np.timedelta64
     spacing_km: float
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the base, as its `fit` returned them
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # `<kind>.<name>`, as its `fit` returned them
 
     def flow(self, history: np.ndarray) -> Tensor | None:
         """Return the flow (b, 2, h, w) of the first target in a history (b, t, c, h, w); None in a fixed frame."""
@@ -44,25 +43,25 @@ class Guide:
 
         `seconds` (b,) since 1970 are the init times.
         """
-        if self.kind is None:
+        if not self.kinds:
             return None
-        case = Case(from_seconds(seconds), self.horizon, self.step, self.spacing_km, self.options, self.arrays)
-        members = models.reference(self.kind).members(history[:, :, : self.targets], case)
-        return torch.from_numpy(np.ascontiguousarray(members[:, 0]))
+        forecasts = {kind: self._forecast(kind, history, seconds) for kind in dict.fromkeys(self.kinds)}
+        by_lead = [forecasts[kind][:, lead] for lead, kind in enumerate(self.kinds)]
+        return torch.from_numpy(np.stack(by_lead, axis=1))
 
-    @property
-    def options(self) -> BaseModel:
-        """Return the options of the base: its defaults, with the motion of the network."""
-        assert self.kind is not None
-        return base_options(self.kind, self.motion)
+    def _forecast(self, kind: str, history: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        """Return the forecast (b, horizon, c_target, h, w) of the reference of this kind."""
+        arrays = {
+            name.removeprefix(f"{kind}."): array for name, array in self.arrays.items() if name.startswith(f"{kind}.")
+        }
+        options = base_options(kind, self.motion)
+        case = Case(from_seconds(seconds), self.horizon, self.step, self.spacing_km, options, arrays)
+        members = models.reference(kind).members(history[:, :, : self.targets], case)
+        forecast: np.ndarray = members[:, 0]
+        return forecast
 
 
 def base_options(kind: str, options: MotionOptions) -> BaseModel:
     """Return the options of a base of this kind: its defaults, with the given estimate of motion."""
     chosen = models.OPTIONS[kind]
     return chosen.model_validate(options.model_dump() if issubclass(chosen, MotionOptions) else {})
-
-
-def base_kind(options: LearnedOptions) -> str | None:
-    """Return the kind of reference that is the base of a network with these options, if any."""
-    return None if options.base == "history" else options.base

@@ -25,8 +25,8 @@ from fieldcast.pipeline.datasets.store import digest_of
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecasting.costs import Costs
 
-FORMAT = 7
-BASE = "base."  # prefix of the arrays of a network's base
+FORMAT = 8
+BASE = "base."  # prefix of the arrays of a network's base, base.<kind>.<name>
 TRIES = 3  # of reading a checkpoint that a training is just replacing
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "card.md"
 
@@ -49,6 +49,7 @@ class CheckpointConfig:
     data_digest: str  # of the data that it learned from
     calendar: bool = False  # hour of the day and day of the year as four more inputs
     coordinates: bool = False  # row and column as two more inputs
+    chosen_bases: tuple[str, ...] = ()  # of a network with base: auto, the reference at each lead
     format: int = field(default=FORMAT)
 
     @property
@@ -60,6 +61,14 @@ class CheckpointConfig:
     def channel_names(self) -> list[str]:
         """Return the names of all variables that its model reads, targets first."""
         return [channel.name for channel in self.channels]
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """Return the reference at each lead that its network changes; () where that is the history's own mixture."""
+        base = self.options.get("base", "history")
+        if base == "auto":
+            return self.chosen_bases
+        return () if base == "history" else (base,) * self.horizon
 
     @property
     def frame(self) -> Frame:
@@ -80,14 +89,16 @@ class CheckpointConfig:
     @property
     def members_are(self) -> str | None:
         """Return what its members are: 'quantiles' of each cell, fields of an 'ensemble', or None."""
-        return None if self.members is None else self.options.get("output", "ensemble")
+        coupled = self.options.get("coupling", "none") != "none"
+        return None if self.members is None else "ensemble" if coupled else self.options.get("output", "ensemble")
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> CheckpointConfig:
         """Return the configuration that `asdict` gave; raise `TypeError` where a key is unknown or missing."""
         channels = tuple(Channel(**channel) for channel in content.get("channels", ()))
         signature = DataSignature.from_dict(content.get("signature", {}))
-        return cls(**{**content, "channels": channels, "signature": signature})
+        bases = tuple(content.get("chosen_bases", ()))
+        return cls(**{**content, "channels": channels, "signature": signature, "chosen_bases": bases})
 
 
 @dataclass(frozen=True)

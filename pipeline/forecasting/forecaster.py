@@ -16,12 +16,15 @@ from fieldcast.models.layers.reference import Case
 from fieldcast.pipeline.datasets.times import from_minutes, to_seconds
 from fieldcast.pipeline.errors import BusyError, InputError
 from fieldcast.pipeline.forecasting import calibration as calibrations
+from fieldcast.pipeline.forecasting import coupling as couplings
 from fieldcast.pipeline.forecasting import decisions
 from fieldcast.pipeline.forecasting.checkpoint import BASE, WEIGHTS, CheckpointConfig, read_checkpoint
 
 if TYPE_CHECKING:
     from fieldcast.pipeline.forecasting.network import Network
     from fieldcast.pipeline.forecasting.tiling import Tiles
+
+NO_WEIGHTS = (BASE, calibrations.PREFIX, couplings.PREFIX, decisions.PREFIX)  # prefixes of other arrays of a network
 
 
 class Forecaster:
@@ -33,6 +36,7 @@ class Forecaster:
         self.config, self.arrays, self.network = config, arrays, network
         self.calibration = calibrations.Calibration.from_arrays(arrays)
         self.decisions = decisions.Decisions.from_arrays(arrays)
+        self.coupling = couplings.Coupling.from_arrays(arrays)
 
     def __call__(self, history: np.ndarray, init_times: np.ndarray) -> np.ndarray:
         """Return the mean over the members of `members`, (b, horizon, c_target, y, x)."""
@@ -61,6 +65,8 @@ class Forecaster:
             forecast = models.reference(self.config.kind).members(history, self._case(init_times))
         if self.calibration is not None:
             forecast = self.calibration(forecast)
+        if self.coupling is not None:
+            forecast = self.coupling(forecast, to_seconds(init_times), self._drift(history))
         return np.where(seen, self.inside_range(forecast), np.float32(np.nan))
 
     def inside_range(self, forecast: np.ndarray) -> np.ndarray:
@@ -71,6 +77,11 @@ class Forecaster:
         bounds = np.asarray([low, high], dtype=np.float32)[:, :, None, None]
         clipped: np.ndarray = np.clip(forecast, *bounds)
         return clipped
+
+    def _drift(self, history: np.ndarray) -> np.ndarray:
+        """Return the mean flow (b, 2) of the first target in a history (b, t, c, h, w); 0 in a fixed frame."""
+        flow = None if self.network is None else self.network.guide.flow(history)
+        return np.zeros((len(history), 2)) if flow is None else couplings.mean_flow(flow.numpy())
 
     def _case(self, init_times: np.ndarray) -> Case:
         return Case(
@@ -137,14 +148,12 @@ def forecaster_of(
     """Return the model of a checkpoint's configuration and arrays; `source` is what an `InputError` names."""
     if config.kind in models.REFERENCES:
         return Forecaster(config, arrays)
-    calibration = {name: array for name, array in arrays.items() if name.startswith(calibrations.PREFIX)}
-    decided = {name: array for name, array in arrays.items() if name.startswith(decisions.PREFIX)}
-    base = {name: array for name, array in arrays.items() if name.startswith(BASE)}
-    weights = {name: array for name, array in arrays.items() if name not in calibration | base | decided}
-    of_base = {name.removeprefix(BASE): array for name, array in base.items()}
+    kept = {name: array for name, array in arrays.items() if name.startswith(NO_WEIGHTS)}
+    weights = {name: array for name, array in arrays.items() if name not in kept}
+    of_base = {name.removeprefix(BASE): array for name, array in kept.items() if name.startswith(BASE)}
     network = build_network(config, weights["normaliser.baseline"], weights["normaliser.scale"], of_base)
     _fill(network, weights, source)
-    return Forecaster(config, {**calibration, **base, **decided}, network.eval().to(device))
+    return Forecaster(config, kept, network.eval().to(device))
 
 
 @lru_cache(maxsize=1)
@@ -172,7 +181,7 @@ def build_network(
     base_arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Network:
     """Return the untrained network that `config` asks for, with its statistics and the arrays of its base."""
-    from fieldcast.pipeline.forecasting.base import Guide, base_kind
+    from fieldcast.pipeline.forecasting.base import Guide
     from fieldcast.pipeline.forecasting.network import Network
     from fieldcast.pipeline.forecasting.normaliser import Normaliser
 
@@ -181,7 +190,7 @@ def build_network(
     model = models.build(config.kind, options, **asdict(config.sizes))
     normaliser = Normaliser(baseline, scale, config.channels)
     guide = Guide(
-        kind=base_kind(options),
+        kinds=config.bases,
         moving=config.frame.moving,
         motion=options.motion,
         targets=config.targets,

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from fieldcast.pipeline import config
 from fieldcast.pipeline.config.training import Train
+from fieldcast.pipeline.datasets.channels import vector_pairs
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.transforms import transform
@@ -39,7 +40,7 @@ from fieldcast.pipeline.forecasting.forecaster import build_network
 from fieldcast.pipeline.forecasting.network import Network
 from fieldcast.pipeline.tracking.runs import Run
 from fieldcast.pipeline.training import checkpoint_files
-from fieldcast.pipeline.training.augmentation import Turning, vector_pairs
+from fieldcast.pipeline.training.augmentation import Turning
 from fieldcast.pipeline.training.checkpoint_files import CheckpointFiles
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
 from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShape, loader

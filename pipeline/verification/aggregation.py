@@ -23,7 +23,7 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import replacing
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, TIME_UNITS, check_scores, lead_minutes
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MIRRORED, TIME_UNITS, check_scores, lead_minutes
 from fieldcast.pipeline.verification import (
     categorical,
     continuous,
@@ -37,6 +37,7 @@ from fieldcast.pipeline.verification.scores import OF_EVENTS, OF_NEIGHBOURHOODS,
 
 THRESHOLD, SCALE, VALID_CRC, FIELD_UNITS = "threshold", "scale", "valid_crc", "field_units"
 RANK, BIN = "rank", "probability_bin"
+ERRORS = ("weight", "squared_error")  # sums that are kept of forecasts of flipped fields; 0 where there are none
 OWN_DIMENSIONS = (THRESHOLD, strata.CLASS, spectral.WAVELENGTH)  # their coordinates bear the field's name
 CELLS_AT_ONCE = 2**18  # of a chunk of frames: its float64 temporaries stay near the processor's cache
 DIMENSIONS: dict[str, tuple[str, ...]] = {
@@ -143,6 +144,16 @@ def label_sums(
 def fields_of(sums: xr.Dataset) -> list[str]:
     """Return the names of the fields whose sums the dataset holds, in stored order."""
     return [str(name).removesuffix(".n") for name in sums.data_vars if str(name).endswith(".n")]
+
+
+def with_mirrored(sums: xr.Dataset, mirrored: xr.Dataset) -> xr.Dataset:
+    """Return the sums of a model with the errors among those of its forecasts of flipped fields, of some init times."""
+    errors = {
+        f"{field}.{MIRRORED}_{part}": mirrored[f"{field}.{part}"].reindex_like(sums[f"{field}.n"], fill_value=0.0)
+        for field in fields_of(sums)
+        for part in ERRORS
+    }
+    return sums.assign(errors)
 
 
 def units_of(sums: xr.Dataset, field: str) -> str:

@@ -79,6 +79,7 @@ class Evidence:
     init_times: int
     intervals: dict[tuple[str, Score], dict[float, Interval]]  # (model, score) -> lead in minutes
     pairs: dict[tuple[str, str, Score], dict[float, Difference]]  # (model, other, score), in the order of `models`
+    trainings: tuple[tuple[str, ...], ...] = ()  # names of models that are trainings of one, two or more each
 
     def between(self, model: str, other: str, score: Score) -> dict[float, Difference]:
         """Return the differences of `model` from `other` by lead, whichever of the two comes first."""
@@ -87,12 +88,19 @@ class Evidence:
         return {lead: difference.reversed() for lead, difference in self.pairs[other, model, score].items()}
 
 
-def evidence(sums: Mapping[str, xr.Dataset], scores: Sequence[Score], options: Compare) -> Evidence:
+def evidence(
+    sums: Mapping[str, xr.Dataset],
+    scores: Sequence[Score],
+    options: Compare,
+    trainings: Sequence[Sequence[str]] = (),
+) -> Evidence:
     """Return intervals of each model's `scores` and of the paired differences of all models, by lead.
 
     The models share init times, leads and cells. An interval is value ± t s √f: s the standard deviation over the
     resampled scores, t the quantile of Student's distribution with (blocks − 1) degrees of freedom, f the `too_narrow`
     factor of the score's own dependence in time. NaN with fewer than two init times or where a score is undefined.
+    Of models that are `trainings` of one, with other seeds, the variance of the score between them is added: what is
+    said of one holds for the next training too.
     Raises ValueError for a score without a direction such as frequency_bias.
     """
     signs = {score: direction(score) for score in scores}
@@ -103,8 +111,13 @@ def evidence(sums: Mapping[str, xr.Dataset], scores: Sequence[Score], options: C
     values = {model: replicates(own, scores, weights) for model, own in sums.items()}
     spread = _Spread(_steps(first), block, options.confidence)
     minutes = lead_minutes(first)
+    groups = tuple(tuple(name for name in group if name in sums) for group in trainings)
+    groups = tuple(group for group in groups if len(group) > 1)
+    seeds = {model: _between_trainings(values, model, groups) for model in sums}
     intervals = {
-        (model, score): dict(zip(minutes, map(Interval, *spread.interval(own[score])), strict=True))
+        (model, score): dict(
+            zip(minutes, map(Interval, *spread.interval(own[score], seeds[model][score])), strict=True)
+        )
         for model, own in values.items()
         for score in scores
     }
@@ -112,14 +125,14 @@ def evidence(sums: Mapping[str, xr.Dataset], scores: Sequence[Score], options: C
     for model, other in combinations(sums, 2):
         for score, sign in signs.items():
             one, two = values[model][score], values[other][score]
-            low_high = spread.interval(_minus(one, two, absolute=sign == 0))
+            low_high = spread.interval(_minus(one, two, absolute=sign == 0), seeds[model][score] + seeds[other][score])
             each = zip(one.alone.T, two.alone.T, overlaps, strict=True)
             tested = [paired_p_value(score, *single) for single in each]
             pairs[model, other, score] = {
                 lead: Difference(model, other, score, lead, value, low, high, p, _word(low, high, sign))
                 for lead, value, low, high, p in zip(minutes, *low_high, tested, strict=True)
             }
-    return Evidence(list(sums), options.confidence, block, n, intervals, pairs)
+    return Evidence(list(sums), options.confidence, block, n, intervals, pairs, groups)
 
 
 def overlap(sums: xr.Dataset) -> list[int]:
@@ -217,15 +230,28 @@ class _Spread:
     block: int
     confidence: float
 
-    def interval(self, rows: Replicates) -> tuple[list[float], list[float], list[float]]:
-        """Return value, lower and upper end of the interval of each lead."""
+    def interval(self, rows: Replicates, of_training: np.ndarray) -> tuple[list[float], list[float], list[float]]:
+        """Return value, lower and upper end of the interval of each lead, with the variance `of_training` (lead,)."""
         value, resampled, _, without = rows
         half = np.full(value.shape, np.nan)
         if self.steps.size > 1:
             freedom = max(1.0, self.steps.size / self.block - 1)
             quantile = stdtrit(freedom, (1 + self.confidence) / 2)
-            half = quantile * _deviation(resampled) * np.sqrt(too_narrow(without, self.steps, self.block))
+            variance = _deviation(resampled) ** 2 * too_narrow(without, self.steps, self.block)
+            half = quantile * np.sqrt(variance + of_training)
         return value.tolist(), (value - half).tolist(), (value + half).tolist()
+
+
+def _between_trainings(
+    values: Mapping[str, Mapping[Score, Replicates]], model: str, groups: Sequence[Sequence[str]]
+) -> dict[Score, np.ndarray]:
+    """Return the variance (lead,) of each score between the trainings of one model; 0 where there is one alone."""
+    group = next((group for group in groups if model in group), (model,))
+    scores = {score: np.stack([values[name][score].value for name in group]) for score in values[model]}
+    return {
+        score: np.nan_to_num(each.var(axis=0, ddof=1)) if len(group) > 1 else np.zeros(each.shape[1])
+        for score, each in scores.items()
+    }
 
 
 def _spacing(sums: xr.Dataset) -> np.timedelta64:

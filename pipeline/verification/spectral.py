@@ -6,31 +6,12 @@ import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.datasets.schema import INIT_TIME
+from fieldcast.pipeline.datasets.spectrum import is_fine, radial_power, radii
 
 SUMS = ("forecast_power", "observed_power")
 FINE_SUMS = ("fine_forecast_power", "fine_observed_power")
 WAVELENGTH = "wavelength"
-FINE_CELLS = 8  # wavelengths of at most so many cells are the fine ones: what blur takes away first
 RESOLVED = 0.5  # share of the observed power that a forecast has at the scales that it resolves
-
-
-def radial_power(fields: np.ndarray) -> np.ndarray:
-    """Return the radially averaged power spectrum `(frame, radius)` of complete fields `(frame, y, x)`, float64.
-
-    The power |FFT|² / cells is averaged over the wave numbers (ky, kx), both counted in waves across the grid, whose
-    distance from 0 rounds to the radius; radii are 0 to below half of the longer side. Ruzanski & Chandrasekar (2011),
-    J. Appl. Meteor. Climatol. 50; on grids that are not square a radius joins unequal wavelengths, as in pysteps.
-    """
-    ny, nx = fields.shape[1:]
-    half = np.abs(np.fft.rfft2(fields.astype(np.float64))) ** 2 / (ny * nx)
-    ky, kx = np.fft.fftfreq(ny, 1 / ny), np.arange(half.shape[2])
-    radius = np.hypot(ky[:, None], kx[None, :]).round().astype(int)
-    twice = np.where((kx == 0) | (2 * kx == nx), 1.0, 2.0)  # the columns that the real transform leaves out
-    share = np.broadcast_to(twice, radius.shape)
-    radii = _radii(ny, nx) + 1
-    count = np.bincount(radius.ravel(), share.ravel())[:radii]
-    power = [np.bincount(radius.ravel(), (frame * share).ravel())[:radii] for frame in half]
-    return np.asarray(power).reshape(len(fields), radii) / count
 
 
 def wavelengths_km(shape: tuple[int, int], spacing: tuple[float, float]) -> np.ndarray:
@@ -38,7 +19,7 @@ def wavelengths_km(shape: tuple[int, int], spacing: tuple[float, float]) -> np.n
 
     `shape` is `(y, x)` in cells, `spacing` in km along both; cells that are not square count by their mean side.
     """
-    return max(shape) * _side(spacing) / np.arange(1, _radii(*shape) + 1)
+    return max(shape) * _side(spacing) / np.arange(1, radii(*shape) + 1)
 
 
 def power_sums(
@@ -56,7 +37,7 @@ def power_sums(
     else:
         each = [radial_power(np.where(valid, members[:, m], 0))[:, 1:] for m in range(members.shape[1])]
         of_forecast = np.mean(each, axis=0)
-    fine = np.arange(1, of_observed.shape[1] + 1) * FINE_CELLS >= max(valid.shape[1:])
+    fine = is_fine(valid.shape[1:])
     powers = (of_forecast, of_observed)
     return dict(zip(SUMS, powers, strict=True)) | dict(
         zip(FINE_SUMS, (power[:, fine].sum(axis=1) for power in powers), strict=True)
@@ -84,11 +65,6 @@ def effective_resolution_km(sums: xr.Dataset) -> xr.DataArray:
     down_to = enough.astype(int).cumprod(WAVELENGTH).astype(bool)
     shortest = sums[WAVELENGTH].where(down_to, np.inf).min(WAVELENGTH)
     return shortest.where(np.isfinite(shortest)).drop_attrs()
-
-
-def _radii(ny: int, nx: int) -> int:
-    """Return the number of radii above 0 and below half of the longer side."""
-    return (max(ny, nx) - 1) // 2
 
 
 def _side(spacing: tuple[float, float]) -> float:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from fieldcast.pipeline.evaluation.verdict import (
     best_models,
     hidden_faults,
     leaders,
+    of_trainings,
     spans,
     verdict,
 )
@@ -223,3 +225,13 @@ def test_without_references_the_verdict_says_so(shown):
     metrics = {name: scores(0.9, 0.3) for name in shown.models}
     assert NO_REFERENCES in verdict(shown, metrics, [RMSE], [])
     assert NO_REFERENCES not in verdict(shown, metrics, [RMSE], REFERENCES)
+
+
+def test_trainings_of_one_model_are_told_with_their_spread(shown):
+    trained = replace(shown, trainings=(("convlstm", "video_transformer"),))
+    assert of_trainings(trained, trained.trainings[0], RMSE) == (
+        "convlstm and video transformer are 2 trainings of one model, RMSE 1.6 ± 0.1 at 15 minutes and 2.02 ± 0.04 at "
+        "60 minutes (mean ± standard deviation): their intervals and differences allow for that."
+    )
+    metrics = {model: {RMSE: {60.0: 2.0}} for model in shown.models}
+    assert of_trainings(trained, trained.trainings[0], RMSE) in verdict(trained, metrics, [RMSE], REFERENCES)

@@ -136,7 +136,7 @@ def test_config_comes_back_from_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.update(format=4), "format is 4, expected 7; train the model again"),
+        (lambda content: content.update(format=4), "format is 4, expected 8; train the model again"),
         (lambda content: content.update(odd=1), "unknown or missing keys ['odd']"),
         (lambda content: content["channels"][0].update(odd=1), "unexpected keyword argument 'odd'"),
         (lambda content: content["signature"].pop("y"), "missing 1 required positional argument: 'y'"),
@@ -183,7 +183,7 @@ def test_a_foreign_or_older_folder_is_refused(tmp_path: Path) -> None:
     trained("recurrent", tmp_path / "c")
     path = tmp_path / "c" / "config.json"
     content = json.loads(path.read_text())
-    for change, expected in (({"format": 6}, "format is 6, expected 7"), ({"colour": 1}, "colour")):
+    for change, expected in (({"format": 6}, "format is 6, expected 8"), ({"colour": 1}, "colour")):
         path.write_text(json.dumps({**content, **change}))
         manifest.write(tmp_path / "c")
         with pytest.raises(InputError, match=expected):

@@ -40,7 +40,7 @@ def described(kind: str, **options: Any) -> CheckpointConfig:
 def forecaster(kind: str, shaken: float = 0.0, **options: Any) -> Forecaster:
     config = described(kind, **options)
     torch.manual_seed(2)
-    arrays = ARRAYS.get(str(options.get("base")), {})
+    arrays = {f"{base}.{name}": array for base in config.bases[:1] for name, array in ARRAYS.get(base, {}).items()}
     network = build_network(config, np.full((1, 1, 1, 1), 0.2), np.array([0.5]), arrays).eval()
     with torch.no_grad():
         for parameter in network.parameters():

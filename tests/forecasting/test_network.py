@@ -64,7 +64,7 @@ def spied(**inputs: Any) -> Network:
     normaliser = Normaliser(np.full((1, 2, 1, 1), 3.0), np.array([2.0, 4.0]), [CHANNEL, CHANNEL])
     planes = 4 * bool(inputs.get("calendar")) + 2 * ("grid" in inputs)
     frame = Frame(moving=False, based=False, variables=2, targets=1, planes=planes, history=3, horizon=1)
-    guide = Guide(None, False, MotionOptions(), 1, 1, np.timedelta64(5, "m"), 1.0)
+    guide = Guide((), False, MotionOptions(), 1, 1, np.timedelta64(5, "m"), 1.0)
     return Network(Spy(), normaliser, 300, OutputOptions(), frame=frame, guide=guide, **inputs)
 
 

@@ -76,7 +76,7 @@ def forecaster_of(model: str, folder: Path) -> Forecaster:
     if model in LEARNED:
         forecaster = trained(model, folder / model, options=LEARNED[model])[0]
         assert forecaster.network is not None
-        forecaster.network.guide = replace(forecaster.network.guide, arrays={"weights": weights})
+        forecaster.network.guide = replace(forecaster.network.guide, arrays={"lagrangian_regression.weights": weights})
         return forecaster
     draws = np.random.default_rng(2)
     maps = draws.gamma(1.0, 1.0, size=(24, 1, *SHAPE)).astype(np.float32)

@@ -91,7 +91,7 @@ MUTATIONS = (
         "tests/stages/test_prepare.py::test_the_digest_is_of_what_models_learn_from",
     ),
     M(
-        "pipeline/train.py",
+        "pipeline/training/validation.py",
         'init_times = read_init_times(PREPARED / "init_times.csv", "validation")',
         'init_times = read_init_times(PREPARED / "init_times.csv", "train")',
         "tests/stages/test_calibration_period.py",

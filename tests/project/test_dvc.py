@@ -7,13 +7,14 @@ import yaml
 
 from docs.tools.imports import ROOT, closure, direct, modules
 from fieldcast.models import KINDS
+from fieldcast.models.layers.outputs import BASES
 from fieldcast.pipeline import train
 
 STAGES = {
     name: stage.get("do", stage) for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-MOST_DEPENDENCIES = 49  # on code, in all
+MOST_DEPENDENCIES = 55  # on code, in all
 MOVES_FIELDS = {"compare"}  # without running a model
 RUNS_MODELS = {"train", "forecast"}  # the others know kinds by name, and their options as `config` checks them
 RESULTLESS = {"dask"}  # where work runs changes no result
@@ -37,6 +38,8 @@ def code_dependencies(stage: str) -> set[str]:
         places |= {"models/layers", "models/${item.kind}"}
     if stage in MOVES_FIELDS:
         places.add("models/layers")
+    if stage == "check":  # leaves their digests
+        places |= {f"models/{kind}" for kind in BASES}
     if stage == "train":
         places.add("pipeline/tracking")  # MLflow runs `pyfunc`
     return places
@@ -46,6 +49,11 @@ def code_dependencies(stage: str) -> set[str]:
 def test_dependencies_are_the_imports(stage: str) -> None:
     declared = {path for path in STAGES[stage]["deps"] if not path.startswith("data/")}
     assert declared == code_dependencies(stage)
+
+
+@pytest.mark.parametrize("stage", sorted(RUNS_MODELS))
+def test_what_runs_a_model_depends_on_its_base(stage: str) -> None:
+    assert "data/checked/bases/${key}" in STAGES[stage]["deps"]
 
 
 def test_dependencies_are_few() -> None:

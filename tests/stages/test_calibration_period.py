@@ -8,6 +8,7 @@ from fieldcast.pipeline import train
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import PREPARED
 from fieldcast.pipeline.forecasting.checkpoint import Fitted
+from fieldcast.pipeline.training import validation
 from tests.conftest import rewrite
 
 
@@ -25,12 +26,12 @@ def test_members_are_calibrated_on_the_validation_period(project: Path, monkeypa
         seen.append(init_times)
         return []
 
-    monkeypatch.setattr(train, "forecaster_of", lambda *_: Nothing())
-    monkeypatch.setattr(train, "decide", lambda *_: Nothing())
-    monkeypatch.setattr(train, "_validation_forecasts", forecasts)
-    monkeypatch.setattr(train.calibration, "fit", lambda *_: Nothing())
+    monkeypatch.setattr(validation, "forecaster_of", lambda *_: Nothing())
+    monkeypatch.setattr(validation, "decide", lambda *_: Nothing())
+    monkeypatch.setattr(validation, "validation_forecasts", forecasts)
+    monkeypatch.setattr(validation.calibration, "fit", lambda *_: Nothing())
     params = rewrite(project, {})
-    train.with_calibration(params, train.describe(params, "steps", "digest"), Fitted({}, {}))
+    validation.with_calibration(params, train.describe(params, "steps", "digest"), Fitted({}, {}))
     wanted = read_init_times(PREPARED / "init_times.csv", "validation")
     assert len(wanted) > 1
     np.testing.assert_array_equal(seen[0], wanted)

@@ -17,12 +17,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from fieldcast.models.damped_persistence.options import DampedPersistenceOptions
+from fieldcast.models.layers.outputs import BASES
 from fieldcast.models.recurrent.convgru import ConvGRUCell
 from fieldcast.models.recurrent.convlstm import ConvLSTMCell
-from fieldcast.pipeline import config
+from fieldcast.pipeline import check, config
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.code import code_digest
 from fieldcast.pipeline.datasets.frames import read_init_times
-from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
+from fieldcast.pipeline.datasets.paths import CHECKED, CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
 from fieldcast.pipeline.datasets.preparation.climatology import complete
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.signature import Statistics
@@ -31,9 +33,11 @@ from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.forecasting.checkpoint import Fitted
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
-from fieldcast.pipeline.train import code_digest, describe, fit_kind, mean_log_ratio, prepare_resume, train, with_share
+from fieldcast.pipeline.train import code_of, describe, prepare_resume, train
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
+from fieldcast.pipeline.training.references import fit_kind
+from fieldcast.pipeline.training.validation import fit_base, mean_log_ratio, squared_errors, with_share
 from tests.conftest import ROOT, rewrite
 
 
@@ -191,7 +195,7 @@ def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> N
 
 COMPILED = """
 import torch
-from fieldcast.pipeline import config
+from fieldcast.pipeline import check, config
 from fieldcast.pipeline.train import train
 
 compile_in_place = torch.nn.Module.compile
@@ -294,7 +298,43 @@ def test_fingerprint_starts_afresh_when_anything_changes(project: Path) -> None:
     (folder / "last.ckpt").write_text("old")
     prepare_resume(folder, changed, "convlstm", "b")  # other data
     assert not (folder / "last.ckpt").exists()
-    assert code_digest("recurrent") != code_digest("video_transformer")
+    assert code_digest(["models/recurrent"]) != code_digest(["models/video_transformer"])
+
+
+def test_a_training_runs_through_the_code_of_its_base(project: Path) -> None:
+    params = rewrite(project, {"models": {"unet": {"kind": "unet", "base": "advection"}, "p": {"kind": "persistence"}}})
+    assert code_of(params.models["unet"])[-2:] == ["models/unet", "models/advection"]
+    assert code_of(params.models["p"])[-1] == "models/persistence"
+    check.main()
+    digest = code_digest(["models/advection"])
+    assert (CHECKED / "bases" / "unet").read_text() == f"advection {digest}\n"
+    assert (CHECKED / "bases" / "p").read_text() == "none\n"
+    (CHECKED / "bases" / "gone").write_text("none\n")
+    check.main()
+    assert {path.name for path in (CHECKED / "bases").iterdir()} == set(params.models)
+
+
+def test_auto_takes_the_best_reference_of_each_lead(project: Path) -> None:
+    """Errors of two references that cross: at the first lead one is better, at the last the other."""
+    params = rewrite(project, {"models": {"unet": {"kind": "unet", "channels": 4, "levels": 1, "base": "auto"}}})
+    description = describe(params, "unet", "0" * 32)
+    base = fit_base(params, description)
+    assert len(base.kinds) == description.horizon
+    assert {name.split(".")[0] for name in base.arrays} <= set(base.kinds)
+    errors = {}
+    init_times = read_init_times(PREPARED / "init_times.csv", "validation")
+    for kind in BASES:
+        one = rewrite(project, {"models": {"m": {"kind": kind}}})
+        train(one, "m")
+        arrays = dict(load(CHECKPOINTS / "m").arrays)
+        errors[kind] = squared_errors(params, describe(one, "m", "0" * 32), arrays, init_times)
+    for lead, chosen in enumerate(base.kinds):
+        for kind in BASES:
+            assert mean_log_ratio(errors[chosen], errors[kind])[lead] <= 1e-6
+    train(params, "unet")
+    made = load(CHECKPOINTS / "unet")
+    assert made.config.bases == base.kinds
+    assert "base at each lead" in (CHECKPOINTS / "unet" / "card.md").read_text()
 
 
 def test_damping_by_hand(project: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fieldcast.models.layers.motion import departures, moved
-from fieldcast.pipeline.training.augmentation import Turning, vector_pairs
+from fieldcast.pipeline.datasets.channels import vector_pairs
+from fieldcast.pipeline.training.augmentation import Turning
 
 TURNS = [(flip, quarters) for flip in (False, True) for quarters in range(4)]
 

@@ -123,7 +123,7 @@ class Direct(Stepper):
 def module_of(model: nn.Module, **options: Any) -> ForecastModule:
     normaliser = Normaliser(np.zeros((1, 1, 1, 1)), np.ones(1), [CHANNEL])
     frame = Frame(moving=False, based=False, variables=1, targets=1, planes=0, history=1, horizon=1)
-    guide = Guide(None, False, MotionOptions(), 1, 1, np.timedelta64(5, "m"), 1.0)
+    guide = Guide((), False, MotionOptions(), 1, 1, np.timedelta64(5, "m"), 1.0)
     network = Network(model, normaliser, 300, OutputOptions(), frame=frame, guide=guide)
     module = ForecastModule(network, Train(epochs=1, **options), Budget(None, steps=100))
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # there is no trainer

@@ -246,3 +246,22 @@ def test_many_models_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 400 * 2**20
+
+
+def test_the_variance_of_training_widens_intervals_and_differences(models):
+    """By hand: the variance between two trainings of one model is added to that of the init times."""
+    alone = evidence(models, [RMSE], FEW)
+    shown = evidence(models, [RMSE], FEW, [["fair", "poor"], ["good", "gone"]])
+    assert shown.trainings == (("fair", "poor"),)
+    quantile = student.ppf(0.95, 64 / shown.block - 1)
+    for lead, before in alone.intervals["fair", RMSE].items():
+        values = [alone.intervals[name, RMSE][lead].value for name in ("fair", "poor")]
+        between = np.var(values, ddof=1)
+        after = shown.intervals["fair", RMSE][lead]
+        assert after.value == before.value
+        half, wider = ((interval.high - interval.low) / 2 for interval in (before, after))
+        assert wider == pytest.approx(math.hypot(half, quantile * math.sqrt(between)))
+        pair, wider_pair = (found.between("good", "fair", RMSE)[lead] for found in (alone, shown))
+        widened = math.hypot((pair.high - pair.low) / 2, quantile * math.sqrt(between))
+        assert (wider_pair.high - wider_pair.low) / 2 == pytest.approx(widened)
+        assert shown.intervals["good", RMSE][lead] == alone.intervals["good", RMSE][lead]
