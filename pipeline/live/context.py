@@ -66,7 +66,7 @@ class LiveContext:
     def reading(self) -> Iterator[Ledger]:
         """Yield the ledger without a change on disk; an empty one in memory before the first cycle."""
         path = self.folder / LEDGER
-        with Ledger(path, read_only=True) if path.is_file() else Ledger(Path(":memory:")) as ledger:
+        with Ledger(path, read_only=True) if path.is_file() else Ledger(path, copy=True) as ledger:
             yield ledger
 
     def new_cycle(self, init_time: datetime) -> Cycle:

@@ -293,10 +293,14 @@ def test_a_model_of_another_grid_is_refused(tmp_path: Path) -> None:
         cycle.run(live_context(tmp_path, START + minutes(5), {"model": "other"}))
 
 
-def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)  # where a database could be taken for a file of that name
     context = live_context(tmp_path)
     assert cycle.run(context, dry=True)[0].result is Result.DONE
     assert not context.folder.exists()
+    assert list(here.iterdir()) == []
     cycle.run(context)
     digest = directory_digest(context.folder)
     assert cycle.run(context, dry=True) == []

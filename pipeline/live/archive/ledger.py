@@ -108,10 +108,11 @@ class Ledger(Database):
     VERSION = 1
     REPAIR = "move the file away; the next cycle writes a new one from the published forecasts"
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, copy: bool = False) -> None:
+        """Open the ledger; `copy`: one in memory, empty where there is no file, whose changes are discarded."""
         if read_only and not path.exists():
             raise InputError(f"{path}: no such file: fieldcast cycle writes it")
-        super().__init__(path, "read" if read_only else "write")
+        super().__init__(path, "copy" if copy else "read" if read_only else "write")
         self.token = 0
 
     def take_token(self, holder: str) -> None:
