@@ -95,7 +95,7 @@ def run(
         post_cycle.verify_issued(context, ledger, now)
         post_cycle.expire_overdue(context, ledger, now)
         post_cycle.record_drift(context, ledger, now)
-        post_cycle.copy_newest(context, ledger)
+        post_cycle.copy_issued(context, ledger, outcomes, now)
         post_cycle.apply_retention(context, ledger, now)
     return outcomes
 

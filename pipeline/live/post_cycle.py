@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 from fieldcast.pipeline.config import Drift
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.errors import DamagedError
+from fieldcast.pipeline.errors import DamagedError, redacted
 from fieldcast.pipeline.live.archive import publish, recovery
-from fieldcast.pipeline.live.archive.exports import write_copies
+from fieldcast.pipeline.live.archive.exports import has_copy, write_copies
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State, Verification
 from fieldcast.pipeline.live.archive.publish import COPIES, LEDGER, path_of
 from fieldcast.pipeline.live.archive.records import scores_record
@@ -20,9 +21,12 @@ from fieldcast.pipeline.live.clock import Clock, iso, parse
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring import drift
 from fieldcast.pipeline.live.monitoring.verification import sums_of
+from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, code_of
 
 log = logging.getLogger(__name__)
 ALARMS = "alarms"  # the fact that holds the current alarms
+COPY_FAILED = "copy_failed"  # the fact that holds why copies failed at the last look
+COPIED_LATER = timedelta(hours=6)  # copies that failed or were removed are made up for
 FORGOTTEN = "forgotten_at"  # the fact that holds when old rows were last removed
 FORGET_EVERY = timedelta(days=1)
 
@@ -78,14 +82,48 @@ def record_drift(context: LiveContext, ledger: Ledger, now: datetime) -> None:
             ledger.set_fact(ALARMS, text)
 
 
-def copy_newest(context: LiveContext, ledger: Ledger) -> None:
-    """Write the newest forecast in the formats of `live.copies`."""
-    if not context.params.live.copies:
+def copy_issued(context: LiveContext, ledger: Ledger, outcomes: Sequence[Outcome], now: datetime) -> None:
+    """Write the forecasts of this run, and of the last hours where one is missing, in the formats of `live.copies`.
+
+    A copy that is there is left alone. One that fails ends nothing else; it is noted, and tried again at the next look.
+    """
+    if not (kinds := context.params.live.copies):
         return
-    for cycle in ledger.cycles(states=VISIBLE, newest=1):
-        path = path_of(context.folder, cycle.init_time, cycle.revision)
-        with store.open_forecasts(path) as forecast:
-            write_copies(forecast, context.folder / COPIES, path.name.removesuffix(".zarr"), context.params.live.copies)
+    rows = {(row.init_time, row.revision): row for row in ledger.cycles(now - COPIED_LATER, states=VISIBLE)}
+    for outcome in outcomes:  # of any time
+        issued = ledger.cycles(outcome.init_time, outcome.init_time, VISIBLE) if outcome.path else []
+        rows |= {(row.init_time, row.revision): row for row in issued}
+    newest_first = [rows[name] for name in sorted(rows, reverse=True)]
+    failures = [line for kind in kinds for line in _copy_missing(context.folder, newest_first, kind)]
+    _note_failed_copies(ledger, failures, now)
+
+
+def _copy_missing(folder: Path, rows: Sequence[Cycle], kind: str) -> list[str]:
+    """Write the copies of one kind that are missing; return why some failed, as far as others would not as well."""
+    failures = []
+    for row in rows:
+        path = path_of(folder, row.init_time, row.revision)
+        if has_copy(folder / COPIES, path.stem, kind):
+            continue
+        try:
+            publish.check(path, row.manifest_sha256)
+            with store.open_forecasts(path) as forecast:
+                write_copies(forecast, folder / COPIES, path.stem, [kind])
+        except Exception as error:  # of any library: scores, metrics and page do not wait for copies
+            failures.append(redacted(f"{kind} of {iso(row.init_time)}: {' '.join(str(error).split())}"))
+            log.error("copy_failed: %s", failures[-1], exc_info=code_of(error) is ExitCode.BUG)
+            if not isinstance(error, DamagedError):  # of the disk, the grid or a package
+                break
+    return failures
+
+
+def _note_failed_copies(ledger: Ledger, failures: Sequence[str], now: datetime) -> None:
+    """Note that copies fail, and that they do no more, not each look's list of them."""
+    text = "; ".join(failures)
+    if bool(text) != bool(ledger.fact(COPY_FAILED)):
+        with ledger.writing(fenced=True):
+            ledger.note("copy_failed" if text else "copies_complete", now, text)
+            ledger.set_fact(COPY_FAILED, text)
 
 
 def apply_retention(context: LiveContext, ledger: Ledger, now: datetime) -> None:

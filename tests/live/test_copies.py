@@ -16,8 +16,15 @@ import xarray as xr
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.schema import check_forecasts, field_names
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live import cycle
+from fieldcast.pipeline.live.archive import exports
 from fieldcast.pipeline.live.archive.exports import check_kinds, remove_copies, write_copies
+from fieldcast.pipeline.live.archive.ledger import Ledger
+from fieldcast.pipeline.live.archive.publish import LEDGER, path_of
+from fieldcast.pipeline.live.context import LiveContext
+from fieldcast.pipeline.live.outcomes import Result
 from fieldcast.pipeline.sources.template import grid_template
+from tests.live.contexts import START, live_context, minutes
 
 STAMP = "20201031T060000Z"
 INIT_TIMES = np.array(["2020-10-31T06:00"], "datetime64[ns]")
@@ -304,3 +311,72 @@ def test_geotiff_without_rioxarray_says_what_to_install(monkeypatch: pytest.Monk
     check_kinds(["netcdf"])
     with pytest.raises(InputError, match=r"rioxarray is not installed: pip install 'fieldcast\[geo\]'"):
         check_kinds(["netcdf", "geotiff"])
+
+
+def copies_of(context: LiveContext) -> dict[str, int]:
+    """Return when each copy was written."""
+    folder = context.folder / "copies"
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def copy_events(context: LiveContext) -> list[str]:
+    with Ledger(context.folder / LEDGER, read_only=True) as ledger:
+        return [event["event"] for event in ledger.events() if event["event"].startswith("cop")]
+
+
+@pytest.mark.usefixtures("unsynced")
+def test_every_forecast_of_a_catch_up_gets_its_copies_and_none_is_rewritten(tmp_path: Path) -> None:
+    context = live_context(tmp_path, changes={"copies": ["netcdf", "geotiff"]})
+    cycle.run(context)
+    context.clock.sleep(900)
+    assert len(cycle.run(context)) == 3
+    folder = context.folder / "copies"
+    stamps = [f"20240601T06{minute:02d}00Z" for minute in (0, 5, 10, 15)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*stamps, *(f"{stamp}.nc" for stamp in stamps)])
+    assert {len(list((folder / stamp).iterdir())) for stamp in stamps} == {4}  # lead times
+    before = copies_of(context)
+    assert len(before) == 4 + 16
+    context.clock.sleep(60)
+    assert cycle.run(context) == []
+    assert copies_of(context) == before
+    (folder / f"{stamps[1]}.nc").unlink()
+    cycle.run(context)
+    assert copies_of(context).keys() == before.keys()
+    assert {name: copies_of(context)[name] == before[name] for name in before} == {
+        name: name != f"{stamps[1]}.nc" for name in before
+    }
+
+
+@pytest.mark.usefixtures("unsynced")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("of a library")], ids=str)
+def test_a_copy_that_fails_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    context = live_context(tmp_path, changes={"copies": ["netcdf", "geotiff"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "replace_durable", full)
+        assert [one.result for one in cycle.run(context)] == [Result.DONE]
+        context.clock.sleep(300)
+        assert [one.result for one in cycle.run(context)] == [Result.DONE]
+    assert copy_events(context) == ["copy_failed"]
+    assert len(copies_of(context)) == 8  # of the other kind
+    cycle.run(context)
+    assert len(copies_of(context)) == 10
+    assert copy_events(context) == ["copy_failed", "copies_complete"]
+
+
+@pytest.mark.usefixtures("unsynced")
+def test_a_damaged_forecast_has_no_copy_and_costs_no_other_one(tmp_path: Path) -> None:
+    context = live_context(tmp_path)
+    cycle.run(context)
+    context.clock.sleep(300)
+    cycle.run(context)
+    chunks = path_of(context.folder, START + minutes(5)) / "rain_rate" / "c"
+    newest = next(path for path in chunks.rglob("*") if path.is_file())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    cycle.run(live_context(tmp_path, context.clock.now(), {"copies": ["netcdf"]}))
+    assert list(copies_of(context)) == ["20240601T060000Z.nc"]
+    assert copy_events(context) == ["copy_failed"]

@@ -171,6 +171,19 @@ MUTATIONS = (
         "if False:",
         f"{LEDGER}::test_no_flipped_bit_goes_unnoticed",
     ),
+    # copies
+    M(
+        "pipeline/live/post_cycle.py",
+        "if has_copy(folder / COPIES, path.stem, kind):",
+        "if False:",
+        "tests/live/test_copies.py::test_every_forecast_of_a_catch_up",
+    ),
+    M(
+        "pipeline/live/post_cycle.py",
+        "            publish.check(path, row.manifest_sha256)\n",
+        "",
+        "tests/live/test_copies.py::test_a_damaged_forecast_has_no_copy",
+    ),
     # the rule of promotion, and who may be compared
     M(
         "pipeline/evaluation/promotion.py",

@@ -71,6 +71,11 @@ def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence
     return [writers[kind](ready, folder, stamp) for kind in kinds]
 
 
+def has_copy(folder: Path, stamp: str, kind: str) -> bool:
+    """Return whether `write_copies` has written this kind for `stamp`."""
+    return (folder / (f"{stamp}.nc" if kind == "netcdf" else stamp)).exists()
+
+
 def remove_copies(folder: Path, stamp: str) -> None:
     """Remove what `write_copies` wrote for `stamp`, finished or not."""
     images = folder / stamp

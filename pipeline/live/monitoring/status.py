@@ -36,6 +36,8 @@ NOTABLE = (
     "skipped",
     "recovered",
     "quarantined",
+    "copy_failed",
+    "copies_complete",
     "refused",
     "stale_input",
     "drift",
