@@ -132,6 +132,8 @@ def status(
         for word, lines in (("late", current.late), ("damaged", current.faults), ("alarm", current.alarms)):
             for line in lines:
                 Console().print(Text(f"{word}: ", "bold red"), line, sep="", markup=False)
+        for line in current.refused:
+            Console().print(Text("refused: ", "yellow"), line, sep="", markup=False)
     raise typer.Exit(current.exit_code())
 
 

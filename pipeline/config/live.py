@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from fieldcast.pipeline.config.section import Amount, Count, Minutes, Section, Share, Text
+from fieldcast.pipeline.config.section import Amount, Count, Minutes, Name, Section, Share, Text
 from fieldcast.pipeline.config.sources import SourceOptions
 
 Hours = Annotated[float, Field(ge=0, le=24 * 366)]
@@ -14,6 +14,24 @@ KeptHours = Annotated[float, Field(gt=0, le=24 * 366)]
 WaitMinutes = Annotated[float, Field(ge=0, le=1e6)]
 MissingFrames = Annotated[int, Field(ge=0, le=10_000)]
 Days = Annotated[float, Field(gt=0, le=366 * 100)]
+
+
+def _in_order(limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    low, high = limits
+    if low is not None and high is not None and low >= high:
+        raise ValueError(f"expected a lower limit below the upper one, found {low:g} and {high:g}")
+    return limits
+
+
+Value = Annotated[float, Field(ge=-1e30, le=1e30)]
+ValueLimits = Annotated[tuple[Value | None, Value | None], AfterValidator(_in_order)]
+
+
+class FeedLook(Section):
+    """Limits of one look at the feed; what they leave out is taken at later looks."""
+
+    max_megabytes: Annotated[float, Field(gt=0, le=1e6)] = 256.0  # downloaded; a larger file is refused
+    max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 90.0  # a third at most for all requests, or one file
 
 
 class LateData(Section):
@@ -56,6 +74,7 @@ class Live(Section):
 
     model: Text = "champion"  # an alias in the registry, or a checkpoint folder
     source: SourceOptions | None = None  # where new frames appear; default: the training source
+    feed: FeedLook = FeedLook()
     every_minutes: Minutes | None = None  # between init times; default: the model's step
     late_data: LateData = LateData()
     schedule: Schedule = Schedule()
@@ -64,6 +83,7 @@ class Live(Section):
     max_attempts: Annotated[int, Field(gt=0, le=1000)] = 3
     lock_wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     reserve_megabytes: Annotated[float, Field(ge=0, le=1e9)] = 64.0  # of the disk that a cycle leaves free
+    limits: dict[Name, ValueLimits] = {}  # [lowest, highest] value by variable; a frame beyond is refused
     copies: list[Literal["netcdf", "geotiff"]] = []
     drift: Drift = Drift()
     retention: Retention = Retention()

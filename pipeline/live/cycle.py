@@ -87,6 +87,7 @@ def run(
             due = context.due(ledger, now) if init_times is None else init_times
             return [_dry_run(context, ledger, it, now, request) for it in due]
     with context.writing() as ledger:
+        now = context.clock.now()  # another process may have had the lock until now
         due = context.plan(ledger, now) if init_times is None else init_times
         seconds = context.fetch_frames(ledger, due, now)
         outcomes = [_run_cycle(context, ledger, it, now, seconds, request) for it in due]

@@ -16,9 +16,8 @@ from pathlib import Path
 from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
 
 from fieldcast.pipeline.config import Params
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, UserError
 from fieldcast.pipeline.live import cycle, post_cycle
-from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER
 from fieldcast.pipeline.live.clock import Clock, SystemClock, iso
 from fieldcast.pipeline.live.context import LIVE, LiveContext
@@ -30,13 +29,21 @@ from fieldcast.pipeline.live.schedule import cron_trigger
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 8.0  # that a running cycle gets to end after a signal; ten in all
 WAIT_SECONDS = 10.0  # between two looks for frames
+WATCH_SECONDS = 60.0  # between two looks at a clock that may have been set, and to the next try of a wakeup in doubt
+CLOCK_SET = timedelta(minutes=1)
+WAKEUP = "wakeup"  # the job of the schedule
 MISFIRE_SECONDS = 30  # with misfire: skip, a wakeup later than this is dropped
 Work = Callable[[LiveContext], list[Outcome]]
 
 
 def run_pending(params: Params, folder: Path, clock: Clock, work: Work = cycle.run) -> list[Outcome]:
     """Do `work`, send records to MLflow, write metrics and page; return the outcomes of the cycles."""
-    outcomes = work(LiveContext(params, folder, clock))
+    try:
+        outcomes = work(LiveContext(params, folder, clock))
+    except BusyError:  # the clock is in doubt, or another process at work: monitors are told
+        if (folder / LEDGER).is_file():
+            write_metrics(read_status(params, folder, clock), folder / "metrics.prom")
+        raise
     for outcome in outcomes:
         log.log(logging.WARNING if outcome.result is Result.FAILED else logging.INFO, "%s", describe(outcome))
     post_cycle.sync(params.track.experiment, folder, clock)
@@ -70,17 +77,19 @@ class Server:
         self.trigger = cron_trigger(params.live.schedule)
         self.stopping = threading.Event()
         self._busy = threading.Lock()
-        self._last: tuple[datetime, float] | None = None  # wall clock and seconds at the last wakeup
+        self.scheduler = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
 
     def tick(self) -> list[Outcome]:
         """Run what is due and return the outcomes; an error is logged, and the next wakeup tries again."""
         with self._busy:
-            if self._jumped():
-                return []
             try:
                 return run_pending(self.params, self.folder, self.clock)
+            except BusyError as error:
+                log.warning("%s", error)
+                self._try_again()
+                return []
             except Exception as error:
-                log.error("%s", error, exc_info=not isinstance(error, InputError | OSError))
+                log.error("%s", error, exc_info=not isinstance(error, UserError | OSError))
                 return []
 
     def run(self) -> int:
@@ -94,12 +103,13 @@ class Server:
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         rules = self.params.live.schedule
         grace = None if rules.misfire == "run" else MISFIRE_SECONDS
-        scheduler = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
-        scheduler.add_job(self.tick, self.trigger, misfire_grace_time=grace)
+        scheduler = self.scheduler
+        scheduler.add_job(self.tick, self.trigger, misfire_grace_time=grace, id=WAKEUP)
         scheduler.add_job(self.tick)  # at once: cycles that came due while no process served
         scheduler.start()
         log.info("serving: wakes at '%s' (%s); next at %s", rules.cron, rules.time_zone, self.next_wakeup())
-        self.stopping.wait()
+        while not self.stopping.wait(WATCH_SECONDS):
+            self.watch()
         scheduler.pause()
         ended = self._busy.acquire(timeout=GRACE_SECONDS)
         scheduler.shutdown(wait=False)
@@ -117,16 +127,19 @@ class Server:
         moment: datetime = self.trigger.get_next_fire_time(None, self.clock.now())
         return iso(moment)
 
-    def _jumped(self) -> bool:
-        """Return whether the wall clock moved otherwise than time since the last wakeup; the next one believes it."""
-        now, seconds = self.clock.now(), self.clock.monotonic()
-        last, self._last = self._last, (now, seconds)
-        if last is None:
-            return False
-        off = (now - last[0]) - timedelta(seconds=seconds - last[1])
-        if abs(off) < timedelta(minutes=1):
-            return False
-        log.warning("clock_jump: the clock moved by %s more than time did; this wakeup is left out", off)
-        with Ledger(self.folder / LEDGER) as ledger, ledger.writing():
-            ledger.note("clock_jump", now, str(off))
-        return True
+    def watch(self) -> None:
+        """Let the scheduler look at the clock, which may have been set while it slept by the machine's seconds."""
+        now, job = self.clock.now(), self.scheduler.get_job(WAKEUP)
+        following: datetime = self.trigger.get_next_fire_time(None, now)
+        jitter = timedelta(seconds=self.params.live.schedule.jitter_seconds)
+        if job.next_run_time > following + jitter + CLOCK_SET:
+            job.reschedule(self.trigger)
+            self.scheduler.add_job(self.tick)  # at once: a wakeup may have been missed
+            log.warning("clock_jump: the clock was set back; the next wakeup is at %s", self.next_wakeup())
+        self.scheduler.wakeup()
+
+    def _try_again(self) -> None:
+        """Wake once more soon: what is due cannot wait for the next wakeup of a rare schedule."""
+        if self.scheduler.running:
+            moment = self.clock.now() + timedelta(seconds=WATCH_SECONDS)
+            self.scheduler.add_job(self.tick, "date", run_date=moment, id="again", replace_existing=True)

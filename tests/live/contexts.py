@@ -9,12 +9,16 @@ import numpy as np
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.config.sources import StormsOptions
 from fieldcast.pipeline.datasets.signature import Channel, signature_of
+from fieldcast.pipeline.datasets.times import to_numpy
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, save_checkpoint
 from fieldcast.pipeline.forecasting.forecaster import build_network
+from fieldcast.pipeline.live.clock import Clock
 from fieldcast.pipeline.live.context import LiveContext
+from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.sources.storms import StormsSource
 from fieldcast.pipeline.sources.target import target_of
 from tests.conftest import merged
+from tests.live import feeds
 from tests.live.clocks import SimulatedClock
 
 START = datetime(2024, 6, 1, 6, 0, tzinfo=UTC)
@@ -98,6 +102,17 @@ def live_context(root: Path, now: datetime = START, changes: dict[str, Any] | No
     if not (root / "checkpoint").exists():
         write_reference(root / "checkpoint")
     return LiveContext(params(changes), root / "live", SimulatedClock(now), root)
+
+
+def radar_context(root: Path, clock: Clock, changes: dict[str, Any] | None = None) -> LiveContext:
+    """Return a context in `root` whose feed is the radar files, ten minutes apart, of `root/feed`."""
+    options = feeds.bom(root / "feed")
+    grid = target_of(open_source(options).grid(), options, "feed").grid
+    signature = signature_of(grid, ["rain_rate"], np.timedelta64(10, "m"), to_numpy(feeds.START))
+    config = checkpoint_config("persistence", signature=signature, step_minutes=10)
+    save_checkpoint(root / "checkpoint", config, {}, "")
+    values = params({"source": options.model_dump(), "model": "checkpoint", **(changes or {})})
+    return LiveContext(values, root / "live", clock, root)
 
 
 def minutes(count: float) -> timedelta:

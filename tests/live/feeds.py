@@ -16,6 +16,7 @@ from fieldcast.pipeline.datasets.signature import DataSignature, signature_of
 from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.live.clock import Clock
+from fieldcast.pipeline.live.feed.limits import FeedRules
 from fieldcast.pipeline.live.feed.store import LiveObservations
 from tests.live.clocks import SimulatedClock
 from tests.sources import archives
@@ -83,9 +84,17 @@ def contract(observations: xr.Dataset) -> DataSignature:
     return signature_of(observations, field_names(observations), times[1] - times[0], times[0])
 
 
-def live_of(folder: Path, source: SourceOptions, expected: dict[str, Any], now: Clock | None = None, **rules: Any):
+def live_of(
+    folder: Path,
+    source: SourceOptions,
+    expected: dict[str, Any],
+    now: Clock | None = None,
+    look: FeedRules | None = None,
+    **rules: Any,
+):
     """Return live observations, a day after the start unless a clock says otherwise."""
-    return LiveObservations(folder, source, IngestOptions(**rules), expected, now or SimulatedClock(LATER))
+    clock = now or SimulatedClock(LATER)
+    return LiveObservations(folder, source, IngestOptions(**rules), expected, clock, look or FeedRules())
 
 
 def require_equal(live: LiveObservations, observations: xr.Dataset) -> None:

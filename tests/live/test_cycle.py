@@ -166,7 +166,7 @@ def test_a_clock_that_goes_back_plans_nothing(tmp_path: Path) -> None:
     cycle.run(context)
     assert isinstance(context.clock, SimulatedClock)
     context.clock.set(START - timedelta(hours=1))
-    with pytest.raises(BusyError, match="earlier than the last entry"):
+    with pytest.raises(BusyError, match="1:00:00 earlier than the last cycle's look"):
         cycle.run(context)
     assert len(rows(context)) == 1
 

@@ -16,6 +16,7 @@ import xarray as xr
 
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import SystemClock
+from fieldcast.pipeline.live.feed.limits import FeedRules
 from fieldcast.pipeline.live.feed.poll import UnavailableError, address, has_codes, public, within
 from fieldcast.pipeline.sources.files import listed
 from tests.live import feeds
@@ -33,6 +34,7 @@ class Server:
         self.folder = folder
         self.answers: list[tuple[str, int]] = []
         self.declared = 0  # bytes more than are sent
+        self.length = True  # of the content is told
         self.validators = True
         self.stalled = Event()
         self.stalled.set()
@@ -67,7 +69,8 @@ class Server:
             return
         self.answers.append((request.path, 200))
         request.send_response(200)
-        request.send_header("Content-Length", str(len(content) + self.declared))
+        if self.length:
+            request.send_header("Content-Length", str(len(content) + self.declared))
         if self.validators:
             request.send_header("ETag", tag)
         request.end_headers()
@@ -245,9 +248,8 @@ def test_a_server_that_is_down_or_silent(server, pattern, trained, tmp_path, mon
     silent = Server(server.folder)
     silent.stalled.clear()
     monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr("fieldcast.pipeline.live.feed.poll.POLL_SECONDS", 0.5)
     url = pattern.replace(server.url, silent.url)
-    slow = live_of(tmp_path / "slow", bom(url), contract(trained), SystemClock())
+    slow = live_of(tmp_path / "slow", bom(url), contract(trained), SystemClock(), FeedRules(max_seconds=1.5))
     before = time.monotonic()
     waiting = slow.fetch_frames(START, at(100)).waiting
     assert time.monotonic() - before < 1.5
@@ -255,6 +257,27 @@ def test_a_server_that_is_down_or_silent(server, pattern, trained, tmp_path, mon
     assert "timed out" in waiting[0]
     assert waiting[-1].endswith("not asked, all requests took 0.5 s: left for later")
     silent.close()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_one_look_downloads_so_many_bytes_and_no_file_that_has_more(server, pattern, trained, tmp_path, declared):
+    sizes = [publish(server, minutes).stat().st_size for minutes in (0, 10, 30)]
+    large = publish(server, 20)
+    large.write_bytes(large.read_bytes() + bytes(4 * sizes[0]))
+    if not declared:
+        server.length = False
+    look = FeedRules(max_bytes=2 * sizes[0] + 100)
+    live = live_of(tmp_path / "live", bom(pattern), contract(trained), SimulatedClock(at(30)), look)
+    scan = live.fetch_frames(START, at(30))
+    (refused,) = scan.refused
+    assert f"rain_202406010020.nc: {large.stat().st_size if declared else ''}" in refused
+    assert refused.endswith(" MB (live.feed.max_megabytes) at most: correct live.source or raise that")
+    assert at(30) in scan.added
+    server.asked()
+    added = scan.added + live.fetch_frames(START, at(30)).added + live.fetch_frames(START, at(30)).added
+    assert sorted(added) == [at(0), at(10), at(30)]
+    assert not any("0020" in path for path, _ in server.asked())  # it is not asked for again
+    assert live.fetch_frames(START, at(30)).refused == []
 
 
 def test_addresses_through_fsspec(trained, tmp_path):

@@ -16,8 +16,9 @@ from fieldcast.pipeline.config.sources import MovingMnistOptions, RadarOptions, 
 from fieldcast.pipeline.datasets.times import from_numpy
 from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.durable import FAILPOINT
-from fieldcast.pipeline.live.feed import poll
+from fieldcast.pipeline.live.feed import segments
 from fieldcast.pipeline.live.feed.frame_file import encode
+from fieldcast.pipeline.live.feed.limits import FeedRules
 from fieldcast.pipeline.live.feed.store import LiveObservations
 from fieldcast.pipeline.sources import open_source
 from fieldcast.pipeline.sources.radar import hdf5
@@ -196,15 +197,15 @@ def test_a_file_that_cannot_be_read_at_all_costs_nothing_but_itself(live, feed):
     ]
 
 
-def test_a_file_that_takes_long_to_decode_holds_up_no_other(live, feed, monkeypatch):
+def test_a_file_that_takes_long_to_decode_holds_up_no_other(feed, trained, tmp_path, monkeypatch):
+    live = live_of(tmp_path / "live", bom(feed), contract(trained), look=FeedRules(max_seconds=6.0))
     looks = []
 
     def slow(path):
-        if path.endswith("rain_0020.nc"):
+        if path.endswith(("rain_0020.nc", "again.nc")):
             looks.append(path)
             time.sleep(8)
 
-    monkeypatch.setattr(poll, "DECODE_SECONDS", 2.0)
     monkeypatch.setattr(hdf5, "check_hdf5", slow)
     started = time.monotonic()
     scans = [live.fetch_frames(*WHOLE) for _ in range(5)]
@@ -212,6 +213,42 @@ def test_a_file_that_takes_long_to_decode_holds_up_no_other(live, feed, monkeypa
     assert scans[0].added == [at(minutes) for minutes in TENS if minutes != 20]
     assert all("not decoded in" in scan.waiting[0] for scan in scans)
     assert len(looks) == 3  # then it is left alone until it changes
+    (aside,) = scans[2].refused
+    assert aside == (
+        f"{feed / 'rain_0020.nc'}: not decoded in 2 s, a third of live.feed.max_seconds: take the file out of the "
+        "feed: set aside after 3 looks, until it changes"
+    )
+    assert [scan.refused for scan in (*scans[:2], *scans[3:])] == [[]] * 4
+    (feed / "rain_0020.nc").rename(feed / "again.nc")  # the same bytes
+    scan = live.fetch_frames(*WHOLE)
+    assert scan.refused[0].startswith(f"{feed / 'again.nc'}: has the bytes of a file that was set aside: {feed}")
+    assert live.fetch_frames(*WHOLE).refused == []
+    assert len(looks) == 3
+    write_bom(feed, 20, name="again.nc", counts=frame(77))
+    monkeypatch.undo()
+    assert live.fetch_frames(*WHOLE).added == [at(20)]
+
+
+def test_files_that_take_long_together_come_in_at_several_looks_the_newest_first(feed, trained, tmp_path, monkeypatch):
+    clock = SimulatedClock(LATER)
+    live = live_of(tmp_path / "live", bom(feed), contract(trained), clock)
+    monkeypatch.setattr(hdf5, "check_hdf5", lambda _: clock.sleep(8))  # of 30 seconds
+    scans = [live.fetch_frames(*WHOLE) for _ in range(4)]
+    assert [scan.added for scan in scans] == [[at(60), at(70)], [at(40), at(50)], [at(20), at(30)], [at(0), at(10)]]
+    assert [len(scan.waiting) for scan in scans] == [6, 4, 2, 0]
+    assert (
+        scans[0]
+        .waiting[0]
+        .endswith("rain_0050.nc: not read, other files took 30 s (live.feed.max_seconds): left for later")
+    )
+    assert [scan.refused for scan in scans] == [[]] * 4
+
+
+def test_a_file_of_endless_times_is_set_aside(live, feed, monkeypatch):
+    monkeypatch.setattr(segments, "MOST_TIMES", 0)
+    scans = [live.fetch_frames(*WHOLE) for _ in range(3)]
+    assert scans[0].waiting[0].endswith(".nc: declares 1 times, expected 0 at most: take it out of the feed")
+    assert len(scans[2].refused) == len(TENS)
 
 
 def test_a_file_without_permission_comes_in_as_soon_as_it_has_one(trained):
@@ -446,7 +483,7 @@ def test_a_crash_between_file_and_row_is_repaired(live, trained, tmp_path, monke
     with pytest.raises(RuntimeError):
         live.fetch_frames(*WHOLE)
     monkeypatch.delenv(FAILPOINT)
-    assert [path.name for path in (tmp_path / "live" / "frames").iterdir()] == ["20240601T000000Z.nc"]
+    assert [path.name for path in (tmp_path / "live" / "frames").iterdir()] == ["20240601T011000Z.nc"]
     assert live.times(*WHOLE) == []
     assert len(live.fetch_frames(*WHOLE).added) == len(TENS)
     require_equal(live, trained)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fieldcast.pipeline.config import Schedule
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import BusyError, InputError
 from fieldcast.pipeline.live import scheduler
 from fieldcast.pipeline.live.archive.ledger import Ledger
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
@@ -21,7 +21,7 @@ from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring.logs import set_up
 from fieldcast.pipeline.live.outcomes import Result
 from fieldcast.pipeline.live.schedule import cron_trigger
-from fieldcast.pipeline.live.scheduler import Server, run_until_complete
+from fieldcast.pipeline.live.scheduler import WAKEUP, Server, run_until_complete
 from tests.conftest import merged
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import PARAMS, START, minutes, params, write_reference
@@ -61,19 +61,56 @@ def test_an_error_does_not_end_the_service(project: Path, caplog: pytest.LogCapt
     assert Server(params(), project / "live", clock).tick()[0].result is Result.DONE
 
 
-def test_a_clock_that_jumps_is_believed_at_the_second_look(project: Path) -> None:
+def test_a_clock_that_jumps_decides_nothing_until_it_is_right(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     clock = SimulatedClock(START)
     server = Server(params({"backfill_hours": 1}), project / "live", clock)
     server.tick()
+    before = (project / "live" / "metrics.prom").read_bytes()
     clock.set(START + timedelta(days=2))
     assert server.tick() == []
+    assert "the clock shows 2024-06-03T06:00:00Z, 2 days, 0:00:00 after the last cycle's look" in caplog.text
+    assert (project / "live" / "metrics.prom").read_bytes() != before
     with Ledger(project / "live" / LEDGER, read_only=True) as ledger:
         assert ledger.events()[-1]["event"] == "clock_jump"
         assert len(ledger.cycles()) == 1  # no row was skipped for a clock that may be wrong
     clock.set(START + minutes(5))
-    assert server.tick() == []
-    clock.sleep(60)
     assert [it.result for it in server.tick()] == [Result.DONE]
+
+
+def test_a_suspend_of_ten_minutes_costs_no_cycle(project: Path) -> None:
+    clock = SimulatedClock(START)
+    server = Server(params({"schedule": {"cron": "0 */6 * * *"}}), project / "live", clock)
+    server.tick()
+    clock.set(START + minutes(10))  # of which the machine has no seconds
+    assert [it.result for it in server.tick()] == [Result.DONE] * 2
+
+
+def test_a_service_whose_clock_is_set_back_wakes_by_the_new_time(project: Path) -> None:
+    now = datetime.now(UTC)
+    clock = SimulatedClock(now)
+    server = Server(params({"schedule": {"cron": "0 */6 * * *"}}), project / "live", clock)
+    server.scheduler.add_job(server.tick, server.trigger, id=WAKEUP, next_run_time=now + timedelta(hours=30))
+    server.scheduler.start(paused=True)
+    server.watch()
+    waking = [job.next_run_time for job in server.scheduler.get_jobs()]
+    server.scheduler.shutdown()
+    assert len(waking) == 2  # at once, and at the next full six hours
+    assert min(waking) <= now + minutes(1)
+    assert now < max(waking) <= now + timedelta(hours=6)
+
+
+def test_a_wakeup_in_doubt_is_tried_again_soon(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object) -> None:
+        raise BusyError("another process is at work")
+
+    monkeypatch.setattr(scheduler, "run_pending", busy)
+    server = Server(params({"schedule": {"cron": "0 */6 * * *"}}), project / "live")
+    server.scheduler.start(paused=True)
+    server.tick()
+    server.tick()
+    (job,) = server.scheduler.get_jobs()
+    server.scheduler.shutdown()
+    assert timedelta(0) < job.next_run_time - datetime.now(UTC) <= timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(("level", "shown"), [(logging.INFO, ["cycle done"]), (logging.WARNING, [])])

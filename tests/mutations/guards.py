@@ -171,6 +171,56 @@ MUTATIONS = (
         "if False:",
         f"{LEDGER}::test_no_flipped_bit_goes_unnoticed",
     ),
+    # bytes and seconds of a feed, limits of live values
+    M(
+        "pipeline/live/feed/poll.py",
+        "        if of_file > most:",
+        "        if False:",
+        "tests/live/test_feed.py::test_one_look_downloads",
+    ),
+    M(
+        "pipeline/live/feed/poll.py",
+        "        if now > self._files_end - opening * self._third / 2:",
+        "        if False:",
+        "tests/live/test_observations.py::test_files_that_take_long_together",
+    ),
+    M(
+        "pipeline/live/feed/segments.py",
+        "        if reason := self._aside_reason(candidate):",
+        "        if reason := None:",
+        "tests/live/test_observations.py::test_a_file_that_takes_long",
+    ),
+    M(
+        "pipeline/live/feed/fetch.py",
+        "reason = beyond(values, self._limits)",
+        "reason = None",
+        "tests/live/test_limits.py::test_a_frame_that_no_radar",
+    ),
+    M(
+        "pipeline/live/feed/store.py",
+        "            dict(self._limits),\n",
+        "",
+        "tests/live/test_limits.py::test_limits_of_one_s_own",
+    ),
+    # clocks
+    M(
+        "pipeline/live/timekeeping.py",
+        "(self.since(last) or timedelta()) + AHEAD",
+        "timedelta(days=9999)",
+        "tests/live/test_timekeeping.py::test_a_clock_that_is_wrong",
+    ),
+    M(
+        "pipeline/live/timekeeping.py",
+        "return behind >= -NOTED",
+        "return True",
+        "tests/live/test_timekeeping.py::test_a_feed_that_confirms",
+    ),
+    M(
+        "pipeline/live/timekeeping.py",
+        "        _take_back(ledger, look.at)\n",
+        "",
+        "tests/live/test_timekeeping.py::test_what_a_believed_future",
+    ),
     # copies
     M(
         "pipeline/live/post_cycle.py",

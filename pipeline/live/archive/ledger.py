@@ -175,6 +175,30 @@ class Ledger(Database):
         rows = self.rows(f"SELECT * FROM cycles WHERE {' AND '.join(conditions)} {order}", values)
         return [self._cycle(row) for row in reversed(rows)]
 
+    def newest_init_time(self, until: datetime) -> datetime | None:
+        """Return the newest init time up to a moment that has a row."""
+        rows = self.rows(
+            "SELECT init_time FROM cycles WHERE init_time <= ? ORDER BY init_time DESC LIMIT 1", [iso(until)]
+        )
+        return parse(rows[0][0]) if rows else None
+
+    def ended_after(self, moment: datetime) -> list[Cycle]:
+        """Return the rows that ended later than a moment, by init time."""
+        rows = self.rows("SELECT * FROM cycles WHERE ended_at > ? ORDER BY init_time, revision", [iso(moment)])
+        return [self._cycle(row) for row in rows]
+
+    def remove_cycles(self, init_times: Iterable[datetime]) -> None:
+        """Remove the first rows of init times; inside `writing`."""
+        self._db.executemany(
+            "DELETE FROM cycles WHERE init_time = ? AND revision = 0", [(iso(it),) for it in init_times]
+        )
+
+    def forget_verifications(self, after: datetime) -> None:
+        """Remove the verifications that were made later than a moment, and their unsent records; inside `writing`."""
+        names = "SELECT 'scores ' || init_time || ' ' || revision FROM verifications WHERE at > ?"
+        self._db.execute(f"DELETE FROM outbox WHERE sent_at IS NULL AND name IN ({names})", [iso(after)])
+        self._db.execute("DELETE FROM verifications WHERE at > ?", [iso(after)])
+
     def names(self) -> dict[tuple[str, int], State]:
         """Return the state of every row by init time (as `iso` spells it) and revision, without checking the rows."""
         rows = self.rows("SELECT init_time, revision, state FROM cycles")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from fieldcast.pipeline.live.clock import iso, stamp
 from fieldcast.pipeline.live.feed import frame_file
 from fieldcast.pipeline.live.feed.frame_file import Values
 from fieldcast.pipeline.live.feed.index import NO_VERSION, Frame, FrameIndex
+from fieldcast.pipeline.live.feed.limits import beyond
 from fieldcast.pipeline.live.feed.poll import Feed, UnavailableError, version_of
 from fieldcast.pipeline.live.feed.segments import FetchReport, OpenSegment, Segments, Window
 from fieldcast.pipeline.sources.files import is_url
+from fieldcast.pipeline.sources.missing import Limits
 from fieldcast.pipeline.sources.target import read_frames
 
 BATCH = 256  # candidates remembered in one transaction
@@ -42,13 +44,14 @@ class Fetch:
         window: Window,
         folder: Path,
         write: Callable[[Path, bytes], None],
+        limits: Mapping[str, Limits],
     ) -> None:
-        self._rules, self._index, self._window = rules, index, window
+        self._rules, self._index, self._window, self._limits = rules, index, window, limits
         self._folder, self._write = folder, write
         self._known = index.candidates()
         self._stored = {frame.time for frame in index.frames(window.since, window.until)}
         self._report = FetchReport()
-        self._segments = Segments(options, contract, window, self._known, self._stored, self._report)
+        self._segments = Segments(options, contract, window, self._known, self._stored, self._report, index.aside())
         self._feed: Feed | None = None
 
     def run(self, feed: Feed | None) -> FetchReport:
@@ -63,8 +66,9 @@ class Fetch:
             self._report.examined += [segment.examined() for segment in segments if not segment.failed]
             self._remember()
         if self._report.misfits and self._index.latest() is None:
-            raise InputError(self._report.misfits[0])
+            raise InputError(min(self._report.misfits))
         self._report.added.sort()
+        self._report.refused.sort()
         self._report.stale = self._stale(self._report.added)
         return self._report
 
@@ -72,17 +76,21 @@ class Fetch:
         poll = feed.poll(self._known, [time for time in self._window.times() if time not in self._stored])
         self._report.waiting += poll.waiting
         self._index.forget(poll.gone)
-        segments = []
-        for candidate in poll.candidates:
+        for candidate in poll.too_large:
+            self._report.too_large(candidate)
+        segments: list[OpenSegment] = []
+        for candidate in reversed(poll.candidates):  # the newest first
             segment = self._segments.open(feed, candidate)
             segments += [segment] if segment else []
             if len(self._report.examined) >= BATCH:
                 self._remember()
-        return segments
+        return segments[::-1]
 
     def _remember(self) -> None:
         self._index.remember(self._report.examined)
         self._report.examined.clear()
+        self._index.set_aside(self._report.aside)
+        self._report.aside.clear()
 
     def _take_all(self, segments: Sequence[OpenSegment]) -> None:
         """Take the frames that one segment alone has, segment by segment, then those that several have."""
@@ -90,7 +98,7 @@ class Fetch:
         for segment in segments:
             for number in segment.wanted:
                 holders[segment.times[number]].append((segment, number))
-        for segment in segments:
+        for segment in reversed(segments):  # the newest first, should time run out
             self._take_segment(segment, [n for n in segment.wanted if len(holders[segment.times[n]]) == 1])
         for time in sorted(time for time, several in holders.items() if len(several) > 1):
             self._take_shared(time, holders[time])
@@ -107,15 +115,17 @@ class Fetch:
                 return
             for position, number in enumerate(block):
                 values = {name: field[position] for name, field in frames.items()}
-                self._take(segment.times[number], values, [segment])
+                if self._is_possible(segment.times[number], values, segment):
+                    self._take(segment.times[number], values, [segment])
 
     def _take_shared(self, time: datetime, holders: Sequence[tuple[OpenSegment, int]]) -> None:
         """Take a frame that several segments have, by the rule of the ingest."""
         readable = []
         for segment, number in holders:
             frames = None if segment.failed else self._read(segment, [number])
-            if frames is not None:
-                readable.append((segment, {name: field[0] for name, field in frames.items()}))
+            values = {name: field[0] for name, field in frames.items()} if frames is not None else {}
+            if values and self._is_possible(time, values, segment):
+                readable.append((segment, values))
         rule = self._rules.duplicates
         if rule == "refuse" or len(readable) < 2:
             for segment, values in readable:
@@ -147,11 +157,19 @@ class Fetch:
             return None
         return frames
 
+    def _is_possible(self, time: datetime, values: Values, segment: OpenSegment) -> bool:
+        """Return whether all values of a frame are within their limits; else refuse it."""
+        reason = beyond(values, self._limits)
+        if reason is not None:
+            self._drop(time, segment, reason)
+        return reason is None
+
     def _take(self, time: datetime, values: Values, segments: Sequence[OpenSegment]) -> None:
         """Keep a frame unless it is empty or its time has one already."""
         origin = " + ".join(segment.candidate.key for segment in segments)
         if not any(np.isfinite(field).any() for field in values.values()):
-            self._drop_empty(time, segments)
+            for segment in segments:
+                self._drop(time, segment, "every cell is missing")
             return
         content = frame_file.digest(values)
         stored = self._index.frame(time)
@@ -174,14 +192,14 @@ class Fetch:
         if self._index.add(frame, lambda: self._write(path, file)):
             self._report.added.append(time)
 
-    def _drop_empty(self, time: datetime, segments: Sequence[OpenSegment]) -> None:
-        for segment in segments:
-            key = segment.candidate.key
-            if segment.candidate.version == NO_VERSION:  # a store whose chunk of data may still come
-                self._report.waiting.append(f"{key}: time {iso(time)}: every cell is missing: left for later")
-            else:
-                segment.dropped.add(time)
-                self._report.refuse_frames(key, [time], "every cell is missing")
+    def _drop(self, time: datetime, segment: OpenSegment, reason: str) -> None:
+        """Refuse a frame of a file until the file changes; that of a store is left for later: chunks may still come."""
+        key = segment.candidate.key
+        if segment.candidate.version == NO_VERSION:
+            self._report.waiting.append(f"{key}: time {iso(time)}: {reason}: left for later")
+        else:
+            segment.dropped.add(time)
+            self._report.refuse_frames(key, [time], reason)
 
     def _stale(self, added: Sequence[datetime]) -> list[datetime]:
         """Return the times, of new frames or next to them, whose frame repeats the one before although it varies."""

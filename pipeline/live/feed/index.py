@@ -15,12 +15,16 @@ from typing import Any, Literal
 
 from fieldcast.pipeline.live.archive.database import Database, Row, is_whole
 from fieldcast.pipeline.live.clock import iso, parse
+from fieldcast.pipeline.sources.files import file_sha256
 
 TABLES = ("frames", "files", "facts")
 
 Statistics = dict[str, dict[str, float | None]]
 Version = tuple[int, int, int]  # of a file: bytes, mtime and ctime in nanoseconds
 NO_VERSION: Version = (0, 0, 0)
+Aside = tuple[int, str]  # bytes of a file that could not be read, and the reason
+ASIDE = "set_aside"  # the fact that holds them by SHA-256
+KEPT_ASIDE = 100
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,25 @@ CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime
         if self.fact(name) != value:
             with self.transaction():
                 self._db.execute("DELETE FROM files")
+                self.set_fact(ASIDE, "{}")
                 self.set_fact(name, value)
+
+    def aside(self) -> dict[str, Aside]:
+        """Return the files that were set aside, by the SHA-256 of their bytes."""
+        fact = self.fact(ASIDE)
+        return {sha256: (size, reason) for sha256, (size, reason) in json.loads(fact).items()} if fact else {}
+
+    def set_aside(self, candidates: Sequence[Candidate]) -> None:
+        """Remember the bytes of these candidates, by which they are known again under any name."""
+        known = self.aside()
+        for candidate in candidates:
+            try:
+                known[file_sha256(Path(candidate.path))] = (candidate.version[0], candidate.detail)
+            except OSError:  # it has just gone
+                continue
+        if candidates:
+            with self.transaction():
+                self.set_fact(ASIDE, json.dumps(dict(list(known.items())[-KEPT_ASIDE:])))
 
     def _upgrade(self, version: int) -> None:
         if version == 0:

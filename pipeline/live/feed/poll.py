@@ -25,14 +25,13 @@ from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import Clock
 from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate, Version
+from fieldcast.pipeline.live.feed.limits import FeedRules
 from fieldcast.pipeline.sources.files import is_url, listed, one_line
 from fieldcast.pipeline.sources.gridded import PATTERNS, is_zarr
 from fieldcast.pipeline.sources.radar.composites import FORMATS
 
 REQUEST_SECONDS = 10.0  # without an answer
-POLL_SECONDS = 30.0  # for all requests of one poll
 BLOCK_BYTES = 1 << 20
-DECODE_SECONDS = 60.0  # for a look into a local file, whatever it declares
 CODES = re.compile(r"%([YymdHMSj])")
 DATE_CODES = re.compile(r"%[YymHMSj]")  # %d alone may be the escape of a byte
 VALIDATORS = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
@@ -44,21 +43,31 @@ class UnavailableError(Exception):
     """A file or server that cannot be reached now."""
 
 
+class TooLargeError(Exception):
+    """A file that alone has more bytes than one look may download."""
+
+
 @dataclass
 class Poll:
     """All that a feed has, and what it should have but does not."""
 
     candidates: list[Candidate] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    too_large: list[Candidate] = field(default_factory=list)  # refused for their bytes
     gone: list[str] = field(default_factory=list)  # keys of files that are no longer there
 
 
 class Feed:
     """The feed of a source's `path`; downloads go to `incoming`, and are looked for in `kept` first."""
 
-    def __init__(self, options: RadarOptions | GriddedOptions, kept: Path, incoming: Path, clock: Clock) -> None:
-        self._options, self._kept, self._incoming, self._clock = options, kept, incoming, clock
-        self._end = clock.monotonic() + POLL_SECONDS
+    def __init__(
+        self, options: RadarOptions | GriddedOptions, kept: Path, incoming: Path, clock: Clock, rules: FeedRules
+    ) -> None:
+        self._options, self._kept, self._incoming, self._clock, self._rules = options, kept, incoming, clock, rules
+        self._third = rules.max_seconds / 3  # for requests, for files, and for the last file
+        self._requests_end = clock.monotonic() + self._third
+        self._files_end: float | None = None  # from the first file on
+        self._bytes = 0  # downloaded
 
     def poll(self, known: Mapping[str, Candidate], wanted: Sequence[datetime]) -> Poll:
         """Return what the feed has; `wanted` are the times that the store lacks. Raise `InputError` for bad options."""
@@ -80,17 +89,23 @@ class Feed:
                 self._ask(poll, url, previous, moment)
         return poll
 
-    def read(self, candidate: Candidate, work: Callable[[], T]) -> T:
+    def read(self, candidate: Candidate, work: Callable[[], T], *, opening: bool = False) -> T:
         """Return the result of `work`, which reads a candidate.
 
-        Raise `UnavailableError` for a slow server, `InputError` for a local file that takes long to decode.
+        Raise `UnavailableError` for a slow server or when this look has no time left for another file, `InputError` for
+        a local file that takes long to decode.
         """
         if is_url(candidate.path):
             return within(self._seconds(), work)
+        now, limit = self._clock.monotonic(), f"{self._third:g} s"
+        self._files_end = self._files_end or now + self._third
+        if now > self._files_end - opening * self._third / 2:  # what is opened shall be read too
+            raise UnavailableError(f"not read, other files took {limit} (live.feed.max_seconds): left for later")
         try:
-            return within(DECODE_SECONDS, work)
+            return within(self._third, work)
         except UnavailableError:
-            raise InputError(f"not decoded in {DECODE_SECONDS:.0f} s: take the file out of the feed") from None
+            fix = "take the file out of the feed"
+            raise InputError(f"not decoded in {limit}, a third of live.feed.max_seconds: {fix}") from None
 
     def _files(self, known: Mapping[str, Candidate]) -> Poll:
         path, poll = self._options.path, Poll()
@@ -121,6 +136,12 @@ class Feed:
         if not (previous and intact and previous.state != "waiting" and expected in previous.times):
             try:
                 validators = self._download(url, target, previous.validators if previous and intact else {})
+            except TooLargeError as error:
+                times = (expected,) if expected is not None else ()
+                version = (self._rules.max_bytes, 0, 0)  # it has no file
+                message, never = f"{key}: {error}", frozenset(times)
+                poll.too_large.append(Candidate(key, version, "refused", message, 0, times, never, previous=previous))
+                return
             except UnavailableError as error:
                 poll.waiting.append(f"{key}: {error}")
                 if expected is not None or not intact:
@@ -140,10 +161,22 @@ class Feed:
         with fetched(url, validators, self._seconds) as answer:
             if answer is None:
                 return None
+            self._require_small(answer.length or 0, answer.length or 0)
             with replacing(target) as partial, partial.open("wb") as file:
                 for block in answer.blocks:
+                    self._bytes += len(block)
+                    self._require_small(file.tell() + len(block), 0)
                     file.write(block)
             return answer.validators
+
+    def _require_small(self, of_file: int, to_come: int) -> None:
+        """Raise `TooLargeError` for a file too large for one look, `UnavailableError` where others took the bytes."""
+        most = self._rules.max_bytes
+        limit = f"{most / 1e6:g} MB (live.feed.max_megabytes)"
+        if of_file > most:
+            raise TooLargeError(f"{of_file} bytes or more, expected {limit} at most: correct live.source or raise that")
+        if self._bytes + to_come > most:
+            raise UnavailableError(f"not fetched, one look downloads {limit}: left for later")
 
     @contextmanager
     def _over_fsspec(
@@ -167,9 +200,9 @@ class Feed:
 
     def _seconds(self) -> float:
         """Return the seconds for the next request; raise `UnavailableError` when the time of this poll is over."""
-        left = self._end - self._clock.monotonic()
+        left = self._requests_end - self._clock.monotonic()
         if left <= 0:
-            raise UnavailableError(f"not asked, all requests took {POLL_SECONDS:g} s: left for later")
+            raise UnavailableError(f"not asked, all requests took {self._third:g} s: left for later")
         return min(left, REQUEST_SECONDS)
 
 
@@ -179,6 +212,7 @@ class _Answer:
 
     blocks: Iterator[bytes]
     validators: Mapping[str, str]
+    length: int | None = None  # as far as the server tells
 
 
 @contextmanager
@@ -191,7 +225,8 @@ def _over_http(url: str, validators: Mapping[str, str], seconds: Callable[[], fl
         length = answer.headers.get("Content-Length")
         complete = length is not None or answer.headers.get("Transfer-Encoding") == "chunked"  # that it is complete
         new = {ours: answer.headers[theirs] for ours, theirs in VALIDATORS.items() if theirs in answer.headers}
-        yield _Answer(_http_blocks(answer, int(length or 0), seconds), new if complete else {})
+        declared = int(length) if length is not None else None
+        yield _Answer(_http_blocks(answer, declared or 0, seconds), new if complete else {}, declared)
 
 
 def _open_http(request: urllib.request.Request, seconds: float) -> http.client.HTTPResponse | None:

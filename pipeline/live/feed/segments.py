@@ -16,10 +16,11 @@ from fieldcast.pipeline.datasets.signature import DataSignature, compare_signatu
 from fieldcast.pipeline.datasets.times import from_minutes, from_numpy, to_numpy, tolerance
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import iso
-from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate
+from fieldcast.pipeline.live.feed.index import NO_VERSION, Aside, Candidate
+from fieldcast.pipeline.live.feed.limits import MOST_TIMES
 from fieldcast.pipeline.live.feed.poll import Feed, UnavailableError
 from fieldcast.pipeline.sources import Segment, open_source
-from fieldcast.pipeline.sources.files import one_line
+from fieldcast.pipeline.sources.files import file_sha256, one_line
 from fieldcast.pipeline.sources.storms import StormsSource
 from fieldcast.pipeline.sources.target import Target, target_of
 
@@ -77,6 +78,7 @@ class FetchReport:
     stale: list[datetime] = field(default_factory=list)  # frames with all values of the step before, and not constant
     misfits: list[str] = field(default_factory=list, compare=False)  # candidates of another grid or other units
     examined: list[Candidate] = field(default_factory=list, compare=False)  # not yet in the index
+    aside: list[Candidate] = field(default_factory=list, compare=False)  # not yet in the index: not opened again
 
     def wait(self, candidate: Candidate, error: Exception) -> None:
         """Leave a candidate that cannot be read for later."""
@@ -91,6 +93,24 @@ class FetchReport:
         tries = 1 + (previous.tries if previous and again else 0)
         times = (candidate.expected,) if candidate.expected else ()
         self.examined.append(replace(candidate, state="waiting", detail=message, tries=tries, times=times))
+        if tries == TRIES and candidate.version[0]:
+            self.refused.append(f"{message}: set aside after {TRIES} looks, until it changes")
+            self.aside.append(self.examined[-1])
+
+    def leave_aside(self, candidate: Candidate, reason: str) -> None:
+        """Leave a candidate alone whose bytes were set aside under this name or another."""
+        message = f"{candidate.key}: has the bytes of a file that was set aside: {reason}"
+        self.waiting.append(message)
+        self.refused.append(message)
+        times = (candidate.expected,) if candidate.expected else ()
+        self.examined.append(replace(candidate, state="waiting", detail=message, tries=TRIES, times=times))
+
+    def too_large(self, candidate: Candidate) -> None:
+        """Refuse a candidate that is too large to be downloaded; reported once."""
+        self.waiting.append(candidate.detail)
+        if candidate.previous is None or candidate.previous.state != "refused":
+            self.refused.append(candidate.detail)
+        self.examined.append(candidate)
 
     def refuse(self, candidate: Candidate, message: str, times: Sequence[datetime]) -> None:
         """Refuse a candidate that does not fit the model, until it changes."""
@@ -141,7 +161,9 @@ class Segments:
         known: Mapping[str, Candidate],
         stored: set[datetime],
         report: FetchReport,
+        aside: Mapping[str, Aside],
     ) -> None:
+        self._aside = aside
         self._options, self._contract, self._window = options, contract, window
         self._known, self._stored, self._report = known, stored, report
 
@@ -206,11 +228,18 @@ class Segments:
         except OSError as error:  # says nothing of its content: tried at every poll
             self._report.waiting.append(f"{candidate.key}: {(error.strerror or 'cannot be opened').lower()}")
             return None
+        if reason := self._aside_reason(candidate):
+            self._report.leave_aside(candidate, reason)
+            return None
         try:
             if candidate.version != NO_VERSION and not candidate.version[0]:
                 raise InputError("empty file: left for later")
             source = open_source(self._options.model_copy(update={"path": candidate.path}))
-            first, grid = feed.read(candidate, lambda: (source.segments()[0], source.grid()))
+            first, grid = feed.read(candidate, lambda: (source.segments()[0], source.grid()), opening=True)
+            if first.times.size > MOST_TIMES:
+                raise InputError(
+                    f"declares {first.times.size} times, expected {MOST_TIMES} at most: take it out of the feed"
+                )
             times = [self._window.snapped(time) for time in moments(first.times)]
         except Exception as error:  # a broken file may raise anything
             self._report.wait(candidate, error)
@@ -224,6 +253,14 @@ class Segments:
             message = one_line(error)
         self._report.refuse(candidate, message, times)
         return None
+
+    def _aside_reason(self, candidate: Candidate) -> str | None:
+        """Return why a file with these bytes was set aside, None where none was."""
+        size = candidate.version[0]
+        if candidate.version == NO_VERSION or not any(bytes_ == size for bytes_, _ in self._aside.values()):
+            return None
+        known = self._aside.get(file_sha256(Path(candidate.path)))
+        return known[1] if known else None
 
     def _difference(self, target: Target) -> str | None:
         """Return the difference between a grid and that of the training data, and what to do about it."""

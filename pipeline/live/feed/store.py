@@ -32,10 +32,12 @@ from fieldcast.pipeline.live.clock import Clock, parse
 from fieldcast.pipeline.live.feed import frame_file
 from fieldcast.pipeline.live.feed.fetch import Fetch
 from fieldcast.pipeline.live.feed.index import Frame, FrameIndex
+from fieldcast.pipeline.live.feed.limits import FeedRules
 from fieldcast.pipeline.live.feed.poll import Feed, local_name, public
 from fieldcast.pipeline.live.feed.segments import FetchReport, Window
 from fieldcast.pipeline.sources.files import file_sha256, is_url
 
+NO_LIMITS = FeedRules()  # of values
 NOT_OF_VALUES = {"path", "period", "sha256", "download_folder", "storage_options"}  # options of a source
 
 
@@ -43,7 +45,13 @@ class LiveObservations:
     """The frames in `folder`, fetched from `source` for models trained on data of `contract`."""
 
     def __init__(
-        self, folder: Path, source: SourceOptions, ingest: IngestOptions, contract: DataSignature, clock: Clock
+        self,
+        folder: Path,
+        source: SourceOptions,
+        ingest: IngestOptions,
+        contract: DataSignature,
+        clock: Clock,
+        rules: FeedRules = NO_LIMITS,
     ) -> None:
         """Write nothing yet; raise `InputError` for a source without a live feed or with another step."""
         if isinstance(source, MovingMnistOptions):
@@ -54,7 +62,7 @@ class LiveObservations:
                 f"data: set it to {contract.step_minutes} in live.source"
             )
         self.folder, self.contract = folder, contract
-        self._source, self._ingest, self._clock = source, ingest, clock
+        self._source, self._ingest, self._clock, self._rules = source, ingest, clock, rules
         self._frames, self._incoming = folder / "frames", folder / "incoming"
 
     def fetch_frames(self, since: datetime, until: datetime) -> FetchReport:
@@ -76,6 +84,14 @@ class LiveObservations:
         """Return the times of the frames from `since` to `until`, both included, ascending."""
         with FrameIndex(self.folder) as index:
             return [frame.time for frame in index.frames(since, until)]
+
+    def newest(self) -> datetime | None:
+        """Return the time of the newest frame; None where there is none, or a simulation makes one for any time."""
+        if not isinstance(self._source, RadarOptions | GriddedOptions):
+            return None
+        with FrameIndex(self.folder) as index:
+            frame = index.latest()
+        return frame.time if frame else None
 
     def frames(self, times: Sequence[datetime]) -> dict[datetime, Frame]:
         """Return the entries of these times in the index, as far as there are any."""
@@ -142,8 +158,10 @@ class LiveObservations:
         window = Window.of(self.contract, since, until, self._clock.now())
         feed = None
         if isinstance(self._source, RadarOptions | GriddedOptions):
-            feed = Feed(self._source, self._incoming, incoming, self._clock)
-        return Fetch(self._source, self._ingest, self.contract, index, window, self._frames, write).run(feed)
+            feed = Feed(self._source, self._incoming, incoming, self._clock, self._rules)
+        return Fetch(
+            self._source, self._ingest, self.contract, index, window, self._frames, write, self._rules.values
+        ).run(feed)
 
     def _require_fitting(self, index: FrameIndex) -> None:
         """Raise `InputError` unless the frames that are there have the grid and the units of the contract."""
@@ -166,6 +184,7 @@ class LiveObservations:
             self._source.model_dump(mode="json", exclude=NOT_OF_VALUES),
             self._ingest.duplicates,
             self.contract.as_dict(),
+            dict(self._rules.values),
         ]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

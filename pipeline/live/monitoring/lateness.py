@@ -12,7 +12,7 @@ from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, State
 from fieldcast.pipeline.live.archive.publish import path_of
-from fieldcast.pipeline.live.clock import ALLOWED_BACK, iso
+from fieldcast.pipeline.live.clock import iso
 
 DRY = 3  # cycles in a row without a forecast that make the schedule late
 
@@ -28,16 +28,6 @@ def spacing(params: Params, folder: Path, newest: Cycle | None, rows: Sequence[C
         except (OSError, ValueError, KeyError, TypeError):
             pass  # a damaged forecast is reported elsewhere
     return min((b.init_time - a.init_time for a, b in pairwise(rows)), default=None)
-
-
-def clock_is_back(now: datetime, last_event_at: datetime | None, ledger_path: Path) -> list[str]:
-    """Return a line while the clock shows an earlier time than the ledger."""
-    if last_event_at is None or now >= last_event_at - ALLOWED_BACK:
-        return []
-    return [
-        f"the clock shows {iso(now)}, earlier than the last entry of {ledger_path}, {iso(last_event_at)}: no cycle runs"
-        " until that has passed"
-    ]
 
 
 def late(

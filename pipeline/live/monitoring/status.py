@@ -21,6 +21,7 @@ from rich.text import Text
 from fieldcast.pipeline.config import Drift, Params
 from fieldcast.pipeline.datasets.labels import readable
 from fieldcast.pipeline.errors import DamagedError, InputError
+from fieldcast.pipeline.live import timekeeping
 from fieldcast.pipeline.live.archive import publish
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State, Verification
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, LEDGER, path_of
@@ -28,6 +29,7 @@ from fieldcast.pipeline.live.clock import Clock, iso
 from fieldcast.pipeline.live.monitoring import drift, lateness
 from fieldcast.pipeline.live.monitoring.verification import Scores, scores_of
 from fieldcast.pipeline.live.outcomes import ExitCode
+from fieldcast.pipeline.live.timekeeping import Look
 
 DAY = timedelta(days=1)
 LOOK_BACK = 1000  # events, of which the notable ones are shown
@@ -43,6 +45,8 @@ NOTABLE = (
     "drift",
     "drift_over",
     "clock_jump",
+    "reopened",
+    "out_of_service",
 )
 SHOWN_EVENTS = 12
 COUNTED = (State.PUBLISHED, State.DEGRADED, State.SKIPPED, State.FAILED)  # in the headline, also when zero
@@ -75,6 +79,7 @@ class Status:
     verified: list[Verification] = field(default_factory=list)  # of the last live.drift.days
     pending: int = 0  # records that the tracker does not have yet
     events: list[dict[str, Any]] = field(default_factory=list)  # the notable ones, oldest first
+    refused: list[str] = field(default_factory=list)  # files and frames of the feed in the last 24 hours, and why
 
     @property
     def age(self) -> timedelta | None:
@@ -128,6 +133,7 @@ class Status:
             },
             "tracker_pending": self.pending,
             "events": self.events,
+            "refused": self.refused,
         }
         plain: dict[str, Any] = _plain(facts)
         return plain
@@ -144,7 +150,7 @@ def read_status(params: Params, folder: Path, clock: Clock, cycles: int = 48) ->
         return Status(params.track.experiment, now, params.live.drift, late=[nothing])
     since = drift.first_init_time(now, params.live.drift)
     with Ledger(ledger_path, read_only=True) as ledger:
-        last_event_at = ledger.last_event_at()
+        clock_doubts = timekeeping.doubts(ledger, Look.of(clock))
         rows = _one_each(ledger.cycles(newest=2 * cycles))[-cycles:]
         day = [row for row in _one_each(ledger.cycles(since=now - DAY)) if row.init_time > now - DAY]
         newest = next(iter(ledger.cycles(states=VISIBLE, newest=1)), None)
@@ -152,9 +158,8 @@ def read_status(params: Params, folder: Path, clock: Clock, cycles: int = 48) ->
         issued = ledger.cycles(since, states=VISIBLE)
         unfinished = ledger.cycles(states=OPEN)
         pending = len(ledger.pending(most=10**6))
-        events = [it for it in ledger.events(LOOK_BACK) if it["event"] in NOTABLE][-SHOWN_EVENTS:]
+        notable = [it for it in ledger.events(LOOK_BACK) if it["event"] in NOTABLE]
     every = lateness.spacing(params, folder, newest, rows)
-    clock_is_back = lateness.clock_is_back(now, last_event_at, ledger_path)
     return Status(
         experiment=params.track.experiment,
         now=now,
@@ -163,12 +168,13 @@ def read_status(params: Params, folder: Path, clock: Clock, cycles: int = 48) ->
         rows=rows,
         counts=_counts(day),
         newest=newest,
-        late=clock_is_back or lateness.late(params, now, every, rows, unfinished),
+        late=clock_doubts or lateness.late(params, now, every, rows, unfinished),
         faults=_faults(folder, newest),
         alarms=drift.alarms(verified, issued, params.live.drift),
         verified=verified,
         pending=pending,
-        events=events,
+        events=notable[-SHOWN_EVENTS:],
+        refused=_refused(notable, now),
     )
 
 
@@ -238,6 +244,12 @@ def _one_each(rows: Sequence[Cycle]) -> list[Cycle]:
 def _counts(rows: Sequence[Cycle]) -> dict[State, int]:
     counts = Counter(row.state for row in rows)
     return {state: counts[state] for state in (*COUNTED, *State) if state in COUNTED or counts[state]}
+
+
+def _refused(events: Sequence[dict[str, Any]], now: datetime) -> list[str]:
+    """Return what the feed had in the last 24 hours that was not taken, the newest last, each once."""
+    lines = [event["detail"] for event in events if event["event"] == "refused" and event["at"] > iso(now - DAY)]
+    return list(dict.fromkeys(lines))[-SHOWN_EVENTS:]
 
 
 def _faults(folder: Path, newest: Cycle | None) -> list[str]:

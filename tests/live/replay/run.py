@@ -51,7 +51,11 @@ from tests.live.replay.result import FaultLog, ReplayResult, changed, examine, s
 from tests.live.replay.schedulers import DISK, KILLED, Wakeup, disturbed, logging_to, start, wake
 
 MARK, LOG, PAGE, UNDISTURBED = "replay.json", "replay.log", "status.html", "undisturbed"
-JUMP = timedelta(hours=-2)  # of the clock, for a step of the archive, then it is right again
+JUMPS = {  # of the clock, at these shares of the schedule: by hours, wakeup by wakeup, then it is right again
+    1 / 4: [30.0] * WAKEUPS,
+    1 / 2: [-2.0] * WAKEUPS,
+    3 / 4: [5.0] * (WAKEUPS // 2) + [-3.0] * (WAKEUPS - WAKEUPS // 2),  # set twice
+}
 RECORDED = "cycle/degraded"  # a value of every record of a forecast
 SYNC_STEPS = 6  # between two calls to the tracker
 ORDINARY = (ExitCode.DONE, ExitCode.TRY_AGAIN)
@@ -104,12 +108,11 @@ class ReplayRun:
         self.ending = _moments(last + step / WAKEUPS, last + 2 * step, step / WAKEUPS)
         end = last + (config.options.horizon + 1) * step + config.patience
         self.ending += _moments(last + 3 * step, end, step)
-        middle = len(self.schedule) // 2
-        wrong = self.schedule[middle : middle + WAKEUPS] if config.options.machine_faults else []
+        wrong = _wrong_clocks(self.schedule) if config.options.machine_faults else {}
         self.expected = config.expected([at for at in self.schedule + self.ending if at not in wrong])
-        self.wakeups = [Wakeup(at, off=JUMP if at in wrong else timedelta()) for at in self.schedule]
+        self.wakeups = [Wakeup(at, off=wrong.get(at, timedelta())) for at in self.schedule]
         if config.options.machine_faults:
-            self.fault_log.struck["clock set back and forth"] = int(bool(wrong))
+            self.fault_log.struck["clock set"] = sum(len(set(hours)) for hours in JUMPS.values())
             self.wakeups = disturbed(self.wakeups, self.expected, config.options.seed)
 
     def run(self) -> None:
@@ -141,7 +144,7 @@ class ReplayRun:
     def rerun(self) -> list[str]:
         """Run all cycles again, by the schedule and by name; return the names of changed entries."""
         before = snapshot(self.folder)
-        for at in self.schedule[::WAKEUPS]:
+        for at in self.schedule[:-1:WAKEUPS]:  # clocks that the frames contradict
             self._note(f"rerun at {iso(at)}", wake(self.params, self.folder, at), (ExitCode.TRY_AGAIN,))
         lines = changed(before, snapshot(self.folder))
         later = self.ending[-1]
@@ -241,6 +244,17 @@ class ReplayRun:
         status = read_status(self.params, self.folder, FixedClock(at), len(self.expected))
         write_metrics(status, self.folder / "metrics.prom")
         write_page(status, self.folder, self.folder / PAGE)
+
+
+def _wrong_clocks(schedule: Sequence[datetime]) -> dict[datetime, timedelta]:
+    """Return by how much the clock is wrong at the wakeups at which it is."""
+    first = {int(share * len(schedule)): hours for share, hours in JUMPS.items()}
+    return {
+        schedule[start + number]: timedelta(hours=off)
+        for start, hours in first.items()
+        for number, off in enumerate(hours)
+        if start + number < len(schedule)
+    }
 
 
 def _moments(first: datetime, last: datetime, step: timedelta) -> list[datetime]:
