@@ -198,7 +198,7 @@ MUTATIONS = (
     ),
     M(
         "pipeline/live/feed/store.py",
-        "            dict(self._limits),\n",
+        "            dict(self._rules.values),\n",
         "",
         "tests/live/test_limits.py::test_limits_of_one_s_own",
     ),
