@@ -90,7 +90,7 @@ def resolve_model(params: Params, folder: Path, root: Path = Path()) -> Deployed
     """
     name = params.live.model
     place = root / name
-    if (place / checkpoint.CONFIG).is_file():
+    if any((place / part).is_file() for part in (checkpoint.CONFIG, manifest.MANIFEST)):
         stored = checkpoint.read_checkpoint(place)
         return _deployed(params, place, stored, stored.digest.removesuffix(".dir")[:12])
     if "/" in name:

@@ -24,7 +24,7 @@ from fieldcast.pipeline.live.archive.ledger import Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts, path_of
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.context import LiveContext
-from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result
+from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result, worst
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import SOURCE, START, live_context, minutes, params, write_learned, write_reference
 
@@ -291,6 +291,41 @@ def test_a_model_of_another_grid_is_refused(tmp_path: Path) -> None:
     write_reference(tmp_path / "other", source={**SOURCE, "cells": 20})
     with pytest.raises(InputError, match=r"16.*expected 20|20.*expected 16"):
         cycle.run(live_context(tmp_path, START + minutes(5), {"model": "other"}))
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["at the start", "in a process that runs"])
+@pytest.mark.parametrize(
+    ("name", "flipped"),
+    [("model.safetensors", True), ("config.json", True), ("manifest.json", True), ("config.json", False)],
+)
+def test_a_damaged_checkpoint_leaves_cycles_due_until_it_is_mended(
+    tmp_path: Path, name: str, flipped: bool, held: bool
+) -> None:
+    write_learned(tmp_path / "checkpoint", "recurrent", {"hidden": [4]})
+    context = live_context(tmp_path)
+    path = tmp_path / "checkpoint" / name
+    whole = path.read_bytes()
+    if flipped:
+        path.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+    else:
+        path.unlink()
+    for _ in range(4):  # one more than `live.max_attempts`
+        code = outcome_code(context if held else None, tmp_path, context.clock)
+        assert code == ExitCode.DAMAGED
+        context.clock.sleep(300)
+    path.write_bytes(whole)
+    later = live_context(tmp_path, context.clock.now())
+    done = cycle.run(later)
+    assert {it.quality for it in done} == {"good"}
+    assert [it.init_time for it in done] == [START + minutes(5) * i for i in range(0 if held else 4, 5)]
+
+
+def outcome_code(context: LiveContext | None, root: Path, clock: Any) -> ExitCode:
+    """Return the exit code of a run, in a process of its own unless it has a context."""
+    try:
+        return worst(cycle.run(context or LiveContext(params(), root / "live", clock, root)))
+    except DamagedError as error:
+        return ExitCode(error.exit_code)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
