@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import shutil
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -43,6 +45,7 @@ DEPENDENCIES = (
     "pipeline/train.py",
     "pipeline/training",
 )
+RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")  # of torchrun, Lightning and Slurm
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +84,12 @@ def train_learned(params: config.Params, description: CheckpointConfig) -> None:
     base = fit_base(params, description)
     description = replace(description, chosen_bases=base.kinds if description.options["base"] == "auto" else ())
     model, resume = description.model, RESUME / description.model
-    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
+    fingerprint = fingerprint_of(params, model, description.data_digest)
+    if not is_first_process(os.environ):
+        await_resume(resume, fingerprint)
         fit_learned(params, description, base, resume, tracking.Run(None, None, params.track.experiment))
         return  # one of several training processes: the first keeps the records and the weights
-    fingerprint = prepare_resume(resume, params, model, description.data_digest)
+    prepare_resume(resume, fingerprint)
     run = tracking.open_run(params.track.experiment, model, fingerprint, f"train@{model}", run_id=_run_id(resume))
     replace_durable(resume / "run_id", (run.run_id or "").encode())
     try:
@@ -152,8 +157,13 @@ def check_fits(params: config.Params, description: CheckpointConfig) -> None:
     )
 
 
-def prepare_resume(folder: Path, params: config.Params, model: str, data_digest: str) -> str:
-    """Return the fingerprint of this training; empty `folder` unless it holds an interrupted training with the same."""
+def is_first_process(environment: Mapping[str, str]) -> bool:
+    """Return whether this is the first of the processes that train together, whoever has started them."""
+    return not any(int(environment.get(name) or 0) for name in RANKS)
+
+
+def fingerprint_of(params: config.Params, model: str, data_digest: str) -> str:
+    """Return the fingerprint of a training: of all that it depends on."""
     parts = {
         "model": params.models[model].options.model_dump(mode="json"),
         "kind": params.models[model].kind,
@@ -162,13 +172,38 @@ def prepare_resume(folder: Path, params: config.Params, model: str, data_digest:
         "data": data_digest,
         "code": code_digest(code_of(params.models[model])),
     }
-    fingerprint = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    record = folder / "fingerprint"
-    if not record.exists() or record.read_text() != fingerprint:
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def prepare_resume(folder: Path, fingerprint: str) -> None:
+    """Empty `folder` unless it holds an interrupted training with this fingerprint."""
+    if not holds(folder, fingerprint):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        replace_durable(record, fingerprint.encode())
-    return fingerprint
+        replace_durable(folder / "fingerprint", fingerprint.encode())
+
+
+def await_resume(folder: Path, fingerprint: str, seconds: float = 60) -> None:
+    """Wait until the first process has prepared `folder`: else this one might go on from an older training.
+
+    Raise `InputError` where that takes longer than `seconds`.
+    """
+    end = time.monotonic() + seconds
+    while not holds(folder, fingerprint):
+        if time.monotonic() > end:
+            raise InputError(
+                f"{folder}: the first training process has not prepared it within {seconds:g} s; processes on several "
+                "nodes need one project folder that all of them share"
+            )
+        time.sleep(0.1)
+
+
+def holds(folder: Path, fingerprint: str) -> bool:
+    """Return whether `folder` is prepared for the training with this fingerprint."""
+    try:
+        return (folder / "fingerprint").read_text() == fingerprint
+    except FileNotFoundError:
+        return False
 
 
 def code_of(entry: config.ModelEntry) -> list[str]:

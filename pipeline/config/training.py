@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fieldcast.pipeline.config.section import Count, Frames, Section, Seed, Share
 from fieldcast.pipeline.errors import InputError
@@ -77,10 +77,20 @@ class Train(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     devices: Devices = "auto"  # how many, or the numbers of those to use
     num_nodes: Annotated[int, Field(gt=0, le=10_000)] = 1
-    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"  # of several devices
     augment: Literal["none", "flips", "turns"] = "none"  # samples are flipped at random; turns: by quarters too
     memory_gb: Limit | None = None  # that a training may hold, 10^9 bytes; null: what is free
     workers: Annotated[int, Field(ge=0, le=1024)] = 0  # processes that load samples; 0: the training process itself
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _whole_weights(cls, strategy: Any) -> Any:
+        if isinstance(strategy, str) and strategy.startswith("fsdp"):
+            raise ValueError(
+                "sharded weights go neither with gradient_clip, a norm of all of them, nor with ema_decay, which "
+                "averages them; expected auto or ddp, where every device holds the whole network"
+            )
+        return strategy
 
     @model_validator(mode="after")
     def _options_of_the_loss(self) -> Train:

@@ -79,6 +79,8 @@ def written(tmp_path: Path, small: dict[str, Any]):
         ),
         ({"train": {"devices": "many"}}, "train.devices is 'many'"),
         ({"train": {"strategy": "magic"}}, "train.strategy is 'magic'"),
+        ({"train": {"strategy": "fsdp"}}, "train.strategy is 'fsdp': sharded weights go neither with gradient_clip"),
+        ({"train": {"strategy": "fsdp_native"}}, "expected auto or ddp, where every device holds the whole network"),
         ({"prepare": {"targets": ["a", "a"]}}, "targets has a name twice"),
         ({"prepare": {"splits": {"test": {"start": 2024}}}}, "prepare.splits.test.start is 2024"),
         ({"prepare": {"splits": {"test": {"start": "0001-01-01"}}}}, "expected a year from 1678 to 2261"),

@@ -372,6 +372,25 @@ MUTATIONS = (
         "if False:",
         "tests/sources/test_declared.py",
     ),
+    # several training processes
+    M(
+        "pipeline/config/training.py",
+        'strategy.startswith("fsdp")',
+        "False",
+        "tests/config/test_config.py::test_bad_value_is_one_line",
+    ),
+    M(
+        "pipeline/train.py",
+        "int(environment.get(name) or 0) for name in RANKS",
+        'int(environment.get(name) or 0) for name in ("LOCAL_RANK", "NODE_RANK")',
+        "tests/stages/test_train.py::test_one_of_several_processes",
+    ),
+    M(
+        "pipeline/train.py",
+        "    while not holds(folder, fingerprint):",
+        "    while False:",
+        "tests/stages/test_train.py::test_other_processes_wait",
+    ),
     # records of an outage
     M(
         "pipeline/tracking/outbox.py",

@@ -2,8 +2,10 @@ import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +35,16 @@ from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.forecasting.checkpoint import Fitted
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
-from fieldcast.pipeline.train import code_of, describe, prepare_resume, train
+from fieldcast.pipeline.train import (
+    await_resume,
+    code_of,
+    describe,
+    fingerprint_of,
+    holds,
+    is_first_process,
+    prepare_resume,
+    train,
+)
 from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
 from fieldcast.pipeline.training.references import fit_kind
@@ -288,16 +299,17 @@ def test_missing_cells_reach_no_weight(project: Path) -> None:
 def test_fingerprint_starts_afresh_when_anything_changes(project: Path) -> None:
     params = rewrite(project, {})
     folder = RESUME / "convlstm"
-    first = prepare_resume(folder, params, "convlstm", "a")
+    first = fingerprint_of(params, "convlstm", "a")
+    prepare_resume(folder, first)
     (folder / "last.ckpt").write_text("old")
-    assert prepare_resume(folder, params, "convlstm", "a") == first
+    assert fingerprint_of(params, "convlstm", "a") == first
+    prepare_resume(folder, first)
     assert (folder / "last.ckpt").exists()
-    changed = rewrite(project, {"train": {"learning_rate": 0.5}})
-    assert prepare_resume(folder, changed, "convlstm", "a") != first
+    changed = fingerprint_of(rewrite(project, {"train": {"learning_rate": 0.5}}), "convlstm", "a")
+    assert changed != first
+    prepare_resume(folder, changed)
     assert not (folder / "last.ckpt").exists()
-    (folder / "last.ckpt").write_text("old")
-    prepare_resume(folder, changed, "convlstm", "b")  # other data
-    assert not (folder / "last.ckpt").exists()
+    assert fingerprint_of(params, "convlstm", "b") != first  # other data
     assert code_digest(["models/recurrent"]) != code_digest(["models/video_transformer"])
 
 
@@ -377,14 +389,65 @@ def test_references_are_checkpoints_with_a_run(project: Path, model: str) -> Non
     assert "24 x 24 cells" in (CHECKPOINTS / model / "card.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),  # Lightning's own processes on one node
+        ({"NODE_RANK": "1"}, False),  # started by hand, one command a node
+        ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0"}, True),  # torchrun
+        ({"RANK": "2", "LOCAL_RANK": "0", "GROUP_RANK": "1"}, False),
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, True),
+        ({"SLURM_PROCID": "4", "SLURM_LOCALID": "0"}, False),
+    ],
+)
+def test_one_of_several_processes_keeps_the_records(environment: dict[str, str], first: bool) -> None:
+    assert is_first_process(environment) == first
+
+
+def test_other_processes_wait_for_the_first(tmp_path: Path) -> None:
+    folder = tmp_path / "resume"
+    prepare_resume(folder, "of an older training")
+    later = threading.Timer(0.3, prepare_resume, [folder, "new"])
+    later.start()
+    await_resume(folder, "new")
+    assert holds(folder, "new")
+    later.join()
+    with pytest.raises(InputError, match=r"within 0.1 s; processes on several nodes need one project folder"):
+        await_resume(folder, "another", seconds=0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
 @pytest.mark.slow
-def test_two_processes_train_one_model(project: Path) -> None:
-    rewrite(project, {"train": {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}})
+@pytest.mark.parametrize(
+    ("devices", "nodes"),
+    [(2, [{}]), (1, [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}])],
+    ids=["two devices", "two nodes"],
+)
+def test_two_processes_train_one_model(project: Path, devices: int, nodes: list[dict[str, str]]) -> None:
+    """Two devices of a node by one command; two nodes by a command each."""
+    rewrite(
+        project,
+        {"train": {"devices": devices, "num_nodes": len(nodes), "strategy": "ddp", "accelerator": "cpu"}},
+    )
     command = [sys.executable, "-m", "fieldcast.pipeline.train", "--model", "convlstm"]
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "epoch 2 of 2, step 6," in done.stderr  # 42 samples, 8 a process and step: 3 steps an epoch
+    running = [
+        subprocess.Popen(
+            command, cwd=project, env={**environment, **meeting, **node}, stderr=subprocess.PIPE, text=True
+        )
+        for node in nodes
+    ]
+    said = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * len(nodes), said
+    assert "epoch 2 of 2, step 6," in said[0]  # 42 samples, 8 a process and step: 3 steps an epoch
     assert load(CHECKPOINTS / "convlstm").network is not None
 
     from mlflow import MlflowClient
