@@ -15,10 +15,10 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
-from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names
+from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names, refused_name
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import Segment, open_source, time_axis_of
-from fieldcast.pipeline.sources.target import Target, read_frames, target_of
+from fieldcast.pipeline.sources.target import Target, on_target, target_of
 from fieldcast.pipeline.sources.time_axis import TimeAxis
 
 
@@ -29,6 +29,14 @@ class SegmentFrames:
     segment: Segment
     frames: np.ndarray
     slots: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a shard was written with."""
+
+    cells: int  # valid ones, of all variables
+    refused: dict[str, np.ndarray]  # by variable `(time,)`: values of the archive that were refused as impossible
 
 
 def ingest(
@@ -45,39 +53,46 @@ def ingest(
     target = target_of(source.grid(), source_options, f"the source ({source_options.kind})")
     with replacing(out) as partial:
         store.create_observations(partial, target.grid, time_axis.times, time_axis.present, ingest_options.shard_frames)
-        if not _fill(partial, target, time_axis, source.segments(), ingest_options.shard_frames, scheduler):
+        shards = _fill(partial, target, time_axis, source.segments(), ingest_options.shard_frames, scheduler)
+        if not sum(shard.cells for shard in shards):
             raise InputError(
                 f"source ({source_options.kind}): every cell of all {time_axis.times.size} frames is missing: "
                 "choose another period, crop or archive"
             )
+        refused = {name: np.concatenate([shard.refused[name] for shard in shards]) for name in shards[0].refused}
+        store.add_refused(partial, {name: counts for name, counts in refused.items() if counts.any()})
         store.finish(partial)
         store.open_observations(partial).close()
 
 
-def write_shard(path: Path, target: Target, start: int, times: np.ndarray, frames: Sequence[SegmentFrames]) -> int:
-    """Read one shard's frames, bring them to the target grid, write them to `path`; return the number of valid cells.
+def write_shard(path: Path, target: Target, start: int, times: np.ndarray, frames: Sequence[SegmentFrames]) -> Shard:
+    """Read one shard's frames, bring them to the target grid, write them to `path`; return what they are.
 
     Where two frames share a time, the cells that the first lacks come from the next.
     """
     shape = (times.size, target.grid.sizes[Y], target.grid.sizes[X])
     shard = {name: np.full(shape, np.nan, np.float32) for name in field_names(target.grid)}
+    refused = {name: np.zeros(times.size, np.int32) for name in shard}
     for some in frames:
-        fields = read_frames(some.segment, some.frames, target)
+        read = some.segment.read(some.frames, target.rows, target.columns)
+        fields = on_target(some.segment, read, target)
         for name, values in shard.items():
+            if refused_name(name) in read:
+                np.add.at(refused[name], some.slots, read[refused_name(name)].values)
             for slot, frame in zip(some.slots, fields[name], strict=True):
                 np.copyto(values[slot], frame, where=np.isnan(values[slot]))
     data = {name: ((TIME, Y, X), values) for name, values in shard.items()}
     store.write_block(path, start, xr.Dataset(data))
-    return sum(int(np.isfinite(values).sum()) for values in shard.values())
+    return Shard(sum(int(np.isfinite(values).sum()) for values in shard.values()), refused)
 
 
 def _fill(
     path: Path, target: Target, axis: TimeAxis, segments: Sequence[Segment], shard_frames: int, scheduler: str | None
-) -> int:
-    """Write every shard; return the number of valid cells."""
+) -> list[Shard]:
+    """Write every shard; return them in order."""
     starts = range(0, axis.times.size, shard_frames)
     jobs = [(path, target, *_shard(axis, segments, slice(start, start + shard_frames))) for start in starts]
-    return sum(run_blocks(write_shard, jobs, scheduler=scheduler, description="ingest", unit="shard"))
+    return run_blocks(write_shard, jobs, scheduler=scheduler, description="ingest", unit="shard")
 
 
 def _shard(axis: TimeAxis, segments: Sequence[Segment], steps: slice) -> tuple[int, np.ndarray, list[SegmentFrames]]:

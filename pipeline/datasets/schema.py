@@ -25,6 +25,11 @@ ONLINE = "online_learning_rate"  # attribute of forecasts, and of their sums, by
 MIRRORED = "mirrored"  # folder, in a store, of forecasts of fields that the model saw flipped; and of their errors
 
 
+def refused_name(name: str) -> str:
+    """Return the name of the variable `(time,)` with the number of values of `name` that were refused as impossible."""
+    return f"{name}_refused"
+
+
 def field_names(dataset: xr.Dataset) -> list[str]:
     """Return the names of the physical fields: the data variables on the (y, x) grid, in stored order."""
     return [str(name) for name, array in dataset.data_vars.items() if {Y, X} <= set(array.dims)]

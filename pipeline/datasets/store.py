@@ -43,6 +43,7 @@ from fieldcast.pipeline.datasets.schema import (
     check_forecasts,
     check_observations,
     field_names,
+    refused_name,
 )
 from fieldcast.pipeline.errors import InputError, SchemaError
 
@@ -132,6 +133,15 @@ def write_block(path: Path, start: int, block: xr.Dataset) -> None:
                 )
     bare = xr.Dataset({name: block[name].variable for name in names}).drop_encoding().drop_attrs()
     bare.to_zarr(path, region={first: slice(start, stop)}, mode="r+", consolidated=False)
+
+
+def add_refused(path: Path, counts: Mapping[str, np.ndarray]) -> None:
+    """Add to observations the number of values `(time,)` that were refused, of each variable of which some were."""
+    for name, numbers in counts.items():
+        attributes = {"long_name": f"Values of {name} in the archive that were refused as impossible"}
+        added = xr.Dataset({refused_name(name): (TIME, numbers.astype(np.int32), attributes)})
+        encoding = {refused_name(name): {"chunks": numbers.shape, "compressors": CODECS}}
+        added.to_zarr(path, mode="a", consolidated=False, encoding=encoding)
 
 
 def consolidate(path: Path) -> None:

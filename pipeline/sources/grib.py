@@ -69,13 +69,14 @@ class GribFile:
         chosen = _chosen(self.name, self.options)
         places = _places(list(chosen.values()))
         absent = np.full(self.shape, np.nan)[y, x]
-        values, units = {}, {}
+        values, units, refused = {}, {}, {}
         for name in self.options.variables:
             messages = _numbered(chosen[name])
             units[name] = self.options.units_of(name) or chosen[name][0].attributes.get("units", "")
             read = [_cut(self.name, messages.get(places[frame]), y, x) for frame in frames]
-            values[name] = np.stack([absent if field is None else field for field in read])
-        return fields(self.times[frames], {name: without_impossible(array) for name, array in values.items()}, units)
+            stacked = np.stack([absent if field is None else field for field in read])
+            values[name], refused[name] = without_impossible(stacked)
+        return fields(self.times[frames], values, units, refused)
 
 
 def grib_header(path: str, options: GriddedOptions) -> Header:

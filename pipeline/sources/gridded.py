@@ -105,17 +105,17 @@ class GriddedFile:
 
     def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         """Return the variables `(time, y, x)` of the wanted frames and cells in the archive's units."""
-        values, units = {}, {}
+        values, units, refused = {}, {}, {}
         with opened(self.name, self.options) as file:
             for name in self.options.variables:
                 units[name] = self.options.units_of(name) or file.dataset[name].attrs.get("units", "")
                 try:
-                    values[name] = file.read(name, frames, y, x)
+                    values[name], refused[name] = file.read(name, frames, y, x)
                 except (OSError, EOFError, ValueError, RuntimeError) as error:
                     raise InputError(
                         f"{self.name}: '{name}' cannot be read ({one_line(error)}): replace the file"
                     ) from error
-        return fields(self.times[frames], values, units)
+        return fields(self.times[frames], values, units, refused)
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class OpenFile:
     variables: Sequence[str]
     names: Mapping[str, str]  # the file's own names of y and x
 
-    def read(self, name: str, frames: np.ndarray, y: slice, x: slice) -> np.ndarray:
-        """Return frames of a variable, float32 `(time, y, x)`."""
+    def read(self, name: str, frames: np.ndarray, y: slice, x: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return frames of a variable, float32 `(time, y, x)`, and how many values of each were refused."""
         field = self.dataset[name]
         along = {dim: place[frames] for dim, place in self.frames.places.items() if dim in field.dims}
         chosen: dict[Hashable, Any] = {Y: y, X: x}

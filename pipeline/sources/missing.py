@@ -1,6 +1,7 @@
 """Values that are none, by one rule: fill values, infinities, and what lies outside the range that a file declares.
 
-All of them become NaN as they are read, so that they count as missing cells in the quality report.
+All of them become NaN as they are read. They are missing cells, and counted beside the gaps that an archive has by its
+own account (NaN, and what it declares to be fill): a value refused may be a fault, a gap is none.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ DEFAULT_FILLS = {"i2": -32767, "i4": -2147483647, "i8": -9223372036854775806, "u
 Limits = tuple[float | None, float | None]
 
 
-def without_impossible(values: np.ndarray, limits: Limits = (None, None), fill: float | None = None) -> np.ndarray:
-    """Return `values` as float32, NaN where they are no value: not finite, 1e30 or beyond, outside `limits`, or `fill`.
+def without_impossible(
+    values: np.ndarray, limits: Limits = (None, None), fill: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `values` (frame, ...) as float32, NaN where they are no value, and how many of each frame were refused.
 
+    No value is what is not finite, 1e30 or beyond, outside `limits`, or `fill`; NaN is no value and not refused.
     `limits` are the lowest and the highest valid value in the units of `values`; None is no limit.
     """
     array = np.asarray(values, np.float64)
@@ -31,7 +35,8 @@ def without_impossible(values: np.ndarray, limits: Limits = (None, None), fill: 
             bad |= array > high + margin
         if fill is not None:
             bad |= array == fill
-    return np.where(bad, np.nan, array).astype(np.float32)
+    refused = bad & ~np.isnan(array)
+    return np.where(bad, np.nan, array).astype(np.float32), refused.reshape(len(array), -1).sum(axis=1)
 
 
 def limits_of(attributes: Mapping[Any, Any], encoding: Mapping[Any, Any]) -> Limits:

@@ -38,14 +38,18 @@ def read_frames(segment: Segment, frames: np.ndarray, target: Target) -> dict[st
 
     `frames` are positions in the segment's times. Raise `InputError` where grid or units are not the target's.
     """
-    read = segment.read(frames, target.rows, target.columns)
+    return on_target(segment, segment.read(frames, target.rows, target.columns), target)
+
+
+def on_target(segment: Segment, read: xr.Dataset, target: Target) -> dict[str, np.ndarray]:
+    """Return frames that were `read` of a segment, as `read_frames` does."""
     fields = {}
     for name in field_names(target.grid):
         units, expected = read[name].attrs.get("units"), target.grid[name].attrs["units"]
         if units != expected:
             raise InputError(f"{segment.name}: '{name}' has units '{units}', expected '{expected}'")
         fields[name] = block_mean(read[name].values, target.coarsen)
-        shape = (frames.size, target.grid.sizes[Y], target.grid.sizes[X])
+        shape = (read[name].shape[0], target.grid.sizes[Y], target.grid.sizes[X])
         if fields[name].shape != shape:
             raise InputError(f"{segment.name}: '{name}' has the shape {fields[name].shape}, expected {shape}")
     return fields

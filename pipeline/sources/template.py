@@ -13,7 +13,7 @@ import xarray as xr
 from einops import rearrange
 
 from fieldcast.pipeline.config.sources import Crop
-from fieldcast.pipeline.datasets.schema import GRID_MAPPING, RAIN_RATE_UNITS, TIME, X, Y, field_names
+from fieldcast.pipeline.datasets.schema import GRID_MAPPING, RAIN_RATE_UNITS, TIME, X, Y, field_names, refused_name
 from fieldcast.pipeline.errors import InputError
 
 MOST_CELLS = 100_000_000  # of a frame
@@ -54,9 +54,20 @@ def _cf_attributes(crs: pyproj.CRS) -> dict[str, Any]:
     return attributes
 
 
-def fields(times: np.ndarray, values: Mapping[str, np.ndarray], units: Mapping[str, str]) -> xr.Dataset:
-    """Return frames in memory: each variable float32 `(time, y, x)` with its units."""
-    data = {name: ((TIME, Y, X), array.astype(np.float32), {"units": units[name]}) for name, array in values.items()}
+def fields(
+    times: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    units: Mapping[str, str],
+    refused: Mapping[str, np.ndarray] | None = None,
+) -> xr.Dataset:
+    """Return frames in memory: each variable float32 `(time, y, x)` with its units.
+
+    `refused` is the number of values `(time,)` that were none, for variables of which that is known.
+    """
+    data: dict[str, Any] = {
+        name: ((TIME, Y, X), array.astype(np.float32), {"units": units[name]}) for name, array in values.items()
+    }
+    data |= {refused_name(name): (TIME, counts) for name, counts in (refused or {}).items()}
     return xr.Dataset(data, {TIME: times})
 
 

@@ -279,6 +279,12 @@ MUTATIONS = (
         "tests/datasets/test_signature.py::test_the_first_difference",
     ),
     M(
+        "pipeline/sources/missing.py",
+        "refused = bad & ~np.isnan(array)",
+        "refused = bad",
+        "tests/sources/test_cases_values.py::test_gaps_are_not_refused",
+    ),
+    M(
         "pipeline/sources/target.py",
         "if units != expected:",
         "if False:",

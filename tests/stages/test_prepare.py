@@ -227,6 +227,22 @@ def test_quality_report_by_day(tmp_path: Path) -> None:
     assert len(report["days"]) == 20
     assert report["days"][4]["missing_frames"] == 1
     assert report["wet_share"] == 1  # kelvins above 0.1
+    assert report["refused_values"] == {"t2m": 0}
+
+
+def test_values_refused_are_counted_beside_the_gaps(tmp_path: Path) -> None:
+    data = observations()
+    data["wind"] = data["t2m"]
+    counts = np.zeros(data.sizes["time"], np.int32)
+    counts[[30, 31, 470]] = 5, 2, 1
+    data["t2m_refused"] = ("time", counts)
+    prepare(data, options(), 4, 3, tmp_path / "p")
+    report = json.loads((tmp_path / "p" / "quality.json").read_text())
+    assert report["refused_values"] == {"t2m": 8, "wind": 0}
+    assert [day["refused_values"] for day in report["days"]] == [0, 7, *[0] * 17, 1]
+    prepare(data.drop_vars("t2m_refused"), options(), 4, 3, tmp_path / "q")
+    plain = json.loads((tmp_path / "q" / "quality.json").read_text())
+    assert plain["missing_cell_share"] == report["missing_cell_share"]
 
 
 @pytest.mark.parametrize(

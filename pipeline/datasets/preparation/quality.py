@@ -1,4 +1,4 @@
-"""Quality of the observations: missing frames and cells, range and wet share, by frame and by day."""
+"""Quality of the observations: missing frames and cells, values refused, range and wet share, by frame and by day."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fieldcast.pipeline.config import Split
 from fieldcast.pipeline.datasets.frames import time_blocks
-from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME
+from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, refused_name
 
 SPLIT_COLOURS = {"train": "#4477aa", "validation": "#ccbb44", "test": "#ee6677"}
 
@@ -32,22 +32,24 @@ class Report:
     mean: np.ndarray
     wet_share: np.ndarray  # share of valid cells above `wet_above`
     wet_above: float
+    refused: dict[str, np.ndarray]  # by variable: values that the archive had and that were refused as impossible
 
     def by_day(self) -> pd.DataFrame:
-        """Return one row a UTC day: frames expected, missing, share of missing cells, range and wet share."""
+        """Return one row a UTC day: frames expected and missing, missing cells, values refused, range and wet share."""
         frame = pd.DataFrame(
             {
                 "day": pd.DatetimeIndex(self.times).strftime("%Y-%m-%d"),
                 "frames": 1,
                 "missing_frames": (~self.present).astype(int),
                 "missing_cell_share": np.where(self.present, 1 - self.valid_share, np.nan),
+                "refused_values": np.sum(list(self.refused.values()), axis=0),
                 "min": self.low,
                 "max": self.high,
                 "wet_share": self.wet_share,
             }
         )
-        how = {"frames": "sum", "missing_frames": "sum", "missing_cell_share": "mean", "min": "min", "max": "max"}
-        return frame.groupby("day").agg({**how, "wet_share": "mean"}).reset_index()
+        how = {"frames": "sum", "missing_frames": "sum", "missing_cell_share": "mean", "refused_values": "sum"}
+        return frame.groupby("day").agg({**how, "min": "min", "max": "max", "wet_share": "mean"}).reset_index()
 
 
 def assess(observations: xr.Dataset, names: list[str], wet_above: float) -> Report:
@@ -68,7 +70,13 @@ def assess(observations: xr.Dataset, names: list[str], wet_above: float) -> Repo
         above = (valid & (values > wet_above)).sum(axis=(1, 2))
         wet[index] = np.divide(above, counts, out=np.full(counts.shape, np.nan), where=some)
     present = observations[FRAME_PRESENT].values.astype(bool)
-    return Report(observations[TIME].values, present, valid_share, low, high, mean, wet, wet_above)
+    refused = {name: _refused(observations, name) for name in names}
+    return Report(observations[TIME].values, present, valid_share, low, high, mean, wet, wet_above, refused)
+
+
+def _refused(observations: xr.Dataset, name: str) -> np.ndarray:
+    counts = observations.get(refused_name(name))
+    return np.zeros(observations.sizes[TIME], np.int32) if counts is None else np.asarray(counts.values)
 
 
 def write(report: Report, folder: Path, splits: list[tuple[str, Split]], attributes: dict[str, Any]) -> None:
@@ -80,6 +88,7 @@ def write(report: Report, folder: Path, splits: list[tuple[str, Split]], attribu
         "frames": int(report.times.size),
         "missing_frames": int((~report.present).sum()),
         "missing_cell_share": _rounded(np.nanmean(1 - report.valid_share[report.present])),
+        "refused_values": {name: int(counts.sum()) for name, counts in report.refused.items()},
         "min": _rounded(np.nanmin(report.low)) if np.isfinite(report.low).any() else None,
         "max": _rounded(np.nanmax(report.high)) if np.isfinite(report.high).any() else None,
         "wet_share": _rounded(np.nanmean(report.wet_share)) if np.isfinite(report.wet_share).any() else None,
@@ -108,7 +117,8 @@ def _draw(report: Report, splits: list[tuple[str, Split]], attributes: dict[str,
     axes[1].set_ylabel(f"cells above\n{report.wet_above:g} {units} [%]")
     missing = np.where(report.present, 100 * (1 - report.valid_share), 100)
     axes[2].fill_between(report.times, missing, color="#aaaaaa", step="mid", lw=0, label="missing cells")
-    axes[2].set_ylabel("missing cells\n[%]")
+    refused = sum(int(counts.sum()) for counts in report.refused.values())
+    axes[2].set_ylabel("missing cells\n[%]" + (f"\n{refused} values refused" if refused else ""))
     axes[2].set_ylim(0, 105)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
