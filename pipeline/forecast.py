@@ -20,6 +20,7 @@ from fieldcast.models import LEARNED, scheduler_of
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.finite import OUTLIERS
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times, thinned
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
@@ -35,6 +36,7 @@ from fieldcast.pipeline.datasets.schema import (
     lead_times,
 )
 from fieldcast.pipeline.datasets.times import from_minutes
+from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint, costs
 from fieldcast.pipeline.forecasting.decisions import Decisions
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_members, load, load_cached
@@ -171,6 +173,7 @@ def forecast_block(
     started = time.perf_counter()
     fields = forecast_members(forecaster, history, init_times, options.tile_cells, options.overlap_cells)
     seconds = time.perf_counter() - started
+    require_complete(folder, fields, history, init_times, forecaster.config)
     write_fields(out, start, fields, forecaster.config)
     return seconds
 
@@ -206,9 +209,32 @@ def forecast_online(
             learning.before(init_times[i])
             history = reader.sample(positions[i], checkpoint_config.history)[None]
             fields.append(forecast_members(forecaster, history, alone, options.tile_cells, options.overlap_cells))
+            require_complete(folder, fields[-1], history, alone, checkpoint_config)
             seconds.append(time.perf_counter() - started)
         write_fields(out, start, np.concatenate(fields), checkpoint_config)
     return seconds
+
+
+def require_complete(
+    folder: Path,
+    fields: np.ndarray,
+    history: np.ndarray,
+    init_times: np.ndarray,
+    checkpoint_config: checkpoint.CheckpointConfig,
+) -> None:
+    """Raise `InputError` where forecasts (b, m, horizon, c, y, x) are no numbers in cells that `history` has seen."""
+    seen = np.isfinite(history[:, :, : checkpoint_config.targets]).any(axis=1)[:, None, None]
+    bad = seen & ~np.isfinite(fields)
+    if not bad.any():
+        return
+    place = tuple(np.argwhere(bad)[0])
+    sample, _, lead, channel, row, column = place
+    raise InputError(
+        f"{folder}: its forecast of {checkpoint_config.target_names[channel]} from "
+        f"{init_times[sample].astype('datetime64[m]')} is {fields[place]} at lead {lead + 1}, row {row}, "
+        f"column {column}, expected a number wherever the history has one: nothing is written; {OUTLIERS} or train it "
+        "again"
+    )
 
 
 def write_fields(out: Path, start: int, fields: np.ndarray, checkpoint_config: checkpoint.CheckpointConfig) -> None:

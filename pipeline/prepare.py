@@ -94,6 +94,7 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
         z = transform(torch.as_tensor(block), chosen.kind, chosen.floor).numpy().astype(np.float64)
         if options.anomalies:
             z -= baseline[hours[index] % baseline.shape[0]]
+        _require_transformed(frames, block, z, chosen)
         valid = np.isfinite(z)
         count += int(valid.sum())
         total += float(z[valid].sum())
@@ -125,17 +126,22 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
 
 
 def _require_fitting(frames: xr.DataArray, block: np.ndarray, chosen: config.Transform) -> None:
-    """Raise `InputError` for infinite values, and for those that a transform of amounts would lose."""
-    if np.isinf(block).any():
-        raise InputError(
-            f"{OBSERVATIONS}: {frames.name} has infinite values, expected numbers in {frames.attrs['units']} or "
-            "missing ones: run the ingest stage again"
-        )
+    """Raise `InputError` for values that a transform of amounts would lose."""
     low = np.nanmin(block) if np.isfinite(block).any() else 0.0
     if chosen.kind != "identity" and low < -NOISE * chosen.floor:
         raise InputError(
             f"params.yaml: prepare.transform.{frames.name} is {chosen.kind}, but {frames.name} has values of {low:g} "
             f"to {np.nanmax(block):g} {frames.attrs['units']}, expected none below 0: set it to identity"
+        )
+
+
+def _require_transformed(frames: xr.DataArray, block: np.ndarray, z: np.ndarray, chosen: config.Transform) -> None:
+    """Raise `InputError` for values that have no place in float32 once they are transformed."""
+    if np.isinf(z).any():
+        raise InputError(
+            f"params.yaml: prepare.transform.{frames.name} is {chosen.kind} with floor {chosen.floor:g}, but a value "
+            f"of {block[np.isinf(z)][0]:g} {frames.attrs['units']} is beyond numbers then: raise the floor, or "
+            "choose another period"
         )
 
 

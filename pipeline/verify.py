@@ -14,6 +14,7 @@ import xarray as xr
 from fieldcast.pipeline import config
 from fieldcast.pipeline.config import Verify
 from fieldcast.pipeline.datasets import store
+from fieldcast.pipeline.datasets.finite import refuse_infinite
 from fieldcast.pipeline.datasets.grid import row_weights, spacing_km, window_cells
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import FORECASTS, OBSERVATIONS, PREPARED, SCORES
@@ -69,8 +70,8 @@ def verify(
     PSNR and SSIM, are left out, and without units of length spectra are. Blocks of init times and leads bound the
     memory; `scheduler` says where they run, as in `pipeline.datasets.parallel.run_blocks`.
 
-    Raises `InputError` when a threshold names an unknown field or a region holds no cell, and `SchemaError` when grids
-    or times do not match or a forecast is missing in a cell that was observed at init time.
+    Raises `InputError` when a threshold names an unknown field, a region holds no cell or a value is infinite, and
+    `SchemaError` when grids or times do not match or a forecast is missing in a cell that was observed at init time.
     """
     names = field_names(forecasts)
     _check_inputs(forecasts, observed, names, options.thresholds)
@@ -111,6 +112,7 @@ def block_sums(
     valid_time = block[VALID_TIME].values
     frames = _frames(observed, np.column_stack([block[INIT_TIME].values, valid_time]))  # column 0 is the init time's
     values = block.values
+    _refuse_infinite(forecast, values, frames, block)
     complete = np.isfinite(values)
     if MEMBER in block.dims:
         complete = complete.all(axis=2)
@@ -219,6 +221,13 @@ def _frames(observed: xr.DataArray, times: np.ndarray) -> np.ndarray:
     if (index < 0).any():
         raise SchemaError(f"observations: no frame at {unique[index < 0][0]}, which the forecasts reach")
     return np.asarray(observed.isel({TIME: index}).values[inverse.reshape(times.shape)])
+
+
+def _refuse_infinite(forecast: xr.DataArray, values: np.ndarray, observed: np.ndarray, block: xr.DataArray) -> None:
+    valid_time, init_time = block[VALID_TIME].values, block[INIT_TIME].values[:, None]
+    refuse_infinite(OBSERVATIONS, str(forecast.name), observed, np.concatenate([init_time, valid_time], axis=1))
+    times = np.broadcast_to(valid_time.reshape(*valid_time.shape, *[1] * (values.ndim - 4)), values.shape[:-2])
+    refuse_infinite(FORECASTS, str(forecast.name), values, times, "run the forecast stage again")
 
 
 def _check_complete(complete: np.ndarray, at_init: np.ndarray, block: xr.DataArray) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from fieldcast.pipeline.datasets import manifest, store
+from fieldcast.pipeline.datasets.finite import refuse_infinite
 from fieldcast.pipeline.datasets.schema import TIME
 from fieldcast.pipeline.errors import InputError
 
@@ -69,7 +70,7 @@ class FrameReader:
         return positions
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return frames start … stop-1 as float32 (t, c, h, w), NaN where missing."""
+        """Return frames start … stop-1 as float32 (t, c, h, w), NaN where missing; `InputError` for infinities."""
         if self.cache == "ram":
             if self._frames is None:
                 self._frames = self._decode(0, self.observations.sizes[TIME])
@@ -90,4 +91,6 @@ class FrameReader:
 
     def _decode(self, start: int, stop: int) -> np.ndarray:
         frames = [self.observations[name][start:stop].values for name in self.channels]
+        for name, values in zip(self.channels, frames, strict=True):
+            refuse_infinite(self.path, name, values, self.observations[TIME].values[start:stop])
         return np.stack(frames, axis=1)

@@ -19,6 +19,7 @@ import xarray as xr
 from pyproj.exceptions import CRSError
 
 from fieldcast.pipeline.datasets import manifest
+from fieldcast.pipeline.datasets.finite import require_finite
 from fieldcast.pipeline.datasets.grid import KM_PER_UNIT, crs_wkt, unit_of
 from fieldcast.pipeline.datasets.schema import TIME, X, Y, step_of
 from fieldcast.pipeline.datasets.times import minutes_of, to_seconds
@@ -108,7 +109,11 @@ class Statistics:
     signature: DataSignature
 
     def write(self, folder: Path) -> None:
-        """Write `statistics.json` into `folder`."""
+        """Write `statistics.json` into `folder`; raise `InputError` for a number that is none."""
+        for channel in self.channels:
+            for key, value in asdict(channel).items():
+                if isinstance(value, float):
+                    require_finite(STATISTICS, f"{key} of {channel.name}", value)
         (folder / STATISTICS).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod

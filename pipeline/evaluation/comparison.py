@@ -13,6 +13,7 @@ import xarray as xr
 
 from fieldcast import models
 from fieldcast.pipeline.config import Compare
+from fieldcast.pipeline.datasets.finite import OUTLIERS
 from fieldcast.pipeline.datasets.labels import lead_unit, readable, readable_units
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, RAIN_RATE_UNITS, lead_minutes
 from fieldcast.pipeline.errors import InputError
@@ -117,7 +118,17 @@ def trainings(entries: Mapping[str, Entry]) -> list[list[str]]:
 
 
 def write_metrics(metrics: Metrics, path: Path) -> None:
-    """Write `metrics` as JSON: leads as text in ascending order, all else sorted, NaN as null."""
+    """Write `metrics` as JSON: leads as text in ascending order, all else sorted, NaN (nothing to score) as null.
+
+    Raise `InputError` for a score that is infinite.
+    """
+    for model, scores in metrics.items():
+        for key, by_lead in by_key(scores).items():
+            for lead, value in by_lead.items():
+                if math.isinf(value):
+                    raise InputError(
+                        f"{path}: {key} of {model} at {lead} minutes is {value}: nothing is written; {OUTLIERS}"
+                    )
     content = {
         model: {
             key: {str(lead): None if math.isnan(by_lead[lead]) else by_lead[lead] for lead in sorted(by_lead)}

@@ -20,6 +20,7 @@ from fieldcast import models
 from fieldcast.models.layers.sizes import Frame, Sizes
 from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.finite import OUTLIERS, require_finite
 from fieldcast.pipeline.datasets.signature import Channel, DataSignature
 from fieldcast.pipeline.datasets.store import digest_of
 from fieldcast.pipeline.errors import DamagedError, InputError
@@ -134,7 +135,9 @@ def extra_channels(calendar: bool, coordinates: bool) -> int:
 
 def save_checkpoint(folder: Path, config: CheckpointConfig, arrays: Mapping[str, np.ndarray], card: str) -> None:
     """Write a checkpoint folder, complete or not at all; raise `InputError` where a weight is not finite."""
-    _require_finite(config, arrays)
+    for name, array in arrays.items():
+        fix = f"lower train.learning_rate, or {OUTLIERS}" if config.kind in models.LEARNED else OUTLIERS
+        require_finite(folder, f"array '{name}'", array, fix)
     contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     with replacing(folder) as partial:
         partial.mkdir()
@@ -142,18 +145,6 @@ def save_checkpoint(folder: Path, config: CheckpointConfig, arrays: Mapping[str,
         (partial / WEIGHTS).write_bytes(save(contiguous))
         (partial / CARD).write_text(card, "utf-8")
         manifest.write(partial)
-
-
-def _require_finite(config: CheckpointConfig, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise `InputError` for an array with infinite values, or in a learned model NaN: a hole in a map is no weight."""
-    for name, array in arrays.items():
-        learned = config.kind in models.LEARNED and not name.startswith(BASE)
-        bad = ~np.isfinite(array) if learned else np.isinf(array)
-        if bad.any():
-            raise InputError(
-                f"{config.model}: {np.count_nonzero(bad)} of {bad.size} values of {name!r} are not finite: nothing is "
-                "written; lower train.learning_rate, or look for outliers in data/prepared/quality.json"
-            )
 
 
 def model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:

@@ -46,7 +46,8 @@ def limits_of(attributes: Mapping[Any, Any], encoding: Mapping[Any, Any]) -> Lim
     """
     declared = attributes.get("valid_range")
     low, high = (None, None) if declared is None or np.size(declared) != 2 else np.ravel(declared)
-    limits = [attributes.get("valid_min", low), attributes.get("valid_max", high)]
+    declared_limits = attributes.get("valid_min", low), attributes.get("valid_max", high)
+    limits = [None if limit is None or not np.isfinite(limit).all() else limit for limit in declared_limits]
     unpacked = sorted(_unpacked(limit, encoding) for limit in limits if limit is not None)
     if len(unpacked) == 2:
         return unpacked[0], unpacked[1]

@@ -23,6 +23,7 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.atomic import replacing
+from fieldcast.pipeline.datasets.finite import require_finite
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MIRRORED, TIME_UNITS, check_scores, lead_minutes
 from fieldcast.pipeline.verification import (
     categorical,
@@ -231,7 +232,13 @@ def _select(values: Labelled, score: Score) -> Labelled:
 
 
 def write_sums(sums: xr.Dataset, path: Path) -> None:
-    """Write `sums` as NetCDF-4 with its SHA-256, whole or not at all, with the same bytes for the same sums."""
+    """Write `sums` as NetCDF-4 with its SHA-256, whole or not at all, with the same bytes for the same sums.
+
+    Raise `InputError` for a sum that is no finite number.
+    """
+    for name, array in sums.data_vars.items():
+        fix = "look for outliers in observations and forecasts (data/prepared/quality.json)"
+        require_finite(path, str(name), array.values, fix, [str(dim) for dim in array.dims])
     encoding: dict[str, dict[str, object]] = {str(name): {"_FillValue": None} for name in sums.variables}
     encoding[INIT_TIME] |= {"units": TIME_UNITS, "dtype": "int64"}
     stored = sums.copy()

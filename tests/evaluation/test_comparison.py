@@ -230,3 +230,10 @@ def test_the_report_is_whole_and_repeatable(compared, tmp_path):
     assert html == (tmp_path / "two" / "report.html").read_text()
     files = {path.name for path in (tmp_path / "one" / "figures").iterdir()}
     assert {"skill.png", "skill_rmse.png", "skill_difference_rmse.png", "performance.png", "cost.png"} <= files
+
+
+def test_an_infinite_score_is_not_written(tmp_path):
+    scores = {Score("psnr", field="rain"): {5: 20.0, 10: math.inf}}
+    with pytest.raises(InputError, match=r"metrics.json: .*psnr of convlstm at 10 minutes is inf: nothing is written"):
+        comparison.write_metrics({"convlstm": scores}, tmp_path / "metrics.json")
+    assert not list(tmp_path.iterdir())

@@ -285,6 +285,30 @@ MUTATIONS = (
         "tests/sources/test_cases_values.py::test_gaps_are_not_refused",
     ),
     M(
+        "pipeline/datasets/finite.py",
+        "    if bad.any():",
+        "    if False:",
+        "tests/datasets/test_finite.py::test_an_infinite_value",
+    ),
+    M(
+        "pipeline/datasets/frames.py",
+        "            refuse_infinite(",
+        "            print(",
+        "tests/stages/test_forecast.py::test_no_forecast_from_an_infinity",
+    ),
+    M(
+        "pipeline/forecast.py",
+        "bad = seen & ~np.isfinite(fields)",
+        "bad = seen & False",
+        "tests/stages/test_forecast.py::test_a_forecast_that_is_no_number",
+    ),
+    M(
+        "pipeline/verification/aggregation.py",
+        "        require_finite(",
+        "        print(",
+        f"{VERIFY}::test_sums_that_are_no_numbers",
+    ),
+    M(
         "pipeline/sources/target.py",
         "if units != expected:",
         "if False:",

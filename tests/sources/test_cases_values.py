@@ -6,12 +6,18 @@ import xarray as xr
 
 from fieldcast.pipeline.config.sources import Crop, IngestOptions
 from fieldcast.pipeline.sources import inspect_source, open_source
+from fieldcast.pipeline.sources.missing import limits_of
 from tests.sources.test_cases_times import ingested, options
 
 
 def test_limits_of_packed_data_are_unpacked():
     grid = open_source(options("netcdf/slp.nc", "slp")).grid()
     assert (grid.slp.attrs["valid_min"], grid.slp.attrs["valid_max"]) == (80_000, 120_000)
+
+
+@pytest.mark.parametrize("limit", [np.nan, np.inf])
+def test_a_limit_that_is_no_number_is_no_limit(limit):
+    assert limits_of({"valid_min": np.float32(1), "valid_max": np.float32(limit)}, {}) == (1, None)
 
 
 def test_values_inside_unpacked_limits_stay(tmp_path):

@@ -1,14 +1,18 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fieldcast.pipeline import config
+from fieldcast.pipeline import forecast as stage
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, FORECASTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
+from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
-from fieldcast.pipeline.forecasting.forecaster import load
+from fieldcast.pipeline.forecasting.forecaster import forecast_members, load
 from fieldcast.pipeline.train import train
 from tests.conftest import rewrite
 
@@ -60,6 +64,51 @@ def test_rerun_and_other_schedulers_write_the_same_bytes(trained: Path) -> None:
         run(trained, Path(name), scheduler)
     digests = {store.directory_digest(Path(name)) for name in ("one", "two", "three")}
     assert len(digests) == 1
+
+
+def planted(value: float, period: str, params: config.Params) -> np.datetime64:
+    """Write `value` into one cell of the observations, three frames after the start of a period; return its time."""
+    observed = store.open_observations(OBSERVATIONS).load()
+    place = int(np.searchsorted(observed.time.values, np.datetime64(getattr(params.prepare.splits, period).start))) + 3
+    observed.rain_rate[place, 5, 6] = value
+    shutil.rmtree(OBSERVATIONS)
+    grid, size = store.forecast_grid(observed, ["rain_rate"]), observed.sizes["time"]
+    store.create_observations(OBSERVATIONS, grid, observed.time.values, observed.frame_present.values, size)
+    store.write_block(OBSERVATIONS, 0, observed[["rain_rate"]])
+    store.finish(OBSERVATIONS)
+    return observed.time.values[place]
+
+
+@pytest.mark.parametrize("kind", ["damped_persistence", "linear", "lagrangian_regression"])
+def test_no_reference_is_fitted_to_an_infinity(project: Path, kind: str) -> None:
+    params = rewrite(project, {"models": {"one": {"kind": kind}}})
+    time = planted(np.inf, "train", params)
+    with pytest.raises(InputError, match=f"observations.zarr: rain_rate is inf at {np.datetime64(time, 's')}"):
+        train(params, "one")
+    assert not (CHECKPOINTS / "one").exists()
+
+
+def test_no_forecast_from_an_infinity(trained: Path) -> None:
+    time = planted(-np.inf, "test", rewrite(trained, {}))
+    with pytest.raises(InputError, match=f"observations.zarr: rain_rate is -inf at {np.datetime64(time, 's')}"):
+        run(trained, Path("out"))
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_forecast_that_is_no_number_is_not_written(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    def members(*arguments: object) -> np.ndarray:
+        fields = forecast_members(*arguments)  # type: ignore[arg-type]
+        fields[0, 0, 2, 0, 3, 4] = value
+        return fields
+
+    monkeypatch.setattr(stage, "forecast_members", members)
+    message = rf"damped_persistence: its forecast of rain_rate from .* is {value} at lead 3, row 3, column 4, expected"
+    with pytest.raises(InputError, match=message):
+        run(trained, Path("out"), "synchronous")
+    assert not Path("out").exists()
 
 
 @pytest.mark.slow

@@ -248,7 +248,9 @@ def test_values_refused_are_counted_beside_the_gaps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "transform", "message"),
     [
-        (np.inf, {}, "t2m has infinite values, expected numbers in K"),
+        (np.inf, {}, r"observations.zarr: t2m is inf at 2024-01-03T02:00:00 \(1 such values\)"),
+        (-np.inf, {}, "t2m is -inf at 2024-01-03T02:00:00"),
+        (3e38, {"t2m": {"kind": "log", "floor": 0.1}}, r"t2m is log with floor 0.1, but a value of 3e\+38 K is beyond"),
         (-3.0, {"t2m": {"kind": "log", "floor": 0.1}}, "transform.t2m is log, but t2m has values of -3 to"),
     ],
 )
@@ -257,6 +259,21 @@ def test_values_that_statistics_cannot_take_are_refused(tmp_path, values, transf
     data["t2m"][50, 1, 1] = values
     with pytest.raises(InputError, match=message):
         prepare(data, options(transform=transform), 4, 3, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_infinity_in_the_test_period_is_refused(tmp_path) -> None:
+    data = observations()
+    data["t2m"][470, 2, 0] = np.inf
+    with pytest.raises(InputError, match="t2m is inf at 2024-01-20T14:00:00"):
+        prepare(data, options(), 4, 3, tmp_path / "p")
+
+
+def test_no_statistic_is_written_that_is_no_number(tmp_path) -> None:
+    data = observations()
+    data["t2m"].attrs["valid_max"] = np.nan
+    with pytest.raises(InputError, match=r"statistics.json: valid_max of t2m is nan .* nothing is written"):
+        prepare(data, options(), 4, 3, tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 

@@ -365,6 +365,15 @@ def test_damping_by_hand(project: Path) -> None:
     np.testing.assert_allclose(fitted.arrays["damping"][:, 0], expected, rtol=1e-4)
 
 
+def test_hours_never_seen_in_training_take_the_mean_of_the_others() -> None:
+    fields = np.full((4, 1, 2, 3), np.nan)
+    fields[0, 0] = [[1, 2, 3], [4, 5, np.nan]]
+    fields[2, 0] = [[3, 4, 5], [6, 7, np.nan]]
+    filled = complete(fields)
+    np.testing.assert_array_equal(filled[1, 0], [[2, 3, 4], [5, 6, 4]])
+    np.testing.assert_array_equal(filled[2, 0], [[3, 4, 5], [6, 7, 5]])
+
+
 def test_cells_never_seen_in_training_take_the_field_mean() -> None:
     climatology = np.array([[[[1.0, np.nan], [3.0, 5.0]]]])
     np.testing.assert_array_equal(complete(climatology), [[[[1, 3], [3, 5]]]])

@@ -73,6 +73,25 @@ def test_right_forecasts_score_perfectly_and_know_their_cells(forecasts, observe
     np.testing.assert_array_equal(n, (NY - 1) * NX - gap)
 
 
+def test_infinite_values_are_named(forecasts, observed):
+    observed.rain_rate[HISTORY + 1, 4, 4] = np.inf
+    with pytest.raises(InputError, match=r"observations.zarr: rain_rate is inf at 2020-06-01T00:20:00"):
+        verify(forecasts, observed, options())
+    observed.rain_rate[HISTORY + 1, 4, 4] = 1.0
+    forecasts.rain_rate[3, 2, 4, 4] = -np.inf
+    for some in (forecasts, with_members(forecasts)):
+        with pytest.raises(InputError, match="forecasts: rain_rate is -inf at 2020-06-01T00:40:00"):
+            verify(some, observed, options())
+
+
+def test_sums_that_are_no_numbers_are_not_written(forecasts, observed, tmp_path):
+    sums = verify(forecasts, observed, options())
+    sums["rain_rate.squared_error"][2, 1] = np.inf
+    with pytest.raises(InputError, match=r"a.nc: rain_rate.squared_error is inf at init_time 2, lead_time 1 \(1 of 28"):
+        write_sums(sums, tmp_path / "a.nc")
+    assert not list(tmp_path.iterdir())
+
+
 def test_blocks_of_one_init_time_give_the_same_sums(forecasts, observed, monkeypatch):
     whole = verify(forecasts, observed, options([10.0]))
     monkeypatch.setattr(stage, "BLOCK_BYTES", 1)

@@ -83,7 +83,7 @@ def test_no_weight_is_written_that_is_not_finite(project: Path) -> None:
     name = next(name for name, array in stored.arrays.items() if array.ndim == 4)
     for value in (np.nan, np.inf):
         arrays = {**stored.arrays, name: np.full_like(stored.arrays[name], value)}
-        with pytest.raises(InputError, match="are not finite: nothing is written"):
+        with pytest.raises(InputError, match="expected finite numbers: nothing is written"):
             checkpoint.save_checkpoint(project / "new", stored.config, arrays, "")
     assert not (project / "new").exists()
 

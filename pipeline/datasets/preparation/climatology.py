@@ -50,9 +50,21 @@ def read_climatology(folder: Path) -> xr.Dataset:
 
 
 def complete(climatology: np.ndarray) -> np.ndarray:
-    """Return the climatology (hours, c, y, x) with cells never seen in training filled by the mean of the field."""
-    mean = np.nanmean(climatology, axis=(2, 3), keepdims=True)
-    return np.where(np.isfinite(climatology), climatology, mean).astype(np.float32)
+    """Return the climatology (hours, c, y, x) without gaps: cells never seen in training have the mean of the field.
+
+    At an hour that was never seen each cell has its mean over the others.
+    """
+    filled = climatology
+    for axes in ((2, 3), (0,), (0, 2, 3)):
+        filled = np.where(np.isnan(filled), _mean(climatology, axes), filled)
+    return filled.astype(np.float32)
+
+
+def _mean(fields: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Return the mean over `axes`, which stay, of what is there; NaN where nothing is."""
+    count = np.isfinite(fields).sum(axis=axes, keepdims=True)
+    total = np.nansum(fields, axis=axes, keepdims=True, dtype=np.float64)
+    return np.asarray(np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0))
 
 
 def is_by_hour(training: xr.Dataset, options: Prepare) -> bool:

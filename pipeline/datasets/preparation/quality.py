@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from fieldcast.pipeline.config import Split
+from fieldcast.pipeline.datasets.finite import refuse_infinite
 from fieldcast.pipeline.datasets.frames import time_blocks
+from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, refused_name
 
 SPLIT_COLOURS = {"train": "#4477aa", "validation": "#ccbb44", "test": "#ee6677"}
@@ -53,11 +55,16 @@ class Report:
 
 
 def assess(observations: xr.Dataset, names: list[str], wet_above: float) -> Report:
-    """Return the quality of `observations`, read block by block; range and wet share are of the first of `names`."""
+    """Return the quality of `observations`, read block by block; range and wet share are of the first of `names`.
+
+    Raise `InputError` for infinite values.
+    """
     size = observations.sizes[TIME]
     valid_share, low, high, mean, wet = (np.full(size, np.nan) for _ in range(5))
     for index in tqdm(list(time_blocks(observations[names[0]])), desc="quality", unit="block", disable=None):
         block = observations[names].isel({TIME: index}).compute()
+        for name in names:
+            refuse_infinite(OBSERVATIONS, name, block[name].values, block[TIME].values)
         valid = np.logical_and.reduce([np.isfinite(block[name].values) for name in names])
         values = block[names[0]].values
         valid_share[index] = valid.mean(axis=(1, 2))
