@@ -21,14 +21,12 @@ from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.preparation import quality
 from fieldcast.pipeline.datasets.preparation.climatology import CLIMATOLOGY, fit_climatology
 from fieldcast.pipeline.datasets.preparation.learned import write_digest
+from fieldcast.pipeline.datasets.preparation.ranges import Range
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
 from fieldcast.pipeline.datasets.signature import Channel, Statistics, signature_of
 from fieldcast.pipeline.datasets.transforms import transform
 from fieldcast.pipeline.errors import InputError
-
-CONSTANT = 1e-6  # of the largest value, below which a range is rounding
-NOISE = 0.01  # of a transform's floor, by which rounding may make an amount negative
 
 
 def main() -> None:
@@ -87,10 +85,11 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
     hours = np.asarray(frames[TIME].dt.hour)
     baseline = transform(torch.as_tensor(climatology.values), chosen.kind, chosen.floor).numpy().astype(np.float64)
     count, total, squares = 0, 0.0, 0.0
-    low, high = np.inf, -np.inf
+    extent = Range(str(frames.name), frames.attrs["units"])
     for index in time_blocks(frames):
         block = frames[index].values
-        _require_fitting(frames, block, chosen)
+        extent = extent.with_values(block)
+        extent.require_transform(chosen)
         z = transform(torch.as_tensor(block), chosen.kind, chosen.floor).numpy().astype(np.float64)
         if options.anomalies:
             z -= baseline[hours[index] % baseline.shape[0]]
@@ -99,17 +98,11 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
         count += int(valid.sum())
         total += float(z[valid].sum())
         squares += float((z[valid] ** 2).sum())
-        if valid.any():
-            low, high = min(low, float(block[valid].min())), max(high, float(block[valid].max()))
-    if count == 0:
+    if extent.low is None or extent.high is None:
         raise InputError(f"{OBSERVATIONS}: {frames.name} has no valid value in the training period; choose another one")
+    extent.require_change(OBSERVATIONS)
     mean = total / count
     spread = float(np.sqrt(max(squares / count - mean**2, 0.0)))
-    if high - low <= CONSTANT * max(abs(low), abs(high)):
-        raise InputError(
-            f"{OBSERVATIONS}: {frames.name} is {low:g} {frames.attrs['units']} in every cell of the training period, "
-            "there is nothing to learn: leave it out of source.variables or choose another period"
-        )
     return Channel(
         name=str(frames.name),
         units=frames.attrs["units"],
@@ -119,20 +112,10 @@ def _channel(frames: xr.DataArray, climatology: xr.DataArray, options: config.Pr
         valid_max=_number(frames.attrs.get("valid_max")),
         mean=0.0 if options.anomalies else mean,
         scale=spread if spread > 0 else 1.0,
-        min=low,
-        max=high,
+        min=extent.low,
+        max=extent.high,
         valid_values=count,
     )
-
-
-def _require_fitting(frames: xr.DataArray, block: np.ndarray, chosen: config.Transform) -> None:
-    """Raise `InputError` for values that a transform of amounts would lose."""
-    low = np.nanmin(block) if np.isfinite(block).any() else 0.0
-    if chosen.kind != "identity" and low < -NOISE * chosen.floor:
-        raise InputError(
-            f"params.yaml: prepare.transform.{frames.name} is {chosen.kind}, but {frames.name} has values of {low:g} "
-            f"to {np.nanmax(block):g} {frames.attrs['units']}, expected none below 0: set it to identity"
-        )
 
 
 def _require_transformed(frames: xr.DataArray, block: np.ndarray, z: np.ndarray, chosen: config.Transform) -> None:

@@ -23,6 +23,7 @@ from fieldcast.pipeline.datasets.code import code_digest
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, PREPARED, RESUME
 from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
+from fieldcast.pipeline.datasets.preparation.ranges import Range
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import costs
@@ -31,6 +32,7 @@ from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.identity import log_checkpoint, log_identity
 from fieldcast.pipeline.training import memory
 from fieldcast.pipeline.training.references import fit_kind
+from fieldcast.pipeline.training.amounts import check_amounts
 from fieldcast.pipeline.training.termination import ended_by_signals
 from fieldcast.pipeline.training.validation import Base, fit_base, with_calibration, with_share
 
@@ -63,6 +65,8 @@ def train(params: config.Params, model: str) -> None:
         raise InputError(f"params.yaml: models has no {model!r}, expected one of {', '.join(params.models)}")
     data_digest = read_digest(PREPARED)
     description = describe(params, model, data_digest)
+    targets = [Range(each.name, each.units, each.min, each.max) for each in description.channels[: description.targets]]
+    check_amounts(model, params.models[model].options, targets)
     if description.kind in models.LEARNED:
         train_learned(with_own_seed(params, model), description)
     else:

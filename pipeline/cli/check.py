@@ -13,20 +13,23 @@ import pandas as pd
 
 from fieldcast import models
 from fieldcast.pipeline import config
+from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.grid import spacing_km
+from fieldcast.pipeline.datasets.paths import OBSERVATIONS
+from fieldcast.pipeline.datasets.preparation.ranges import Range, ranges_of
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
+from fieldcast.pipeline.datasets.schema import X, Y, field_names
 from fieldcast.pipeline.datasets.times import minutes_of
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, UserError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels, frame_of
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger
 from fieldcast.pipeline.sources import SourceInfo, inspect_source
+from fieldcast.pipeline.training.amounts import check_amounts
 from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
 
 Result = TypeVar("Result")
-NO_AMOUNTS = ("K", "degC", "degree_Celsius", "Celsius", "°C", "dBZ", "dB")  # units in which 0 is not nothing
-AMOUNT_KINDS = ("steps", "sprog")
 
 
 @dataclass
@@ -72,7 +75,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         faults.of(check, params, subject)
     if channels:
         faults.of(params.train.check_units, [source.variables[name] for name in params.prepare.targets or channels])
-        faults.of(check_amounts, params, {name: source.variables[name] for name in channels})
+        faults.of(check_values, params, known_ranges(params, source, channels))
     counts = faults.of(count_init_times, params, source)
     needs = {
         name: faults.of(training_need, params, name, channels, step, source.grid_shape) for name in _learned(params)
@@ -124,24 +127,32 @@ def check_names(params: config.Params, variables: list[str]) -> list[str]:
     return channels
 
 
-def check_amounts(params: config.Params, units: Mapping[str, str]) -> None:
-    """Raise `InputError` where a transform of amounts, or a model that needs amounts, is given something else."""
-    odd = {name: unit for name, unit in units.items() if unit in NO_AMOUNTS}
-    for name, unit in odd.items():
-        kind = params.prepare.transform.get(name, config.Transform()).kind
-        if kind != "identity":
-            raise InputError(
-                f"params.yaml: prepare.transform.{name} is {kind}, but {name} is in {unit}, expected an amount that is "
-                "0 or above, such as mm h-1: set it to identity"
-            )
-    targets = params.prepare.targets or list(units)
+def check_values(params: config.Params, ranges: list[Range]) -> None:
+    """Raise `InputError`, a line for each fault, where a transform or a model does not fit units or values."""
+    faults = Faults()
+    targets = params.prepare.targets or [each.name for each in ranges]
+    for each in ranges:
+        faults.of(each.require_transform, params.prepare.transform.get(each.name, config.Transform()))
+        faults.of(each.require_change, OBSERVATIONS)
     for model, entry in params.models.items():
-        wrong = [name for name in targets if name in odd]
-        if entry.kind in AMOUNT_KINDS and wrong:
-            raise InputError(
-                f"params.yaml: models.{model} works in decibels of an amount, but {wrong[0]} is in {odd[wrong[0]]}, "
-                f"expected such as mm h-1: take {model} out of models"
-            )
+        faults.of(check_amounts, model, entry.options, [each for each in ranges if each.name in targets])
+    faults.refuse()
+
+
+def known_ranges(params: config.Params, source: SourceInfo, channels: list[str]) -> list[Range]:
+    """Return the variables with their units, and their range where the observations of this source are there."""
+    units = [Range(name, source.variables[name]) for name in channels]
+    if not OBSERVATIONS.exists():
+        return units
+    try:
+        observations = store.open_observations(OBSERVATIONS)
+    except UserError:  # the stage that reads them says so
+        return units
+    own = {name: observations[name].attrs["units"] for name in field_names(observations)}
+    shape = observations.sizes[Y], observations.sizes[X]
+    if own != source.variables or shape != source.grid_shape:
+        return units
+    return ranges_of(observations, channels, params.prepare.splits.train)
 
 
 def check_packages(params: config.Params) -> None:

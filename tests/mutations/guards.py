@@ -285,6 +285,12 @@ MUTATIONS = (
         "tests/sources/test_cases_values.py::test_gaps_are_not_refused",
     ),
     M(
+        "pipeline/datasets/preparation/ranges.py",
+        "self.low < -NOISE * floor or (dry and self.low >= floor)",
+        "False",
+        "tests/cli/test_check_amounts.py::test_decibels_of_fields_that_are_no_rain",
+    ),
+    M(
         "pipeline/datasets/finite.py",
         "    if bad.any():",
         "    if False:",

@@ -250,16 +250,22 @@ def test_values_refused_are_counted_beside_the_gaps(tmp_path: Path) -> None:
     [
         (np.inf, {}, r"observations.zarr: t2m is inf at 2024-01-03T02:00:00 \(1 such values\)"),
         (-np.inf, {}, "t2m is -inf at 2024-01-03T02:00:00"),
-        (3e38, {"t2m": {"kind": "log", "floor": 0.1}}, r"t2m is log with floor 0.1, but a value of 3e\+38 K is beyond"),
+        (3e38, {"t2m": {"kind": "log", "floor": 0.1}}, r"t2m is log with floor 0.1, but a value of 3e\+38 m is beyond"),
         (-3.0, {"t2m": {"kind": "log", "floor": 0.1}}, "transform.t2m is log, but t2m has values of -3 to"),
     ],
 )
 def test_values_that_statistics_cannot_take_are_refused(tmp_path, values, transform, message) -> None:
     data = observations()
     data["t2m"][50, 1, 1] = values
+    data["t2m"].attrs["units"] = "m"
     with pytest.raises(InputError, match=message):
         prepare(data, options(transform=transform), 4, 3, tmp_path / "p")
     assert not (tmp_path / "p").exists()
+
+
+def test_a_transform_of_amounts_is_refused_for_kelvins(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"transform.t2m is db, but t2m is in K, with values of 27.* K, expected"):
+        prepare(observations(), options(transform={"t2m": {"kind": "db", "floor": 0.1}}), 4, 3, tmp_path / "p")
 
 
 def test_an_infinity_in_the_test_period_is_refused(tmp_path) -> None:
