@@ -31,8 +31,8 @@ from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, 
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.identity import log_checkpoint, log_identity
 from fieldcast.pipeline.training import memory
+from fieldcast.pipeline.training.amounts import check_amounts, check_cells
 from fieldcast.pipeline.training.references import fit_kind
-from fieldcast.pipeline.training.amounts import check_amounts
 from fieldcast.pipeline.training.termination import ended_by_signals
 from fieldcast.pipeline.training.validation import Base, fit_base, with_calibration, with_share
 
@@ -67,6 +67,7 @@ def train(params: config.Params, model: str) -> None:
     description = describe(params, model, data_digest)
     targets = [Range(each.name, each.units, each.min, each.max) for each in description.channels[: description.targets]]
     check_amounts(model, params.models[model].options, targets)
+    check_cells(model, params.models[model].options, description.signature.cell_ratio)
     if description.kind in models.LEARNED:
         train_learned(with_own_seed(params, model), description)
     else:

@@ -19,13 +19,14 @@ from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.preparation.ranges import Range, ranges_of
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times
 from fieldcast.pipeline.datasets.schema import X, Y, field_names
+from fieldcast.pipeline.datasets.signature import signature_of
 from fieldcast.pipeline.datasets.times import minutes_of
 from fieldcast.pipeline.errors import InputError, UserError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels, frame_of
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger
 from fieldcast.pipeline.sources import SourceInfo, inspect_source
-from fieldcast.pipeline.training.amounts import check_amounts
+from fieldcast.pipeline.training.amounts import check_amounts, check_cells
 from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
 
@@ -69,6 +70,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     for check, subject in (
         (check_sizes, source),
         (check_regions, source),
+        (check_spacing, source),
         (check_live, minutes),
         (check_leads, minutes),
     ):
@@ -187,6 +189,13 @@ def check_sizes(params: config.Params, source: SourceInfo) -> None:
             spacing_km(source.grid)
         except InputError as error:
             raise InputError(f"params.yaml: verify.neighbourhoods_km: {error}") from None
+
+
+def check_spacing(params: config.Params, source: SourceInfo) -> None:
+    """Raise `InputError` where a model needs square cells and the source has others."""
+    ratio = signature_of(source.grid, [], source.step, source.time_axis.times[0]).cell_ratio
+    for model, entry in params.models.items():
+        check_cells(model, entry.options, ratio)
 
 
 def check_leads(params: config.Params, step_minutes: float) -> None:

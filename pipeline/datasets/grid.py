@@ -137,6 +137,12 @@ def crs_wkt(grid: xr.Dataset | xr.DataArray) -> str | None:
     return wkt
 
 
+def is_rotated(grid: xr.Dataset | xr.DataArray) -> bool:
+    """Return whether degrees of a grid are about poles of its own."""
+    wkt = crs_wkt(grid)
+    return wkt is not None and bool(pyproj.CRS.from_wkt(wkt).is_derived)
+
+
 def units_of_crs(axis: xr.DataArray, crs: pyproj.CRS) -> float:
     """Return the factor that brings a coordinate axis into the units of its CRS; 1 where the axis has no length."""
     metres = METRES_PER_UNIT.get(unit_of_axis(axis))

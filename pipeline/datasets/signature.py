@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import cos, radians
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ class DataSignature:
     def cell_km(self) -> float:
         """Return the height of a cell in km; 1 where the grid's units are no lengths and no degrees."""
         return KM_PER_UNIT.get(unit_of(self.y.units), 0.0) * self.y.spacing or 1.0
+
+    @property
+    def cell_ratio(self) -> float:
+        """Return the longer over the shorter side of a cell, in degrees at the mean latitude; 1 of a row or column."""
+        sides = [self.y.spacing, self.x.spacing]
+        if unit_of(self.y.units) == "degree":
+            sides[1] *= cos(radians((self.y.first + self.y.last) / 2))
+        elif unit_of(self.y.units) != unit_of(self.x.units):
+            sides = [s * KM_PER_UNIT.get(unit_of(a.units), 1.0) for s, a in zip(sides, (self.y, self.x), strict=True)]
+        return max(sides) / min(sides) if min(sides) > 0 else 1.0
 
     @property
     def digest(self) -> str:

@@ -31,7 +31,7 @@ from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.schema import (
     CONVENTIONS,
     FRAME_PRESENT,
-    GRID_MAPPING,
+    HORIZONTAL,
     INIT_TIME,
     LEAD_TIME,
     MEMBER,
@@ -315,4 +315,4 @@ def _moments(name: str, times: np.ndarray) -> xr.Variable:
 
 
 def _horizontal(grid: xr.Dataset) -> dict[str, xr.Variable]:
-    return {name: grid[name].variable for name in (Y, X, GRID_MAPPING) if name in grid.coords}
+    return {name: grid[name].variable for name in HORIZONTAL if name in grid.coords}

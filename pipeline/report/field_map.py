@@ -15,7 +15,7 @@ from matplotlib.colors import BoundaryNorm, Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from fieldcast.pipeline.datasets.grid import unit_of_axis
+from fieldcast.pipeline.datasets.grid import is_rotated, unit_of_axis
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.report.style import FAINT, RAIN_LEVELS, colour_scale, difference_scale
@@ -141,7 +141,7 @@ def axis_label(axis: xr.DataArray, name: str) -> str:
     """Return what a coordinate axis is labelled with."""
     unit = unit_of_axis(axis)
     if unit == "degree":
-        return f"{'latitude' if name == Y else 'longitude'}, °"
+        return f"{'rotated ' if is_rotated(axis) else ''}{'latitude' if name == Y else 'longitude'}, °"
     return f"{name}, cells" if unit is None else f"{name}, km"
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.grid import crs_wkt, spacing
-from fieldcast.pipeline.datasets.schema import GRID_MAPPING, X, Y, field_names
+from fieldcast.pipeline.datasets.schema import GRID_MAPPING, LATITUDE, LONGITUDE, X, Y, field_names
 from fieldcast.pipeline.errors import InputError, is_full, redacted
 
 HEADERS_AT_ONCE = 256
@@ -116,6 +116,11 @@ def _same_grid(one: xr.Dataset, other: xr.Dataset) -> bool:
             return False
         tolerance = 1e-3 * spacing(there.values) if there.size > 1 else 0.0
         if not np.allclose(here.values, there.values, rtol=0, atol=tolerance):
+            return False
+    for name in (LATITUDE, LONGITUDE):
+        if (name in one.coords) != (name in other.coords):
+            return False
+        if name in one.coords and not np.allclose(one[name], other[name], rtol=0, atol=1e-3, equal_nan=True):
             return False
     return bool(crs_wkt(one) == crs_wkt(other))
 

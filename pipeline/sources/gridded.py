@@ -6,7 +6,6 @@ keep the archive's units, except accumulations in GRIB, which become rates.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyproj
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import GriddedOptions
@@ -22,29 +20,18 @@ from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.calendars import decoded_times
+from fieldcast.pipeline.sources.coordinates import cell_degrees, coordinate, crs_of, horizontal, kept
 from fieldcast.pipeline.sources.declared import check_hdf5
 from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
 from fieldcast.pipeline.sources.grib import GribFile, grib_header
 from fieldcast.pipeline.sources.missing import default_fill, limits_of, without_impossible
-from fieldcast.pipeline.sources.template import cf_crs, fields, grid_template
+from fieldcast.pipeline.sources.template import fields, grid_template
 from fieldcast.pipeline.sources.valid_time import FrameTimes, frame_times, is_time
 
 ENGINES = {".nc": "h5netcdf", ".nc4": "h5netcdf", ".cdf": "h5netcdf", ".h5": "h5netcdf", ".zarr": "zarr"}
 ENGINES |= {".grib": "cfgrib", ".grb": "cfgrib", ".grib2": "cfgrib", ".grb2": "cfgrib"}
 PATTERNS = [f"*{suffix}" for suffix in ENGINES if suffix != ".zarr"]
-STANDARD_NAMES = {
-    Y: ("latitude", "projection_y_coordinate", "grid_latitude"),
-    X: ("longitude", "projection_x_coordinate", "grid_longitude"),
-}
-COMMON_NAMES = {Y: ("y", "lat", "latitude", "rlat", "northing"), X: ("x", "lon", "longitude", "rlon", "easting")}
-ANGLE_NAMES = {
-    **dict.fromkeys(("lat", "latitude"), "latitude"),
-    **dict.fromkeys(("lon", "longitude"), "longitude"),
-    "rlat": "grid_latitude",
-    "rlon": "grid_longitude",
-}
 KEPT_OF_VARIABLE = ("units", "standard_name", "long_name", "cell_methods", "comment")
-KEPT_OF_COORDINATE = ("units", "standard_name", "long_name", "axis")
 KEPT_OF_FILE = ("title", "institution", "source", "references", "comment", "license", "licence")
 
 
@@ -147,12 +134,13 @@ class OpenFile:
         """Return the variables `(0, y, x)` with y, x and the CRS."""
         dataset, attributes = self.dataset, {}
         for name in self.variables:
-            attributes[name] = _kept(dataset[name].attrs, KEPT_OF_VARIABLE)
+            attributes[name] = kept(dataset[name].attrs, KEPT_OF_VARIABLE)
             limits = limits_of(dataset[name].attrs, dataset[name].encoding)
             for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
                 attributes[name] |= {} if limit is None else {key: limit}
-        y, x = (check_axis(self.path, axis, _coordinate(dataset, axis, self.names[axis])) for axis in (Y, X))
-        return grid_template(y, x, attributes, _kept(dataset.attrs, KEPT_OF_FILE), _crs(dataset, self.variables[0]))
+        y, x = (check_axis(self.path, axis, coordinate(dataset, axis, self.names[axis])) for axis in (Y, X))
+        crs, degrees = crs_of(dataset, self.variables[0]), cell_degrees(dataset)
+        return grid_template(y, x, attributes, kept(dataset.attrs, KEPT_OF_FILE), crs, degrees)
 
 
 def _overridden(header: Header, options: GriddedOptions) -> Header:
@@ -286,7 +274,7 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
     for name in variables:
         _require_variable(path, name, [str(other) for other in raw.data_vars])
     own: Mapping[str, str] = {str(axis): name for axis, name in options.dimensions.items()}
-    names = {own.get(axis) or _horizontal(path, raw, raw[variables[0]], axis): axis for axis in (Y, X)}
+    names = {own.get(axis) or horizontal(path, raw, raw[variables[0]], axis): axis for axis in (Y, X)}
     for given in own.values():
         if given not in raw.variables and given not in raw.dims:
             raise InputError(f"{path}: source.dimensions names '{given}', found {', '.join(map(str, raw.dims))}")
@@ -350,46 +338,6 @@ def _labels(raw: xr.Dataset, dim: str) -> list[Any]:
     """Return the values along a dimension; positions from 0 where it has none that differ."""
     values = raw[dim].values.tolist() if dim in raw.coords else []
     return values if values and len(set(values)) == len(values) else list(range(raw.sizes[dim]))
-
-
-def _horizontal(path: str, raw: xr.Dataset, field: xr.DataArray, axis: str) -> str:
-    """Return the field's dimension along `axis`, known by CF attributes, else by a common name."""
-    for dim in field.dims:
-        attrs = raw[dim].attrs if dim in raw.coords else {}
-        if attrs.get("standard_name") in STANDARD_NAMES[axis] or attrs.get("axis") == axis.upper():
-            return str(dim)
-    for dim in field.dims:
-        if str(dim).lower() in COMMON_NAMES[axis]:
-            return str(dim)
-    raise InputError(
-        f"{path}: '{field.name}' has dimensions {list(field.dims)}, none is the {axis} axis: expected one named "
-        f"{', '.join(COMMON_NAMES[axis])} or with a CF standard_name"
-    )
-
-
-def _coordinate(dataset: xr.Dataset, axis: str, name: str) -> xr.Variable:
-    if axis not in dataset.coords or dataset[axis].ndim != 1:  # a curvilinear grid: rows and columns are all there is
-        return xr.Variable(axis, np.arange(dataset.sizes[axis], dtype=float), {"units": "1", "long_name": "cell"})
-    attributes = _kept(dataset[axis].attrs, KEPT_OF_COORDINATE)
-    if not {"units", "standard_name"} & set(attributes) and name.lower() in ANGLE_NAMES:
-        attributes = {"units": "degrees", "standard_name": ANGLE_NAMES[name.lower()]}
-    return xr.Variable(axis, dataset[axis].values.astype(float), attributes)
-
-
-def _kept(attrs: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: _plain(attrs[name]) for name in names if name in attrs and attrs[name] != "unknown"}
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-
-
-def _crs(dataset: xr.Dataset, name: str) -> pyproj.CRS | None:
-    mapping = dataset[name].attrs.get("grid_mapping") or dataset[name].encoding.get("grid_mapping")
-    if not mapping or mapping not in dataset.variables:
-        return None
-    attrs = {str(key): _plain(value) for key, value in dataset[mapping].attrs.items()}
-    return cf_crs(json.dumps(attrs))
 
 
 def _as_slice(frames: np.ndarray) -> slice | np.ndarray:

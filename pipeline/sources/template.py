@@ -13,7 +13,17 @@ import xarray as xr
 from einops import rearrange
 
 from fieldcast.pipeline.config.sources import Crop
-from fieldcast.pipeline.datasets.schema import GRID_MAPPING, RAIN_RATE_UNITS, TIME, X, Y, field_names, refused_name
+from fieldcast.pipeline.datasets.schema import (
+    GRID_MAPPING,
+    LATITUDE,
+    LONGITUDE,
+    RAIN_RATE_UNITS,
+    TIME,
+    X,
+    Y,
+    field_names,
+    refused_name,
+)
 from fieldcast.pipeline.errors import InputError
 
 MOST_CELLS = 100_000_000  # of a frame
@@ -31,9 +41,13 @@ def grid_template(
     variables: Mapping[str, Mapping[str, Any]],
     attributes: Mapping[str, Any],
     crs: pyproj.CRS | None = None,
+    located: Mapping[str, xr.Variable] | None = None,
 ) -> xr.Dataset:
-    """Return a dataset without frames: variables float32 `(0, y, x)` with their attributes, y, x and the CRS if any."""
-    coords: dict[str, Any] = {Y: y, X: x}
+    """Return a dataset without frames: variables float32 `(0, y, x)` with their attributes, y, x and the CRS if any.
+
+    `located` are latitude and longitude `(y, x)` of the cells of a grid whose axes do not tell them.
+    """
+    coords: dict[str, Any] = {Y: y, X: x, **(located or {})}
     mapping = {} if crs is None else {"grid_mapping": GRID_MAPPING}
     if crs is not None:
         coords[GRID_MAPPING] = ((), np.int32(0), _cf_attributes(crs))
@@ -102,6 +116,9 @@ def target_grid(grid: xr.Dataset, crop: Crop | None, coarsen: int, where: str) -
         for name in field_names(grid)
     }
     extra = {GRID_MAPPING: grid[GRID_MAPPING].variable} if GRID_MAPPING in grid.coords else {}
+    for name in (LATITUDE, LONGITUDE):
+        if name in cropped.coords:
+            extra[name] = _coarse_degrees(cropped[name].variable, coarsen)
     return xr.Dataset(data, {Y: y, X: x, **extra}, grid.attrs)
 
 
@@ -120,6 +137,14 @@ def block_mean(values: np.ndarray, size: int) -> np.ndarray:
     total = np.where(valid, blocks, 0).sum(axis=-1, dtype=np.float64)
     mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=2 * count >= size * size)
     return np.asarray(mean, np.float32)
+
+
+def _coarse_degrees(degrees: xr.Variable, size: int) -> xr.Variable:
+    """Return latitudes or longitudes `(y, x)` as means over blocks, about 180 degrees too."""
+    height, width = (length // size * size for length in degrees.shape)
+    blocks = rearrange(degrees.values[:height, :width], "(y i) (x j) -> y x (i j)", i=size, j=size)
+    beside = (blocks - blocks[..., :1] + 180) % 360 - 180
+    return xr.Variable((Y, X), blocks[..., 0] + beside.mean(axis=-1), degrees.attrs)
 
 
 def _coarse_coordinate(coordinate: xr.Variable, size: int) -> xr.Variable:

@@ -1,4 +1,4 @@
-"""Models of amounts, such as rain: refused for variables that are none, by their units and their values."""
+"""Models of amounts, such as rain: refused for variables that are none, and on cells that are far from square."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fieldcast.models.layers.outputs import LearnedOptions
 from fieldcast.pipeline.datasets.preparation.ranges import Range
 from fieldcast.pipeline.errors import InputError
 
+SQUARE = 1.1  # sides of a cell, the longer over the shorter, that scales of a cascade take for equal
 BASES_THAT_MOVE = ("advection", "lagrangian_regression", "auto")
 
 
@@ -24,6 +25,15 @@ def check_amounts(model: str, options: BaseModel, targets: Sequence[Range]) -> N
                     f"params.yaml: models.{key} works in decibels of an amount, but {reason}, expected dry cells and "
                     f"amounts from {dry_below:g} on, such as mm h-1: {fix}"
                 )
+
+
+def check_cells(model: str, options: BaseModel, ratio: float) -> None:
+    """Raise `InputError` where a model knows one spacing alone, and the cells have sides of this `ratio`."""
+    if isinstance(options, CascadeOptions) and ratio > SQUARE:
+        raise InputError(
+            f"params.yaml: models.{model} needs cells that are as high as wide, but one side is {ratio:.2f} times the "
+            f"other, expected at most {SQUARE:g}: regrid the archive or take {model} out of models"
+        )
 
 
 def _decibels(model: str, options: BaseModel) -> Iterator[tuple[str, float, str]]:

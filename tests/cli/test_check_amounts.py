@@ -15,10 +15,11 @@ from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.preparation import ranges as module
 from fieldcast.pipeline.datasets.preparation.ranges import Range, ranges_of
+from fieldcast.pipeline.datasets.signature import signature_of
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import inspect_source
 from fieldcast.pipeline.train import train
-from fieldcast.pipeline.training.amounts import check_amounts
+from fieldcast.pipeline.training.amounts import check_amounts, check_cells
 from tests.conftest import rewrite
 
 DEFAULT = Path(__file__).parents[2] / "params.yaml"
@@ -137,3 +138,26 @@ def test_a_training_refuses_fields_that_are_no_rain(project: Path) -> None:
     manifest.write(statistics.parent)
     with pytest.raises(InputError, match=r"models.steps works in decibels .* but rain_rate has values of 230"):
         train(changed, "steps")
+
+
+def test_a_cascade_needs_square_cells() -> None:
+    for kind in ("steps", "sprog"):
+        check_cells("a", models.OPTIONS[kind].model_validate({}), 1.05)
+        with pytest.raises(InputError, match=r"models.a needs cells .* one side is 1.50 times the other, expected at"):
+            check_cells("a", models.OPTIONS[kind].model_validate({}), 1.5)
+    check_cells("a", models.OPTIONS["persistence"].model_validate({}), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "units", "ratio"),
+    [
+        ([0.0, 2.0, 4.0], [0.0, 3.0], ("km", "km"), 1.5),
+        ([0.0, 2.0, 4.0], [0.0, 2000.0], ("km", "m"), 1.0),
+        ([61.0, 60.0, 59.0], [0.0, 1.0], ("degrees_north", "degrees_east"), 2.0),
+        ([0.0, 1.0], [5.0], ("1", "1"), 1.0),
+    ],
+)
+def test_sides_of_a_cell(y, x, units, ratio):
+    axes = {"y": ("y", y, {"units": units[0]}), "x": ("x", x, {"units": units[1]})}
+    signature = signature_of(xr.Dataset(coords=axes), [], np.timedelta64(1, "h"), np.datetime64("2020-01-01", "ns"))
+    assert signature.cell_ratio == pytest.approx(ratio)

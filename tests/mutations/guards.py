@@ -291,6 +291,18 @@ MUTATIONS = (
         "tests/cli/test_check_amounts.py::test_decibels_of_fields_that_are_no_rain",
     ),
     M(
+        "pipeline/report/coastlines.py",
+        "(crs is None or not crs.is_derived)",
+        "True",
+        "tests/report/test_coastlines.py::test_rotated_poles",
+    ),
+    M(
+        "pipeline/training/amounts.py",
+        "ratio > SQUARE",
+        "False",
+        "tests/cli/test_check_amounts.py::test_a_cascade_needs_square_cells",
+    ),
+    M(
         "pipeline/datasets/finite.py",
         "    if bad.any():",
         "    if False:",

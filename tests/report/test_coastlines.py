@@ -1,4 +1,5 @@
 import importlib.util
+from collections.abc import Callable
 
 import numpy as np
 import pyproj
@@ -7,6 +8,7 @@ import xarray as xr
 from matplotlib.path import Path as Outline
 
 from fieldcast.pipeline.report.coastlines import coastlines
+from fieldcast.pipeline.report.field_map import axis_label
 
 STEREOGRAPHIC = "+proj=stere +lat_0=90 +lat_ts=60 +lon_0=0 +a=6378.14 +b=6356.75 +units=km"  # the Dutch radars'
 
@@ -62,3 +64,33 @@ def test_a_grid_that_lies_nowhere_has_no_coast(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("fieldcast.pipeline.report.coastlines.find_spec", lambda name: None)
     assert coastlines(degrees) == []
     assert importlib.util.find_spec("global_land_mask") is not None
+
+
+def land_and_sea(lines: list[np.ndarray], place: Callable[[float, float], tuple[float, float]]) -> list[bool]:
+    """Return whether Athlone, the Isle of Man, the Irish Sea and the North Sea are inside of coastlines."""
+    return [inside(lines, place(*point)) for point in ((-8.0, 53.2), (-4.5, 54.2), (-5.0, 53.5), (3.0, 56.0))]
+
+
+def test_rotated_poles_have_their_coast_where_it_is() -> None:
+    degrees = {"grid_mapping_name": "rotated_latitude_longitude", "grid_north_pole_latitude": 39.25}
+    crs = pyproj.CRS.from_cf({**degrees, "grid_north_pole_longitude": -162.0})
+    y, x = np.arange(-3.0, 12.0, 0.25), np.arange(-21.0, -5.0, 0.25)
+    rotated = field(y, x, "degrees", crs)
+    to_grid = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    assert land_and_sea(coastlines(rotated), to_grid.transform) == [True, True, False, False]
+    assert axis_label(rotated.y, "y") == "rotated latitude, °"
+    assert axis_label(field(y, x, "degrees").y, "y") == "latitude, °"
+
+
+def test_latitudes_and_longitudes_of_cells_give_a_coast() -> None:
+    y, x = np.arange(0.0, 60.0), np.arange(0.0, 70.0)
+    j, i = np.meshgrid(y, x, indexing="ij")
+    latitude, longitude = 49 + 0.15 * j + 0.02 * i, -12 + 0.25 * i - 0.05 * j
+    cells = field(y, x, "1").assign_coords(latitude=(("y", "x"), latitude), longitude=(("y", "x"), longitude))
+    matrix = np.linalg.inv([[0.25, -0.05], [0.02, 0.15]])  # of column and row to longitude and latitude
+
+    def place(east: float, north: float) -> tuple[float, float]:
+        column, row = matrix @ (east + 12, north - 49)
+        return float(column), float(row)
+
+    assert land_and_sea(coastlines(cells), place) == [True, True, False, False]

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from fieldcast.pipeline.datasets.schema import CONVENTIONS, GRID_MAPPING, TIME, TIME_UNITS, X, Y, field_names
+from fieldcast.pipeline.datasets.schema import CONVENTIONS, HORIZONTAL, TIME, TIME_UNITS, X, Y, field_names
 from fieldcast.pipeline.datasets.signature import signature_of
 from fieldcast.pipeline.datasets.times import to_numpy
 from fieldcast.pipeline.errors import InputError
@@ -28,7 +28,7 @@ Values = dict[str, np.ndarray]
 def encode(time: datetime, values: Mapping[str, np.ndarray], grid: xr.Dataset) -> bytes:
     """Return one frame, (y, x) by variable, as the content of a NetCDF file on `grid`."""
     data = {name: ((TIME, Y, X), values[name][None], grid[name].attrs) for name in sorted(values)}
-    coords = {name: grid[name].variable for name in (Y, X, GRID_MAPPING) if name in grid.coords}
+    coords = {name: grid[name].variable for name in HORIZONTAL if name in grid.coords}
     moment = (TIME, np.array([to_numpy(time)]), {"standard_name": "time", "axis": "T"})
     dataset = xr.Dataset(data, {TIME: moment, **coords}, {"Conventions": CONVENTIONS, **grid.attrs}).drop_encoding()
     encoding: dict[str, dict[str, Any]] = {

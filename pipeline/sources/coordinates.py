@@ -1,0 +1,98 @@
+"""Horizontal coordinates of archives: the two axes, latitudes and longitudes of the cells, and the CRS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyproj
+import xarray as xr
+
+from fieldcast.pipeline.datasets.schema import LATITUDE, LONGITUDE, X, Y
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.template import cf_crs
+
+STANDARD_NAMES = {
+    Y: ("latitude", "projection_y_coordinate", "grid_latitude"),
+    X: ("longitude", "projection_x_coordinate", "grid_longitude"),
+}
+COMMON_NAMES = {Y: ("y", "lat", "latitude", "rlat", "northing"), X: ("x", "lon", "longitude", "rlon", "easting")}
+ANGLE_NAMES = {
+    **dict.fromkeys(("lat", "latitude"), "latitude"),
+    **dict.fromkeys(("lon", "longitude"), "longitude"),
+    "rlat": "grid_latitude",
+    "rlon": "grid_longitude",
+}
+LOCATED = {
+    LATITUDE: {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"},
+    LONGITUDE: {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"},
+}
+DEGREES = {  # all that CF takes
+    key: {f"degree{s}{letters}" for s in ("", "s") for letters in (f"_{word}", f"_{word[0].upper()}", word[0].upper())}
+    for key, word in ((LATITUDE, "north"), (LONGITUDE, "east"))
+}
+KEPT_OF_COORDINATE = ("units", "standard_name", "long_name", "axis")
+
+
+def horizontal(path: str, raw: xr.Dataset, field: xr.DataArray, axis: str) -> str:
+    """Return the field's dimension along `axis`, known by CF attributes, else by a common name."""
+    for dim in field.dims:
+        attrs = raw[dim].attrs if dim in raw.coords else {}
+        if attrs.get("standard_name") in STANDARD_NAMES[axis] or attrs.get("axis") == axis.upper():
+            return str(dim)
+    for dim in field.dims:
+        if str(dim).lower() in COMMON_NAMES[axis]:
+            return str(dim)
+    raise InputError(
+        f"{path}: '{field.name}' has dimensions {list(field.dims)}, none is the {axis} axis: expected one named "
+        f"{', '.join(COMMON_NAMES[axis])} or with a CF standard_name"
+    )
+
+
+def coordinate(dataset: xr.Dataset, axis: str, name: str) -> xr.Variable:
+    """Return the axis y or x, which the file calls `name`, with its attributes; of a curvilinear grid its numbers."""
+    if axis not in dataset.coords or dataset[axis].ndim != 1:  # a curvilinear grid: rows and columns are all there is
+        return xr.Variable(axis, np.arange(dataset.sizes[axis], dtype=float), {"units": "1", "long_name": "cell"})
+    attributes = kept(dataset[axis].attrs, KEPT_OF_COORDINATE)
+    if not {"units", "standard_name"} & set(attributes) and name.lower() in ANGLE_NAMES:
+        attributes = {"units": "degrees", "standard_name": ANGLE_NAMES[name.lower()]}
+    return xr.Variable(axis, dataset[axis].values.astype(float), attributes)
+
+
+def cell_degrees(dataset: xr.Dataset) -> dict[str, xr.Variable]:
+    """Return latitude and longitude `(y, x)` of the cells, where the file has both as fields."""
+    found = {}
+    for name in map(str, dataset.variables):
+        array = dataset[name]
+        if set(array.dims) == {Y, X} and (key := _latitude_or_longitude(name, array.attrs)):
+            found[key] = xr.Variable((Y, X), array.transpose(Y, X).values.astype(np.float64), LOCATED[key])
+    return found if len(found) == 2 else {}
+
+
+def _latitude_or_longitude(name: str, attributes: Mapping[Any, Any]) -> str | None:
+    """Return what a field of coordinates is: by its standard name, else its units, else its own name."""
+    if standard_name := attributes.get("standard_name"):
+        return standard_name if standard_name in LOCATED else None
+    if units := attributes.get("units"):
+        return next((key for key, spellings in DEGREES.items() if units in spellings), None)
+    return next((key for key in LOCATED if ANGLE_NAMES.get(name.lower()) == key), None)
+
+
+def crs_of(dataset: xr.Dataset, name: str) -> pyproj.CRS | None:
+    """Return the CRS of a variable, by its CF grid mapping; None where it has none."""
+    mapping = dataset[name].attrs.get("grid_mapping") or dataset[name].encoding.get("grid_mapping")
+    if not mapping or mapping not in dataset.variables:
+        return None
+    attrs = {str(key): _plain(value) for key, value in dataset[mapping].attrs.items()}
+    return cf_crs(json.dumps(attrs))
+
+
+def kept(attrs: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the attributes of these names, as Python's own types."""
+    return {name: _plain(attrs[name]) for name in names if name in attrs and attrs[name] != "unknown"}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
