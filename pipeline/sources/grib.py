@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,13 @@ from fieldcast.pipeline.config.sources import GriddedOptions
 from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.accumulations import KNOWN, RATES, as_rate
 from fieldcast.pipeline.sources.files import Header, one_line
 from fieldcast.pipeline.sources.missing import without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
 
 LOCK = threading.Lock()  # ecCodes is not built for threads everywhere
 LEVELS = ("typeOfLevel", "level", "number", "stepType")  # one of each is a field
-RATES = {  # units of an accumulation -> units of its rate, and the factor from units a second
-    "m": ("mm h-1", 3.6e6),
-    "mm": ("mm h-1", 3600.0),
-    "kg m**-2": ("mm h-1", 3600.0),
-    "kg m-2": ("mm h-1", 3600.0),
-    "J m**-2": ("W m-2", 1.0),
-    "J m-2": ("W m-2", 1.0),
-}
 ERA5_PERIOD_SECONDS = {"oper": 3600, "enda": 10_800}  # accumulations since the step before, whatever the range says
 LATITUDE = {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude"}
 LONGITUDE = {"units": "degrees_east", "standard_name": "longitude", "long_name": "longitude"}
@@ -119,8 +112,23 @@ def _chosen(path: str, options: GriddedOptions) -> dict[str, list[Message]]:
         own = [message for message in messages if name in (message.name, message.keys["shortName"])]
         if not own:
             raise InputError(f"{path}: no variable '{name}', found {', '.join(names)}: correct source.variables")
-        chosen[name] = _one_level(path, name, own, options.select)
+        chosen[name] = _with_period(_one_level(path, name, own, options.select))
     return chosen
+
+
+def _with_period(messages: list[Message]) -> list[Message]:
+    """Return accumulations of an analysis that are coded without a period as rates over the step of their times.
+
+    So come reanalyses that have been through other formats. In a forecast such a field may be summed since its start,
+    and stays what it is.
+    """
+    times = np.unique([message.time for message in messages])
+    first = messages[0]
+    coded = first.keys["stepType"] != "instant" or first.keys["shortName"] not in KNOWN
+    if coded or first.keys["marsType"] != "an" or first.attributes.get("units") not in RATES or times.size < 2:
+        return messages
+    attributes, factor = as_rate(first.attributes, float(np.diff(times).min() / np.timedelta64(1, "s")))
+    return [replace(message, attributes=attributes, factor=factor) for message in messages]
 
 
 def _one_level(path: str, name: str, messages: list[Message], select: Mapping[str, Any]) -> list[Message]:
@@ -192,7 +200,7 @@ def _messages(path: str, more: tuple[str, ...], state: tuple[int, int]) -> tuple
 
 
 def _message(handle: Any, number: int, more: tuple[str, ...]) -> Message:
-    keys = {key: _get(handle, key) for key in (*LEVELS, "shortName", *more)}
+    keys = {key: _get(handle, key) for key in (*LEVELS, "shortName", "marsType", *more)}
     keys["stepType"] = keys["stepType"] or "instant"
     name = str(_get(handle, "cfVarName") or keys["shortName"])
     day, clock = int(_get(handle, "validityDate")), int(_get(handle, "validityTime"))
@@ -206,8 +214,7 @@ def _message(handle: Any, number: int, more: tuple[str, ...]) -> Message:
     attributes = {key: str(value) for key, value in attributes.items() if value and value != "unknown"}
     seconds, factor = _period_seconds(handle, str(keys["stepType"])), 1.0
     if seconds and attributes.get("units") in RATES:
-        attributes["units"], factor = RATES[attributes["units"]][0], RATES[attributes["units"]][1] / seconds
-        attributes.pop("standard_name", None)
+        attributes, factor = as_rate(attributes, seconds)
     time = np.datetime64(text, "s") + np.timedelta64(second, "s")
     return Message(number, int(_get(handle, "offset")), name, time, keys, attributes, factor)
 

@@ -1,7 +1,7 @@
 """NetCDF, GRIB and Zarr archives: one or more variables on a regular grid, any CF time.
 
 The two horizontal dimensions become y and x and keep their CF attributes; dimensions of length 1 are dropped; values
-keep the archive's units, except accumulations in GRIB, which become rates.
+keep the archive's units, except accumulations, which become rates.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fieldcast.pipeline.config.sources import GriddedOptions
 from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.accumulations import RATES, Sums, as_rate, sums_of
 from fieldcast.pipeline.sources.calendars import decoded_times
 from fieldcast.pipeline.sources.coordinates import cell_degrees, coordinate, crs_of, horizontal, kept
 from fieldcast.pipeline.sources.declared import check_hdf5
@@ -95,7 +96,7 @@ class GriddedFile:
         values, units, refused = {}, {}, {}
         with opened(self.name, self.options) as file:
             for name in self.options.variables:
-                units[name] = self.options.units_of(name) or file.dataset[name].attrs.get("units", "")
+                units[name] = self.options.units_of(name) or file.units(name)
                 try:
                     values[name], refused[name] = file.read(name, frames, y, x)
                 except (OSError, EOFError, ValueError, RuntimeError) as error:
@@ -114,6 +115,7 @@ class OpenFile:
     frames: FrameTimes
     variables: Sequence[str]
     names: Mapping[str, str]  # the file's own names of y and x
+    sums: Sums  # variables that become rates
 
     def read(self, name: str, frames: np.ndarray, y: slice, x: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return frames of a variable, float32 `(time, y, x)`, and how many values of each were refused."""
@@ -128,7 +130,17 @@ class OpenFile:
         if not along:
             cut = cut.expand_dims({TIME: frames.size})
         values = cut.transpose(..., Y, X).values
-        return without_impossible(values, limits_of(field.attrs, field.encoding), default_fill(field.encoding))
+        limits = limits_of(field.attrs, field.encoding)
+        clean, refused = without_impossible(values, limits, default_fill(field.encoding))
+        if name in self.sums.names:
+            factors = [as_rate(field.attrs, seconds)[1] for seconds in self.sums.seconds[frames]]
+            clean = (clean * np.array(factors)[:, None, None]).astype(np.float32)
+        return clean, refused
+
+    def units(self, name: str) -> str:
+        """Return the units that a variable is read in."""
+        units = str(self.dataset[name].attrs.get("units", ""))
+        return RATES[units][0] if name in self.sums.names else units
 
     def template(self) -> xr.Dataset:
         """Return the variables `(0, y, x)` with y, x and the CRS."""
@@ -136,8 +148,11 @@ class OpenFile:
         for name in self.variables:
             attributes[name] = kept(dataset[name].attrs, KEPT_OF_VARIABLE)
             limits = limits_of(dataset[name].attrs, dataset[name].encoding)
+            factor = 1.0
+            if name in self.sums.names:  # limits of the shortest period hold for all
+                attributes[name], factor = as_rate(attributes[name], float(self.sums.seconds.min()))
             for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
-                attributes[name] |= {} if limit is None else {key: limit}
+                attributes[name] |= {} if limit is None else {key: factor * limit}
         y, x = (check_axis(self.path, axis, coordinate(dataset, axis, self.names[axis])) for axis in (Y, X))
         crs, degrees = crs_of(dataset, self.variables[0]), cell_degrees(dataset)
         return grid_template(y, x, attributes, kept(dataset.attrs, KEPT_OF_FILE), crs, degrees)
@@ -280,6 +295,7 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
             raise InputError(f"{path}: source.dimensions names '{given}', found {', '.join(map(str, raw.dims))}")
     timed = next((name for name in variables if _has_time(raw, raw[name])), variables[0])
     frames = frame_times(path, raw, raw[timed], own.get(TIME))
+    sums, frames = sums_of(path, raw, [name for name in variables if options.units_of(name) is None], frames)
     dataset = _selected(path, raw, options, {*names, *frames.places})
     dataset = dataset.rename({old: new for old, new in names.items() if old != new})
     for name in variables:
@@ -290,7 +306,7 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
                 f"{path}: '{name}' has dimensions {dict(raw[name].sizes)}, expected time and two horizontal ones: "
                 "choose another variable"
             )
-    return OpenFile(path, dataset, frames, variables, {axis: str(name) for name, axis in names.items()})
+    return OpenFile(path, dataset, frames, variables, {axis: str(name) for name, axis in names.items()}, sums)
 
 
 def _has_time(raw: xr.Dataset, field: xr.DataArray) -> bool:

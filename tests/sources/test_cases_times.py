@@ -68,14 +68,16 @@ def test_a_scalar_time_is_one_frame_at_the_valid_time():
 def test_era5_precipitation_becomes_a_series_of_valid_times(tmp_path):
     observed = ingested(tmp_path, options("grib/era5_tp.grib", "tp"))
     np.testing.assert_array_equal(observed.time.values, hours(*range(6, 78)))
-    np.testing.assert_allclose(observed.tp.values[:13, 0, 0], [*np.arange(1, 13) / 1000, 0.001], rtol=1e-5)
+    np.testing.assert_allclose(observed.tp.values[:13, 0, 0], [*range(1, 13), 1], rtol=1e-5)  # mm in its hour
+    assert observed.tp.attrs["units"] == "mm h-1"
 
 
 def test_era5_variables_of_different_times_share_an_axis(tmp_path):
     observed = ingested(tmp_path, options("grib/era5_both.grib", "t2m", "tp"))
     np.testing.assert_array_equal(observed.time.values, hours(*range(observed.time.size)))
     assert np.isnan(observed.tp.values[:6]).all()
-    np.testing.assert_allclose(observed.tp.values[6, 0, 0], 0.001, rtol=1e-5)
+    np.testing.assert_allclose(observed.tp.values[6, 0, 0], 1, rtol=1e-5)
+    assert (observed.t2m.attrs["units"], observed.tp.attrs["units"]) == ("K", "mm h-1")
     np.testing.assert_allclose(observed.t2m.values[:48, 0, 0], 280)
 
 
