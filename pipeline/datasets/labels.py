@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def lead_unit(leads: Sequence[float]) -> tuple[int, str]:
@@ -20,6 +24,20 @@ def readable(name: str) -> str:
 def readable_units(units: str) -> str:
     """Return units as people write them: 'mm h-1' -> 'mm/h'; dimensionless is 'value'."""
     return {RAIN_RATE_UNITS: "mm/h", "1": "value", "": "value"}.get(units, units)
+
+
+def without_mathematics(figure: Figure) -> None:
+    """Take titles, labels and legends of a figure as they are written: a `$` in a name of the data begins no formula.
+
+    The numbers along an axis are left as they are: those of logarithmic ones are formulas.
+    """
+    from matplotlib.text import Text  # whoever has a figure has loaded it
+
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    numbers = {text for axis in axes for text in axis.findobj(Text) if text is not axis.label}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in numbers:
+            text.set_parse_math(False)
 
 
 # Okabe & Ito (2008): distinct with every common colour blindness

@@ -17,7 +17,7 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fieldcast.pipeline.datasets.labels import COLOURS
+from fieldcast.pipeline.datasets.labels import COLOURS, without_mathematics
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 
 Styles = Mapping[str, dict[str, Any]]  # model -> keywords of a matplotlib line
@@ -98,6 +98,7 @@ def _round_step(step: float) -> float:
 def write_png(figure: Figure, path: Path) -> None:
     """Write `figure` without the library's version in the file, so that equal figures are equal bytes."""
     FigureCanvasAgg(figure)
+    without_mathematics(figure)
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -120,6 +121,7 @@ def write_webp(picture: np.ndarray, path: Path) -> None:
 
 def pixels(canvas: FigureCanvasAgg) -> np.ndarray:
     """Return what is drawn on `canvas`, `(height, width, 3)` uint8."""
+    without_mathematics(canvas.figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 

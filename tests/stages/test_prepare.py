@@ -283,6 +283,14 @@ def test_no_statistic_is_written_that_is_no_number(tmp_path) -> None:
     assert not (tmp_path / "p").exists()
 
 
+def test_odd_names_and_units_are_drawn(tmp_path) -> None:
+    data = observations()
+    data["t2m"].attrs = {"units": "mm [/h]", "long_name": "rain in $, $x_1"}
+    prepare(data, options(), 4, 3, tmp_path)
+    assert json.loads((tmp_path / "quality.json").read_text())["units"] == "mm [/h]"
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
+
+
 def test_a_constant_field_is_refused(tmp_path) -> None:
     data = observations()
     data["t2m"] = data["t2m"] * 0 + 5

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fieldcast.pipeline.config import Split
 from fieldcast.pipeline.datasets.finite import refuse_infinite
 from fieldcast.pipeline.datasets.frames import time_blocks
+from fieldcast.pipeline.datasets.labels import without_mathematics
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, refused_name
 
@@ -104,7 +105,9 @@ def write(report: Report, folder: Path, splits: list[tuple[str, Split]], attribu
         "days": [{key: _rounded(value) for key, value in row.items()} for row in days.to_dict("records")],
     }
     (folder / "quality.json").write_text(json.dumps(summary, indent=1) + "\n")
-    _draw(report, splits, attributes).savefig(folder / "quality.png", dpi=110, metadata={"Software": None})
+    figure = _draw(report, splits, attributes)
+    without_mathematics(figure)
+    figure.savefig(folder / "quality.png", dpi=110, metadata={"Software": None})
 
 
 def _rounded(value: Any) -> Any:
