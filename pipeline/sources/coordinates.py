@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pyproj
 import xarray as xr
+from pyproj.exceptions import CRSError
 
 from fieldcast.pipeline.datasets.schema import LATITUDE, LONGITUDE, X, Y
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.files import one_line
 from fieldcast.pipeline.sources.template import cf_crs
 
 STANDARD_NAMES = {
@@ -51,10 +53,15 @@ def horizontal(path: str, raw: xr.Dataset, field: xr.DataArray, axis: str) -> st
     )
 
 
-def coordinate(dataset: xr.Dataset, axis: str, name: str) -> xr.Variable:
+def coordinate(path: str, dataset: xr.Dataset, axis: str, name: str) -> xr.Variable:
     """Return the axis y or x, which the file calls `name`, with its attributes; of a curvilinear grid its numbers."""
     if axis not in dataset.coords or dataset[axis].ndim != 1:  # a curvilinear grid: rows and columns are all there is
         return xr.Variable(axis, np.arange(dataset.sizes[axis], dtype=float), {"units": "1", "long_name": "cell"})
+    if dataset[axis].dtype.kind not in "biuf":
+        raise InputError(
+            f"{path}: coordinate {name} is of type {dataset[axis].dtype}, expected numbers: give another by "
+            "source.dimensions"
+        )
     attributes = kept(dataset[axis].attrs, KEPT_OF_COORDINATE)
     if not {"units", "standard_name"} & set(attributes) and name.lower() in ANGLE_NAMES:
         attributes = {"units": "degrees", "standard_name": ANGLE_NAMES[name.lower()]}
@@ -80,13 +87,19 @@ def _latitude_or_longitude(name: str, attributes: Mapping[Any, Any]) -> str | No
     return next((key for key in LOCATED if ANGLE_NAMES.get(name.lower()) == key), None)
 
 
-def crs_of(dataset: xr.Dataset, name: str) -> pyproj.CRS | None:
-    """Return the CRS of a variable, by its CF grid mapping; None where it has none."""
+def crs_of(path: str, dataset: xr.Dataset, name: str) -> pyproj.CRS | None:
+    """Return the CRS of a variable, by its CF grid mapping; None where it has none.
+
+    Raise `InputError` for a mapping that says nothing.
+    """
     mapping = dataset[name].attrs.get("grid_mapping") or dataset[name].encoding.get("grid_mapping")
     if not mapping or mapping not in dataset.variables:
         return None
     attrs = {str(key): _plain(value) for key, value in dataset[mapping].attrs.items()}
-    return cf_crs(json.dumps(attrs))
+    try:
+        return cf_crs(json.dumps(attrs))
+    except CRSError as error:
+        raise InputError(f"{path}: grid mapping {mapping}: {one_line(error)}: correct it or remove it") from None
 
 
 def kept(attrs: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ keep the archive's units, except accumulations, which become rates.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import xarray as xr
 
@@ -153,8 +154,8 @@ class OpenFile:
                 attributes[name], factor = as_rate(attributes[name], float(self.sums.seconds.min()))
             for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
                 attributes[name] |= {} if limit is None else {key: factor * limit}
-        y, x = (check_axis(self.path, axis, coordinate(dataset, axis, self.names[axis])) for axis in (Y, X))
-        crs, degrees = crs_of(dataset, self.variables[0]), cell_degrees(dataset)
+        y, x = (check_axis(self.path, axis, coordinate(self.path, dataset, axis, self.names[axis])) for axis in (Y, X))
+        crs, degrees = crs_of(self.path, dataset, self.variables[0]), cell_degrees(dataset)
         return grid_template(y, x, attributes, kept(dataset.attrs, KEPT_OF_FILE), crs, degrees)
 
 
@@ -212,6 +213,7 @@ def _engine(path: str, options: GriddedOptions) -> str:
 
 def _open(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
     if engine == "zarr":
+        _reach(path, options)
         try:
             return _open_zarr(path, options, consolidated=True)
         except (KeyError, ValueError, FileNotFoundError):  # says nothing of the store itself: many are not consolidated
@@ -253,6 +255,14 @@ def _in_group(path: str, root: xr.Dataset, variables: Sequence[str]) -> xr.Datas
 
 def _first_missing(variables: Sequence[str], names: Sequence[str]) -> str:
     return next((name for name in variables if name not in names), variables[0])
+
+
+def _reach(path: str, options: GriddedOptions) -> None:
+    """Ask for one file of a store behind a URL: of a server that is down zarr's many requests complain one by one."""
+    if is_url(path):
+        files, root = fsspec.core.url_to_fs(path, **(options.storage_options or {}))
+        with suppress(FileNotFoundError, PermissionError):
+            files.info(f"{root}/zarr.json")
 
 
 def _open_zarr(path: str, options: GriddedOptions, consolidated: bool) -> xr.Dataset:
@@ -306,6 +316,9 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
                 f"{path}: '{name}' has dimensions {dict(raw[name].sizes)}, expected time and two horizontal ones: "
                 "choose another variable"
             )
+    for name in variables:
+        if dataset[name].dtype.kind not in "biuf":
+            raise InputError(f"{path}: '{name}' is of type {dataset[name].dtype}, expected numbers: choose another one")
     return OpenFile(path, dataset, frames, variables, {axis: str(name) for name, axis in names.items()}, sums)
 
 

@@ -166,3 +166,33 @@ def test_a_store_without_units_is_weighted_by_latitude(tmp_path):
     weights = row_weights(ingested(tmp_path, source))
     cosine = np.cos(np.deg2rad([60, 30, 0]))
     np.testing.assert_allclose(weights, cosine / cosine.mean())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lat": ("lat", ["a", "b", "c"])}, "a.nc: coordinate lat is of type"),
+        (
+            {"crs": ((), 0, {"grid_mapping_name": "flat"})},
+            "a.nc: grid mapping crs: Unsupported grid mapping name",
+        ),
+    ],
+)
+def test_coordinates_that_say_nothing_are_named(tmp_path, change, message):
+    coords = {"time": np.datetime64("2020-01-01", "ns") + np.arange(3) * np.timedelta64(1, "h"), "lon": [1.0, 2.0]}
+    field = (("time", "lat", "lon"), np.ones((3, 3, 2), np.float32), {"units": "K", "grid_mapping": "crs"})
+    xr.Dataset({"v": field}, {**coords, "lat": [3.0, 2.0, 1.0], **change}).to_netcdf(
+        tmp_path / "a.nc", engine="h5netcdf"
+    )
+    with pytest.raises(InputError, match=message):
+        inspect_source(GriddedOptions.model_validate({"path": str(tmp_path / "a.nc"), "variables": ["v"]}))
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    coords = {"time": np.datetime64("2020-01-01", "ns") + np.arange(3) * np.timedelta64(1, "h")}
+    field = (("time", "lat", "lon"), np.ones((3, 3, 2), np.complex64), {"units": "K"})
+    xr.Dataset({"v": field}, {**coords, "lat": [3.0, 2.0, 1.0], "lon": [1.0, 2.0]}).to_zarr(
+        tmp_path / "a.zarr", consolidated=False
+    )
+    with pytest.raises(InputError, match="'v' is of type complex64, expected numbers"):
+        inspect_source(GriddedOptions.model_validate({"path": str(tmp_path / "a.zarr"), "variables": ["v"]}))

@@ -1,5 +1,7 @@
 """Archives behind s3:// addresses, read from a server on this machine."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -55,3 +57,21 @@ def test_zarr_and_netcdf_on_s3(server: str, tmp_path, monkeypatch: pytest.Monkey
         ingest(source, IngestOptions(), tmp_path / f"{name}-store")
         stored = store.open_observations(tmp_path / f"{name}-store")
         np.testing.assert_array_equal(stored["t2m"].values, fields()["t2m"].values)
+
+
+def test_a_server_that_is_down_is_one_line() -> None:
+    code = """
+from fieldcast.pipeline.config.sources import GriddedOptions
+from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources import inspect_source
+down = {"client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}, "config_kwargs": {"retries": {"max_attempts": 1}}}
+try:
+    options = {"anon": True, **down}
+    inspect_source(GriddedOptions(path="s3://bucket/a.zarr", variables=["t"], storage_options=options))
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("s3://bucket/a.zarr: cannot be opened as zarr (Could not connect to the endpoint")
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
