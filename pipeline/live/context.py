@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from fieldcast.pipeline.config import Params
-from fieldcast.pipeline.datasets.atomic import make_folder
+from fieldcast.pipeline.datasets.atomic import free_bytes, make_folder
 from fieldcast.pipeline.live import timekeeping
 from fieldcast.pipeline.live.archive import recovery
 from fieldcast.pipeline.live.archive.durable import locked
@@ -29,6 +29,7 @@ from fieldcast.pipeline.live.timekeeping import FeedTimes, Look
 
 log = logging.getLogger(__name__)
 LIVE = Path("data/live")
+LEDGER_ROOM = 64e6  # bytes
 PLANNED = "planned_until"  # the fact that holds the last init time of the schedule
 PLANNED_AT_ONCE = 10_000  # rows at one look: a month at five minutes, some seconds
 LONGEST_DELAY = timedelta(days=30)  # of a feed, that is looked through for its newest frame
@@ -63,11 +64,13 @@ class LiveContext:
         """Yield the ledger to the one process that may write, after recovering what an earlier one left behind."""
         make_folder(self.folder)
         with locked(self.folder / "lock", self.params.live.lock_wait_seconds, self.clock):
-            recovery.sweep(self.folder)  # first: on a full disk even the ledger needs the room
+            if free_bytes(self.folder) < LEDGER_ROOM:
+                recovery.sweep(self.folder)  # first: even the ledger needs room
             with Ledger(self.folder / LEDGER) as ledger:
-                ledger.take_token(f"{socket.gethostname()}:{os.getpid()}")
+                ledger.take_token(f"{socket.gethostname()}:{os.getpid()}", self.clock.now())
                 recovery.recover(self.folder, ledger, self.params.live.max_attempts, self.clock.now())
                 yield ledger
+                recovery.settle(self.folder, ledger)
 
     @contextmanager
     def reading(self) -> Iterator[Ledger]:
@@ -134,6 +137,10 @@ class LiveContext:
 
     def _feed_at(self, ledger: Ledger, last: Look, now: datetime, *, dry: bool) -> FeedTimes:
         """Return the newest frame before and after a fetch of all that can be expected by now."""
+        deadline = timedelta(minutes=self.params.live.late_data.deadline_minutes)
+        patience = deadline + self.schedule.history * self.schedule.step
+        if self.observations.is_simulated:
+            return FeedTimes(None, None, patience)
         before = self.observations.newest()
         behind = min(max(last.at - before, timedelta()), LONGEST_DELAY) if before else timedelta()
         since = self.schedule.history_times(self.schedule.floor(now))[0] - behind
@@ -142,8 +149,7 @@ class LiveContext:
         else:
             self._fetch(ledger, since, now, last.at)
             newest = self.observations.newest()
-        deadline = timedelta(minutes=self.params.live.late_data.deadline_minutes)
-        return FeedTimes(before, newest, deadline + self.schedule.history * self.schedule.step)
+        return FeedTimes(before, newest, patience)
 
     def _fetch(self, ledger: Ledger, since: datetime, until: datetime, at: datetime) -> None:
         scan = self.observations.fetch_frames(since, until)

@@ -368,6 +368,7 @@ def _require_valid(prepared: Prepared, fields: np.ndarray, model: DeployedModel)
 def _failed(context: LiveContext, ledger: Ledger, cycle: Cycle, error: Exception, now: datetime) -> Outcome:
     """Record a failed attempt: due again, unless it was the model's fault and the last attempt."""
     code = code_of(error)
+    ledger.is_orderly = False
     reason = redacted(f"{type(error).__name__}: {error}") if code is ExitCode.BUG else str(error)
     log.error("cycle %s: %s", iso(cycle.init_time), reason, exc_info=code is ExitCode.BUG)
     counts = code is ExitCode.BUG  # damage is mended, disks are emptied, and another process ends: the cycle stays due

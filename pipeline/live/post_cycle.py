@@ -55,6 +55,10 @@ def verify_issued(context: LiveContext, ledger: Ledger, now: datetime) -> int:
             ledger.add_verification(verified)
             ledger.enqueue(f"scores {iso(cycle.init_time)} {cycle.revision}", scores_record(cycle, verified))
         count += 1
+    if count:
+        waiting = ledger.unverified()
+        with ledger.writing(fenced=True):
+            ledger.all_verified_before(waiting[0].init_time if waiting else verified.init_time)
     return count
 
 

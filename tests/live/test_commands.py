@@ -75,6 +75,10 @@ def test_from_the_first_cycle_to_the_audit(fieldcast: Command, project: Path) ->
     code, out, _ = fieldcast("status")
     assert code == 0
     assert "persistence" in out
+    assert "refused:" not in out
+    with Ledger(project / "data" / "live" / LEDGER) as ledger, ledger.writing():
+        ledger.note("refused", datetime.now(UTC), "feed/[a].nc: rain_rate is 9600")
+    assert "refused: feed/[a].nc: rain_rate is 9600" in fieldcast("status")[1]
     assert fieldcast("audit")[0] == 0
     chunk = next(path for path in open_folder(project).rglob("c/0/0/0/0"))
     content_ = bytearray(chunk.read_bytes())

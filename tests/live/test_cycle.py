@@ -20,6 +20,7 @@ from fieldcast.pipeline.forecast import forecast as hindcast_all
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.live import cycle
 from fieldcast.pipeline.live.archive import publish
+from fieldcast.pipeline.live.archive.durable import FAILPOINT
 from fieldcast.pipeline.live.archive.ledger import Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts, path_of
 from fieldcast.pipeline.live.clock import iso
@@ -326,6 +327,19 @@ def outcome_code(context: LiveContext | None, root: Path, clock: Any) -> ExitCod
         return worst(cycle.run(context or LiveContext(params(), root / "live", clock, root)))
     except DamagedError as error:
         return ExitCode(error.exit_code)
+
+
+@pytest.mark.parametrize("failpoint", ["before_commit", "synced"])
+def test_what_a_failed_cycle_leaves_behind_is_in_nobody_s_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failpoint: str
+) -> None:
+    context = live_context(tmp_path)
+    monkeypatch.setenv(FAILPOINT, f"{failpoint}:eio")
+    assert [it.result for it in cycle.run(context)] == [Result.FAILED]
+    monkeypatch.delenv(FAILPOINT)
+    cycle.run(context)
+    assert [row.state for row in rows(context)] == [State.PUBLISHED]
+    assert [path.name for path in (context.folder / "forecasts").iterdir()] == [path_of(context.folder, START).name]
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

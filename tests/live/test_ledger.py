@@ -460,3 +460,74 @@ def test_a_ledger_does_not_grow_with_the_past(tmp_path: Path) -> None:
             sizes.append([made.rows(f"SELECT count(*) FROM {table}")[0][0] for table in ("cycles", "events")])
     assert sizes[-1] == sizes[-2] == sizes[-3]
     assert sizes[-1][0] <= 200
+
+
+def steps_of_a_cycle(path: Path, past: int) -> dict[str, int]:
+    """Return SQLite's steps in the queries of a cycle, with so many published and so many retired rows of the past."""
+    now, counts = at(2 * past), dict[str, int]()
+    with Ledger(path) as made:
+        made.take_token("test")
+        with made.writing():
+            for number in range(2 * past):
+                state = State.RETIRED if number < past else State.PUBLISHED
+                made.put_row(
+                    "cycles", ledger._columns(replace(cycle(number, state), ended_at=at(number), retired_at=None))
+                )
+                if number < 2 * past - 10:
+                    made.add_verification(Verification(at(number), 0, at(number), "m", "1", {}))
+                    made.enqueue(str(number), {"n": number})
+            made.all_verified_before(at(2 * past - 10))
+        made.mark_sent(range(1, 2 * past - 10), now)
+        for name, query in {
+            "unverified": made.unverified,
+            "open": lambda: made.cycles(until=now, states=OPEN),
+            "overdue": lambda: made.cycles(until=at(past), states=[State.DUE]),
+            "catalogue": lambda: made.cycles(states=VISIBLE, newest=20),
+            "expired": lambda: made.cycles(until=at(past + 3), states=VISIBLE),
+            "superseded": lambda: made.cycles(states=[State.SUPERSEDED]),
+            "to delete": lambda: made.to_delete(now),
+            "records": made.pending,
+            "last event": made.last_event_at,
+            "newest": lambda: made.newest_init_time(now),
+        }.items():
+            steps: list[None] = []
+            made._db.set_progress_handler(lambda steps=steps: steps.append(None), 1)
+            query()
+            made._db.set_progress_handler(None, 1)
+            counts[name] = len(steps)
+    return counts
+
+
+def test_the_queries_of_a_cycle_cost_the_same_whatever_the_past(tmp_path: Path) -> None:
+    short, long = (steps_of_a_cycle(tmp_path / f"{past}.sqlite", past) for past in (50, 500))
+    assert short == long
+    assert max(long.values()) < 2000
+
+
+def test_pages_are_checked_once_an_hour(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = []
+    monkeypatch.setattr(Ledger, "check_pages", lambda *_, **__: checks.append(1))
+    with Ledger(path) as made:
+        for hours, expected in [(0, 1), (0.9, 1), (1, 2), (0.5, 3), (0.6, 3), (None, 4)]:
+            made.take_token("test", None if hours is None else START + timedelta(hours=hours))
+            assert len(checks) == expected
+
+
+def test_the_wait_for_verification_reaches_back_to_what_is_published_late(path: Path) -> None:
+    with Ledger(path) as made:
+        made.take_token("test")
+        with made.writing():
+            made.put(cycle(50, State.PUBLISHED), "published", at(50))
+            made.all_verified_before(at(50))
+        assert [row.init_time for row in made.unverified()] == [at(50)]
+        with made.writing():
+            made.put(cycle(20, State.DEGRADED), "degraded", at(51))
+        assert [row.init_time for row in made.unverified()] == [at(20), at(50)]
+        with made.writing():
+            for number in (20, 50):
+                made.add_verification(Verification(at(number), 0, at(60), "m", "1", {}))
+            made.all_verified_before(at(50))
+        assert made.unverified() == []
+        with made.writing():
+            made.forget_verifications(at(59))
+        assert [row.init_time for row in made.unverified()] == [at(20), at(50)]

@@ -15,6 +15,7 @@ from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive import publish as archive
+from fieldcast.pipeline.live.archive import recovery
 from fieldcast.pipeline.live.archive.exports import write_copies
 from fieldcast.pipeline.live.archive.ledger import Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.publish import CATALOGUE, COPIES, LEDGER, path_of, read_catalogue
@@ -202,6 +203,22 @@ def test_a_lost_ledger_is_written_anew_from_the_forecasts(folder: Path) -> None:
         assert ledger.names() == before
         assert len(ledger.pending()) == 4
     assert visible(folder) == [0, 1, 2]
+
+
+def test_forecasts_are_compared_with_the_ledger_only_when_their_folder_has_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = []
+    real = Ledger.names
+    monkeypatch.setattr(Ledger, "names", lambda ledger: scans.append(1) or real(ledger))
+    for number in (1, 1, 1):
+        with writing(folder) as ledger:
+            recovery.settle(folder, ledger)
+        assert len(scans) == number
+    publish(folder, at(3))  # ends as after a kill: nothing is remembered
+    assert len(scans) == 1
+    assert recovered(folder)[-1] == (3, 0, State.PUBLISHED)
+    assert len(scans) == 2
 
 
 def test_an_older_ledger_is_brought_up_to_date(folder: Path, tmp_path: Path) -> None:

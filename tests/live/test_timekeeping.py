@@ -123,6 +123,8 @@ def test_a_clock_that_is_wrong_for_three_wakings_loses_nothing(machine: Machine,
     before = machine.rows().keys()
     every = minutes(5) if machine.simulated else STEP  # a simulation is no witness
     assert machine.wake(3, off, every) == [False] * 3
+    with pytest.raises(BusyError, match="the clock shows"):
+        cycle.run(machine.context, dry=True)
     assert machine.rows().keys() == before
     assert machine.events()["clock_jump"] == 1
     assert machine.wake(3) == [True] * 3

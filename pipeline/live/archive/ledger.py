@@ -20,6 +20,14 @@ from fieldcast.pipeline.live.archive.database import Database, Row, digest
 from fieldcast.pipeline.live.clock import iso, parse
 
 CHAIN_START = "chain_start"  # the fact that holds the SHA-256 of the event before the first
+CHECKED = "checked_at"  # the fact that holds when the pages were last checked: that takes longer the more they are
+CHECKED_EVERY = timedelta(hours=1)
+UNVERIFIED = "unverified_since"  # the fact that holds an init time before which every forecast is verified
+INDEXES = (  # by which a cycle finds its rows among those of the past
+    "CREATE INDEX IF NOT EXISTS cycles_by_state ON cycles (state, init_time)",
+    "CREATE INDEX IF NOT EXISTS outbox_waiting ON outbox (seq) WHERE sent_at IS NULL",
+    "CREATE INDEX IF NOT EXISTS cycles_to_delete ON cycles (retired_at) WHERE state = 'retired' AND retired_at != ''",
+)
 KEPT_SENT = timedelta(days=31)  # records that the tracker has
 
 
@@ -114,11 +122,20 @@ class Ledger(Database):
             raise InputError(f"{path}: no such file: fieldcast cycle writes it")
         super().__init__(path, "copy" if copy else "read" if read_only else "write")
         self.token = 0
+        self.is_orderly = True  # False once a cycle has failed, which may leave files behind
 
-    def take_token(self, holder: str) -> None:
-        """Make this connection the only one that may write."""
+    def take_token(self, holder: str, now: datetime | None = None) -> None:
+        """Make this connection the only one that may write; pages are checked, with `now` if they were not in the hour.
+
+        Raise `DamagedError` where SQLite finds them out of order.
+        """
         with self.writing():
-            self.check_pages("cycles", "outbox", "facts")
+            for statement in INDEXES:
+                self._db.execute(statement)
+            if now is None or not self._checked_within_the_hour(now):
+                self.check_pages("cycles", "outbox", "facts")
+                if now is not None:
+                    self.set_fact(CHECKED, iso(now))
             self.token = self._newest_token() + 1
             self.put_row("fence", (1, self.token, holder))
 
@@ -133,6 +150,8 @@ class Ledger(Database):
     def put(self, cycle: Cycle, event: str, at: datetime, detail: str = "") -> None:
         """Write a row and the event that changed it; inside `writing`."""
         self.put_row("cycles", _columns(cycle))
+        if cycle.state in VISIBLE:
+            self._expect_verification(iso(cycle.init_time))
         self.note(event, at, detail or cycle.reason, cycle.init_time)
 
     def note(self, event: str, at: datetime, detail: str = "", init_time: datetime | None = None) -> None:
@@ -159,8 +178,12 @@ class Ledger(Database):
         until: datetime | None = None,
         states: Iterable[State] | None = None,
         newest: int | None = None,
+        skipped: int = 0,
     ) -> list[Cycle]:
-        """Return rows by init time and revision; the `newest` of them. Raise `DamagedError` for a row that changed."""
+        """Return rows by init time and revision; the `newest` of them, or all but the newest `skipped`.
+
+        Raise `DamagedError` for a row that changed.
+        """
         conditions: list[str] = ["1"]
         values: list[str] = []
         for comparison, moment in ((">=", since), ("<=", until)):
@@ -169,9 +192,10 @@ class Ledger(Database):
                 values.append(iso(moment))
         if states is not None:
             wanted = [str(state) for state in states]
-            conditions.append(f"state IN ({', '.join('?' * len(wanted))})")
+            column = "+state" if newest else "state"  # + : in order of time, not by the index of states
+            conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
             values += wanted
-        order = f"ORDER BY init_time DESC, revision DESC LIMIT {newest or -1:d}"
+        order = f"ORDER BY init_time DESC, revision DESC LIMIT {newest or -1:d} OFFSET {skipped:d}"
         rows = self.rows(f"SELECT * FROM cycles WHERE {' AND '.join(conditions)} {order}", values)
         return [self._cycle(row) for row in reversed(rows)]
 
@@ -195,6 +219,9 @@ class Ledger(Database):
 
     def forget_verifications(self, after: datetime) -> None:
         """Remove the verifications that were made later than a moment, and their unsent records; inside `writing`."""
+        first = self.rows("SELECT min(init_time) FROM verifications WHERE at > ?", [iso(after)])[0][0]
+        if first:
+            self._expect_verification(first)
         names = "SELECT 'scores ' || init_time || ' ' || revision FROM verifications WHERE at > ?"
         self._db.execute(f"DELETE FROM outbox WHERE sent_at IS NULL AND name IN ({names})", [iso(after)])
         self._db.execute("DELETE FROM verifications WHERE at > ?", [iso(after)])
@@ -270,8 +297,25 @@ class Ledger(Database):
     def unverified(self) -> list[Cycle]:
         """Return the visible rows that have no verification."""
         verified = "SELECT 1 FROM verifications v WHERE v.init_time = c.init_time AND v.revision = c.revision"
-        query = f"SELECT * FROM cycles c WHERE state IN (?, ?) AND NOT EXISTS ({verified}) ORDER BY init_time"
-        return [self._cycle(row) for row in self.rows(query, map(str, VISIBLE))]
+        query = (
+            f"SELECT * FROM cycles c WHERE state IN (?, ?) AND init_time >= ? AND NOT EXISTS ({verified}) "
+            "ORDER BY init_time"
+        )
+        return [self._cycle(row) for row in self.rows(query, [*map(str, VISIBLE), self.fact(UNVERIFIED) or ""])]
+
+    def all_verified_before(self, init_time: datetime) -> None:
+        """Remember that no earlier forecast waits for its verification; inside `writing`."""
+        self.set_fact(UNVERIFIED, iso(init_time))
+
+    def to_delete(self, before: datetime) -> list[Cycle]:
+        """Return the retired rows, not later than a moment, whose forecast is not known to be deleted."""
+        conditions = "state = 'retired' AND retired_at != '' AND retired_at <= ?"
+        query = f"SELECT * FROM cycles INDEXED BY cycles_to_delete WHERE {conditions} ORDER BY init_time"
+        return [self._cycle(row) for row in self.rows(query, [iso(before)])]
+
+    def mark_deleted(self, cycle: Cycle) -> None:
+        """Remember that the forecast of a retired row is deleted; inside `writing`."""
+        self.put_row("cycles", _columns(replace(cycle, retired_at=None)))
 
     def enqueue(self, name: str, content: dict[str, Any]) -> None:
         """Keep a record for the tracker until it has arrived there; inside `writing`. A name comes once."""
@@ -290,6 +334,15 @@ class Ledger(Database):
         with self.writing():
             self._db.executemany("UPDATE outbox SET sent_at = ? WHERE seq = ?", [(iso(at), seq) for seq in seqs])
             self._db.execute("DELETE FROM outbox WHERE sent_at < ?", [iso(at - KEPT_SENT)])
+
+    def _checked_within_the_hour(self, now: datetime) -> bool:
+        checked = self.fact(CHECKED)
+        return checked is not None and timedelta() <= now - parse(checked) < CHECKED_EVERY
+
+    def _expect_verification(self, init_time: str) -> None:
+        since = self.fact(UNVERIFIED)
+        if since and init_time < since:
+            self.set_fact(UNVERIFIED, init_time)
 
     def _newest_token(self) -> int:
         rows = self.rows("SELECT * FROM fence")

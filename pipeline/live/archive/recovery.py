@@ -28,6 +28,7 @@ from fieldcast.pipeline.live.archive.publish import (
 from fieldcast.pipeline.live.clock import iso, parse, stamp
 
 QUARANTINE = "quarantine"
+SEEN = "forecasts_seen"  # the fact that holds when the folder of forecasts had last changed
 GRACE = timedelta(hours=24)  # between leaving the catalogue and being deleted: they may be open
 Name = tuple[str, int]  # init time in the format of the ledger, revision
 
@@ -40,12 +41,9 @@ def recover(folder: Path, ledger: Ledger, max_attempts: int, at: datetime) -> No
     `max_attempts` times.
     """
     make_folder(folder / FORECASTS)
-    sweep(folder)
-    states = ledger.names()
-    candidates = [_adopted(folder, ledger, name, place, at) for name, place in _without_row(folder, states)]
-    if adopted := [cycle for cycle in candidates if cycle]:
-        with ledger.writing(fenced=True):  # all at once: readers never see some of them
-            enter(folder, ledger, adopted, at)
+    if ledger.fact(SEEN) != _changed_at(folder):  # else nothing came or went since the last orderly end
+        sweep(folder)
+        _adopt(folder, ledger, at)
     for cycle in ledger.cycles(states=[State.RUNNING]):
         with ledger.writing(fenced=True):
             state = State.FAILED if cycle.attempt >= max_attempts else State.DUE
@@ -54,6 +52,13 @@ def recover(folder: Path, ledger: Ledger, max_attempts: int, at: datetime) -> No
     if not catalogue_is_current(folder, ledger):
         with ledger.writing(fenced=True):
             write_catalogue(folder, ledger)
+
+
+def settle(folder: Path, ledger: Ledger) -> None:
+    """Remember that ledger and forecasts agree, at an orderly end: the next start need not compare them."""
+    if ledger.is_orderly and ledger.fact(SEEN) != (changed_at := _changed_at(folder)):
+        with ledger.writing(fenced=True):
+            ledger.set_fact(SEEN, changed_at)
 
 
 def sweep(folder: Path) -> None:
@@ -80,37 +85,54 @@ def retire(folder: Path, ledger: Ledger, rules: Retention, at: datetime) -> list
 
     The newest published cycle always stays.
     """
-    states = ledger.names()
-    visible = sorted(name for name, state in states.items() if state in VISIBLE)
     oldest = at - timedelta(days=rules.days) if rules.days else None
-    surplus = len(visible) - rules.cycles if rules.cycles else 0
-    leaving = [
-        name for i, name in enumerate(visible[:-1]) if i < surplus or (oldest and _is_older(ledger, name, oldest))
-    ]
-    kept = [name for name in visible if name not in set(leaving)]
-    first_kept = kept[0][0] if kept else iso(at)
-    leaving += [name for name, state in states.items() if state is State.SUPERSEDED and name[0] < first_kept]
-    paths = [path_of(folder, parse(init_time), revision) for init_time, revision in leaving]
-    if leaving:
+    expired = [row for row in ledger.cycles(until=oldest, states=VISIBLE) if _is_older(row, oldest)] if oldest else []
+    surplus = ledger.cycles(states=VISIBLE, skipped=rules.cycles) if rules.cycles else []
+    newest = ledger.cycles(states=VISIBLE, newest=1)
+    leaving = {_name(row): row for row in (*expired, *surplus) if row not in newest}
+    superseded = _superseded_before_all(ledger, leaving, at)
+    left = [leaving[name] for name in sorted(leaving)] + superseded
+    if left:
         with ledger.writing(fenced=True):
-            for name in leaving:
-                ledger.put(
-                    replace(_row(ledger, name), state=State.RETIRED, retired_at=at), "retired", at, "by age or number"
-                )
+            for row in left:
+                ledger.put(replace(row, state=State.RETIRED, retired_at=at), "retired", at, "by age or number")
             write_catalogue(folder, ledger)
     failpoint("retired")
-    for name, place in _places(folder).items():
-        if states.get(name) is State.RETIRED:
-            _delete(folder, ledger, _row(ledger, name), place, at)
-    return paths
+    for row in ledger.to_delete(at - GRACE):
+        _delete(folder, ledger, row, at)
+    return [path_of(folder, row.init_time, row.revision) for row in left]
 
 
-def _is_older(ledger: Ledger, name: Name, moment: datetime) -> bool:
+def _superseded_before_all(ledger: Ledger, leaving: Mapping[Name, Cycle], at: datetime) -> list[Cycle]:
+    """Return the superseded rows of init times before those of all forecasts that stay."""
+    superseded = ledger.cycles(states=[State.SUPERSEDED])
+    if not superseded:
+        return []
+    kept = [row.init_time for row in ledger.cycles(states=VISIBLE) if _name(row) not in leaving]
+    return [row for row in superseded if row.init_time < (kept[0] if kept else at)]
+
+
+def _name(row: Cycle) -> Name:
+    return iso(row.init_time), row.revision
+
+
+def _is_older(row: Cycle, moment: datetime) -> bool:
     """Return whether both the init time of a forecast and its making are before a moment: a backfill is young."""
-    if name[0] >= iso(moment):
-        return False
-    row = _row(ledger, name)
-    return row.ended_at is None or row.ended_at < moment
+    return row.init_time < moment and (row.ended_at is None or row.ended_at < moment)
+
+
+def _changed_at(folder: Path) -> str:
+    """Return when an entry of the folder of forecasts last came, went or got its name."""
+    return str((folder / FORECASTS).stat().st_mtime_ns)
+
+
+def _adopt(folder: Path, ledger: Ledger, at: datetime) -> None:
+    """Enter whole forecasts without a row, and put the others aside."""
+    states = ledger.names()
+    candidates = [_adopted(folder, ledger, name, place, at) for name, place in _without_row(folder, states)]
+    if adopted := [cycle for cycle in candidates if cycle]:
+        with ledger.writing(fenced=True):  # all at once: readers never see some of them
+            enter(folder, ledger, adopted, at)
 
 
 def _without_row(folder: Path, states: Mapping[Name, State]) -> list[tuple[Name, Path]]:
@@ -155,18 +177,21 @@ def _put_aside(folder: Path, place: Path) -> None:
     fsync_folder(place.parent)
 
 
-def _delete(folder: Path, ledger: Ledger, cycle: Cycle, place: Path, at: datetime) -> None:
+def _delete(folder: Path, ledger: Ledger, cycle: Cycle, at: datetime) -> None:
     """Delete a forecast that left the catalogue a day ago."""
-    if cycle.retired_at is None or cycle.retired_at > at - GRACE:
-        return
+    place = path_of(folder, cycle.init_time, cycle.revision)
     remove_copies(folder / COPIES, place.name.removesuffix(".zarr"))
-    trash = place.with_name(f".{place.name}.trash")
-    place.rename(trash)
-    fsync_folder(place.parent)
-    failpoint("trashed")
-    shutil.rmtree(trash)
+    is_there = place.exists()
+    if is_there:
+        trash = place.with_name(f".{place.name}.trash")
+        place.rename(trash)
+        fsync_folder(place.parent)
+        failpoint("trashed")
+        shutil.rmtree(trash)
     with ledger.writing(fenced=True):
-        ledger.note("deleted", at, place.name, cycle.init_time)
+        ledger.mark_deleted(cycle)
+        if is_there:
+            ledger.note("deleted", at, place.name, cycle.init_time)
 
 
 def _places(folder: Path) -> dict[Name, Path]:
@@ -185,9 +210,3 @@ def _places(folder: Path) -> dict[Name, Path]:
             raise InputError(f"{place}: not a published forecast: move it out of {place.parent}")
         places[name] = place
     return places
-
-
-def _row(ledger: Ledger, name: Name) -> Cycle:
-    row = ledger.cycle(parse(name[0]), name[1])
-    assert row is not None  # its name is from the ledger
-    return row

@@ -85,10 +85,13 @@ class LiveObservations:
         with FrameIndex(self.folder) as index:
             return [frame.time for frame in index.frames(since, until)]
 
+    @property
+    def is_simulated(self) -> bool:
+        """Return whether frames are made for any time that is asked for."""
+        return not isinstance(self._source, RadarOptions | GriddedOptions)
+
     def newest(self) -> datetime | None:
-        """Return the time of the newest frame; None where there is none, or a simulation makes one for any time."""
-        if not isinstance(self._source, RadarOptions | GriddedOptions):
-            return None
+        """Return the time of the newest frame, None where there is none."""
         with FrameIndex(self.folder) as index:
             frame = index.latest()
         return frame.time if frame else None
