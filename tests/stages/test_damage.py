@@ -14,6 +14,7 @@ from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import FORECASTS, OBSERVATIONS, PREPARED, SCORES
 from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
+from fieldcast.pipeline.datasets.schema import MIRRORED
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecast import forecast
@@ -43,7 +44,7 @@ def artefacts(project: Path) -> dict[Path, Callable[[], object]]:
         OBSERVATIONS: lambda: _values(store.open_observations(OBSERVATIONS)),
         PREPARED: _prepared,
         CHECKPOINT: _checkpoint,
-        STORE: lambda: _values(store.open_forecasts(STORE)),
+        STORE: lambda: [_values(store.open_forecasts(folder)) for folder in (STORE, STORE / MIRRORED)],
         SUMS: lambda: _values(read_sums(SUMS)),
         COSTS: lambda: costs.read(COSTS),
     }
