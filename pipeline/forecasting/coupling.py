@@ -3,9 +3,9 @@
 Quantiles are of each cell by itself: none of them is a field that could be observed, and sums over an area or over time
 cannot be made of them. Here every cell keeps its values, so that no score of a cell changes, and noise decides which
 member has which of them (ensemble copula coupling, Schefzik et al. 2013, Stat. Sci. 28, with noise in the place of a
-dynamical ensemble). The noise's spectrum falls with a power of the wave number that gives members the observed power
-at fine scales on the validation period; from one lead to the next it moves with the mean flow and is forgotten as
-residuals are.
+dynamical ensemble). The noise's spectrum falls with a power of the wave number, as steeply as lets members keep most of
+the observed power at fine scales on the validation period; from one lead to the next it moves with the mean flow and is
+forgotten as residuals are.
 """
 
 from __future__ import annotations

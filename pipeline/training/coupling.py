@@ -16,14 +16,15 @@ from fieldcast.pipeline.forecasting.coupling import Coupling, mean_flow, shift
 CHOICES = np.arange(0.5, 5.01, 0.5)  # of the power of the wave number by which the noise's power falls
 TIMES, CELLS, MEMBERS = 20, 192, 3  # for the choice of a slope: init times, side of a crop in the middle, members
 LONGEST = 0.99  # memory, at most
+ENOUGH = 0.7  # of the observed power at fine scales
 Block = tuple[np.ndarray, np.ndarray]
 
 
 def fit(blocks: Sequence[Block], options: MotionOptions, moving: bool) -> Coupling:
     """Return the coupling of blocks of members (1, m, lead, c, h, w) and observed (1, lead, c, h, w), NaN missing.
 
-    At each lead the slope is chosen by which members have the observed power at fine scales. With `moving` the noise
-    goes with the mean flow, as it is seen here in what was observed.
+    At each lead the noise is as smooth as it can be while members have `ENOUGH` of the observed power at fine scales.
+    With `moving` it goes with the mean flow, as it is seen here in what was observed.
     """
     few = [blocks[i] for i in thinned(np.arange(len(blocks)), TIMES)]
     power = sum(_powers(i, *_middle(members[0], observed[0])) for i, (members, observed) in enumerate(few))
@@ -36,7 +37,8 @@ def fit(blocks: Sequence[Block], options: MotionOptions, moving: bool) -> Coupli
     ratios = np.maximum(power[0], 1e-9) / np.maximum(power[1], 1e-9)
     scale = np.sqrt(products[1] * products[2])
     memory = np.divide(products[0], scale, out=np.zeros_like(scale), where=scale > 0)
-    return Coupling(CHOICES[np.abs(np.log(ratios)).argmin(axis=0)], memory.clip(0, LONGEST))
+    enough = np.where(ratios >= ENOUGH, CHOICES[:, None, None], 0).max(axis=0)
+    return Coupling(np.where(enough > 0, enough, CHOICES[ratios.argmax(axis=0)]), memory.clip(0, LONGEST))
 
 
 def _drift(observed: np.ndarray, options: MotionOptions, moving: bool) -> np.ndarray:
