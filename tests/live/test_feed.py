@@ -186,9 +186,9 @@ def test_what_is_refused_is_not_fetched_again(server, pattern, trained, tmp_path
     feeds.write_bom(server.folder, 20, np.ones((4, 4), np.int16), name=f"{at(20):%Y/%m/rain_%Y%m%d%H%M.nc}")
     refused = live.fetch_frames(START, at(20)).refused
     assert [line.partition(".nc: ")[2] for line in refused] == [
+        "time 2024-06-01T00:10:00Z: every cell is missing",
         "y has 4 cells, expected 5 as in the training data: remove the file, correct live.source (path, crop, coarsen, "
         "variables) or train on such data",
-        "time 2024-06-01T00:10:00Z: every cell is missing",
     ]
     server.asked()
     live.fetch_frames(START, at(20))
