@@ -176,6 +176,7 @@ def spans(ranges: Sequence[tuple[float, float]], leads: Sequence[float]) -> str:
     if len(ranges) == 1 and ranges[0][0] < ranges[0][1]:
         return f"from {ranges[0][0] / divisor:g} to {ranges[0][1] / divisor:g} {unit}"
     texts = [f"{a / divisor:g}" if a == b else f"{a / divisor:g}–{b / divisor:g}" for a, b in ranges]
+    unit = unit.removesuffix("s") if texts == ["1"] else unit
     return f"at {' and '.join(filter(None, [', '.join(texts[:-1]), texts[-1]]))} {unit}"
 
 

@@ -235,3 +235,8 @@ def test_trainings_of_one_model_are_told_with_their_spread(shown):
     )
     metrics = {model: {RMSE: {60.0: 2.0}} for model in shown.models}
     assert of_trainings(trained, trained.trainings[0], RMSE) in verdict(trained, metrics, [RMSE], REFERENCES)
+
+
+def test_one_hour_is_no_hours():
+    assert spans([(60, 60)], [60, 120, 180]) == "at 1 hour"
+    assert spans([(60, 60), (180, 180)], [60, 120, 180]) == "at 1 and 3 hours"
