@@ -63,6 +63,7 @@ SLOW = (  # files whose tests are all marked `slow`: they read real archives, st
     "tests/live/replay/",
     "tests/live/test_backfill.py",
     "tests/live/test_commands.py",
+    "tests/live/test_timekeeping.py",
     "tests/project/test_campaigns.py",
     "tests/real/",
     "tests/report/test_browser.py",
