@@ -48,7 +48,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "advection": {"kind": "advection"},
     "steps": {"kind": "steps"},
     "convlstm": {"kind": "recurrent", "hidden": [8], "patch": 4},
-    "video_transformer": {"kind": "video_transformer", "smooth": True, "dim": 16, "heads": 2, "layers": 1, "patch": 8},
+    "video_transformer": {"kind": "video_transformer", "channels": 4, "dim": 16, "heads": 2, "layers": 1, "patch": 8},
     "convlstm_quantiles": {"kind": "recurrent", "hidden": [8], "patch": 4, "output": "quantiles"},
 }
 

@@ -23,6 +23,7 @@ from fieldcast.models.video_transformer.attention.exact.axes import AXES
 from fieldcast.models.video_transformer.attention.exact.window import fitted
 from fieldcast.models.video_transformer.attention.patterns import ATTENTIONS
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.tokens import strides_of
 
 Cells = tuple[int, int]  # rows and columns of the field
 Tokens = tuple[int, int, int]  # along time, height, width
@@ -103,18 +104,22 @@ def of_unet(options: UNetOptions, cells: Cells) -> Complexity:
 def of_video_transformer(options: VideoTransformerOptions, sizes: Sizes, cells: Cells) -> Complexity:
     """Return the sub-layers of trunk and decoder; with global tokens a sub-layer of the trunk counts twice.
 
-    A path needs only the cross-attention of a decoder, since that sees the whole history.
+    A path needs only the cross-attention of a decoder, since that sees the whole history. Convolutions before and
+    after count where there are some; what they say by themselves comes from a patch or two away, and is left out.
     """
-    smooth = int(options.smooth)  # a convolution of 3 x 3 on the increments
+    levels = len(strides_of(options.patch)) if options.stem == "conv" else 0
+    before = levels + 1 if options.stem == "conv" else 0
+    ends = before + levels
     trunk = _sub_layers(options) * (2 if options.global_tokens else 1)
     if options.arch == "fill_in":
         path, grows = path_in_trunk(options, _tokens(options, sizes, cells))
-        return Complexity(trunk + smooth, "O(1)", path, grows)
+        return Complexity(trunk + ends, "O(1)", None if path is None else path + ends, grows)
     if options.autoregressive:
         decoder = 2 * options.decoder_layers * sizes.horizon  # self-attention and cross-attention for each lead
-        return Complexity(trunk + decoder + smooth * sizes.horizon, "O(T)", 1, "O(1)")
+        further = ends * (sizes.horizon - 1)  # each lead is read out and becomes tokens
+        return Complexity(trunk + decoder + ends + further, "O(T)", 1 + ends, "O(1)")
     a_layer = 3 if options.query_attention == "factorised" else 1  # time, space, cross-attention
-    return Complexity(trunk + a_layer * options.decoder_layers + smooth, "O(1)", 1, "O(1)")
+    return Complexity(trunk + a_layer * options.decoder_layers + ends, "O(1)", 1 + ends, "O(1)")
 
 
 def path_in_trunk(options: VideoTransformerOptions, tokens: Tokens) -> tuple[int | None, str]:
@@ -130,10 +135,12 @@ def path_in_trunk(options: VideoTransformerOptions, tokens: Tokens) -> tuple[int
 
 def _path_of_pattern(options: VideoTransformerOptions, tokens: Tokens) -> tuple[int | None, str]:
     arguments = [ATTENTIONS[options.attention].arguments(options, index) for index in range(_sub_layers(options))]
+    reach = reach_of_readout(options)
     if "along" in arguments[0]:
-        return path_along(arguments, tokens), "O(1)"
+        steps, rows, columns = tokens
+        return path_along(arguments, (steps, max(1, rows - reach), max(1, columns - reach))), "O(1)"
     if options.attention == "window":
-        return path_through_windows(options.window, tokens), "O(n/r)"
+        return path_through_windows(options.window, tokens, reach), "O(n/r)"
     return 1, "O(1)"
 
 
@@ -148,13 +155,22 @@ def path_along(arguments: list[dict[str, Any]], tokens: Tokens) -> int | None:
     return None
 
 
-def path_through_windows(window: Tokens, tokens: Tokens) -> int | None:
+def reach_of_readout(options: VideoTransformerOptions) -> int:
+    """Return how many tokens away from the first one the first cell's increments come from, by convolutions alone."""
+    last = 0
+    for stride in strides_of(options.patch) if options.stem == "conv" else ():
+        last = max(0, math.ceil((last + 0.5) / stride - 0.5)) + 1  # interpolated between two, each read with neighbours
+    return last
+
+
+def path_through_windows(window: Tokens, tokens: Tokens, reach: int = 0) -> int | None:
     """Return ceil(2 n / k) - 1 along the axis where that is most: after a window of k, each sub-layer adds k / 2.
 
     Windows that are shifted by half take turns with those that are not. Where windows are odd or do not divide an axis,
-    the way back along it may begin with the second sub-layer.
+    the way back along it may begin with the second sub-layer. The last `reach` rows and columns need no window.
     """
-    pairs = list(zip(tokens, fitted(tokens, window), strict=True))
+    distances = (tokens[0], *(max(1, size - reach) for size in tokens[1:]))
+    pairs = list(zip(distances, fitted(tokens, window), strict=True))
     if any(size > 1 and part == 1 for size, part in pairs):
         return None
     return max(1, *(math.ceil(2 * size / part) - 1 for size, part in pairs))

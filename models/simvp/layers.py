@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fieldcast.models.layers.blocks import Block
 from fieldcast.models.layers.norms import ChannelNorm
 from fieldcast.models.layers.patches import unpatchify
 
@@ -23,13 +24,8 @@ class Encoder(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, levels: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1), ChannelNorm(channels), nn.SiLU())
-        self.down = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(channels, channels, 3, 2, padding=1), ChannelNorm(channels), nn.SiLU())
-                for _ in range(levels)
-            )
-        )
+        self.first = Block(channels_in, channels)
+        self.down = nn.Sequential(*(Block(channels, channels, stride=2) for _ in range(levels)))
 
     def forward(self, frames: Maps) -> tuple[Float[Tensor, "b d h w"], Float[Tensor, "b d h_coarse w_coarse"]]:
         """Return fine maps, and coarse ones whose sides are those of the frames by 2 ** levels."""

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fieldcast.models.layers.blocks import Block
 from fieldcast.models.layers.members import NoisyBlock, members_apart
 from fieldcast.models.layers.missing import LinearBaseline, fill_and_mask
-from fieldcast.models.layers.norms import ChannelNorm
 from fieldcast.models.layers.patches import crop, pad_to_multiple
 from fieldcast.models.layers.sizes import Sizes
 from fieldcast.models.unet.options import UNetOptions
@@ -78,10 +78,3 @@ class UNet(nn.Module):
         height = maps.shape[-2]
         cells: Tensor = self.noisy(rearrange(maps, "b d h w -> b 1 (h w) d"), noise)
         return rearrange(cells, "b 1 (h w) d -> b d h w", h=height)
-
-
-class Block(nn.Sequential):
-    """A 3x3 convolution, its channels normalised in each cell, SiLU."""
-
-    def __init__(self, channels_in: int, channels: int) -> None:
-        super().__init__(nn.Conv2d(channels_in, channels, 3, padding=1), ChannelNorm(channels), nn.SiLU())

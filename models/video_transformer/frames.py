@@ -12,7 +12,7 @@ from fieldcast.models.video_transformer.attention.interface import Grid, flatten
 from fieldcast.models.video_transformer.attention.masks import not_later
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.models.video_transformer.queries import Positions, flat_positions
-from fieldcast.models.video_transformer.tokens import Embedding
+from fieldcast.models.video_transformer.tokens import stem_of
 
 
 def any_valid(masked: Float[Tensor, "b f c h w"], patch: int) -> Bool[Tensor, "b n"]:
@@ -29,7 +29,7 @@ class FrameDecoder(nn.Module):
 
     def __init__(self, options: VideoTransformerOptions, channels: int) -> None:
         super().__init__()
-        self.embedding = Embedding(channels + 1, options.patch, options.dim)  # + 1: valid mask
+        self.stem = stem_of(channels + 1, options)  # + 1: valid mask
         hidden = round(options.mlp_ratio * options.dim)
         self.decoder = Decoder(options.dim, options.heads, hidden, options.decoder_layers, dropout=options.dropout)
 
@@ -48,7 +48,7 @@ class FrameDecoder(nn.Module):
         The cache remembers the steps before: all steps at once, or one at a time, give the same.
         """
         masked = fill_and_mask(frames)
-        grid = self.embedding(masked)
+        grid, _ = self.stem(masked)
         _, f, h, w, _ = grid.shape
         where = None if positions is None else positions.to(grid.dtype)
         grid = grid if where is None else grid + where
@@ -57,7 +57,7 @@ class FrameDecoder(nn.Module):
         decoded = self.decoder(
             flatten(grid),
             cache,
-            valid=any_valid(masked, self.embedding.patch),
+            valid=any_valid(masked, self.stem.patch),
             allowed=not_later(times[before * h * w :], times),
             positions=flat_positions(where),
         )

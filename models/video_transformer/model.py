@@ -22,7 +22,7 @@ from fieldcast.models.video_transformer.frames import FrameDecoder
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.models.video_transformer.positions import POSITIONS, Minutes, minutes_from_init, turns
 from fieldcast.models.video_transformer.queries import Positions, QueryDecoder
-from fieldcast.models.video_transformer.tokens import Embedding, Queries, Readout
+from fieldcast.models.video_transformer.tokens import Queries, Seen, readout_of, stem_of
 
 Frames = Float[Tensor, "b f c_out h w"]
 Leads = Float[Tensor, "b f h w d"]  # tokens of the future
@@ -44,7 +44,7 @@ class VideoTransformer(nn.Module):
                 f"future: direct needs as many history steps as leads ({sizes.horizon}), got {sizes.history}"
             )
         self.options, self.sizes, self.supports_teacher_forcing = options, sizes, options.autoregressive
-        self.embedding = Embedding(sizes.channels_in + 1, options.patch, options.dim, tubelet=options.tubelet)  # + mask
+        self.stem = stem_of(sizes.channels_in + 1, options, tubelet=options.tubelet)  # + 1: the valid mask
         asks = options.future == "queries" and not options.autoregressive
         self.queries = Queries(options.dim) if asks else None
         minutes = minutes_from_init(sizes.history, sizes.horizon, sizes.step_minutes, options.tubelet)
@@ -56,7 +56,7 @@ class VideoTransformer(nn.Module):
         self.trunk = Trunk(options)
         self.decoder = build_decoder(options, sizes.channels_out)
         self.base = LinearBaseline(sizes.history, sizes.horizon, sizes.channels_out)
-        self.readout = Readout(options.values * sizes.channels_out, options.patch, options.dim, smooth=options.smooth)
+        self.readout = readout_of(options.values * sizes.channels_out, sizes.history, options)
         self.noisy = NoisyBlock(options.dim, options.members or 1) if options.output == "ensemble" else None
 
     def forward(
@@ -77,18 +77,18 @@ class VideoTransformer(nn.Module):
         self.sizes.check(history.shape)
         if target is not None and not self.supports_teacher_forcing:
             raise ValueError("a target is fed to decode: autoregressive only")
-        tokens = self.embedding(fill_and_mask(history))
+        tokens, seen = self.stem(fill_and_mask(history))
         if isinstance(self.decoder, FrameDecoder):
-            increment = self._increments_in_turn(tokens, history, target if self.training else None, truth)
+            increment = self._increments_in_turn(tokens, seen, history, target if self.training else None, truth)
         elif self.training and self.options.deep_supervision:
             futures = self._decoded(tokens, self.minutes[self.slots :])
-            increment = torch.cat([self._read(future, noise, history) for future in futures])
+            increment = torch.cat([self._read(future, seen, noise, history) for future in futures])
             history = torch.cat([history] * len(futures))
         else:
             future = (
                 self.filled_in(tokens) if self.decoder is None else self.at_leads(tokens, self.minutes[self.slots :])
             )
-            increment = self._read(future, noise, history)
+            increment = self._read(future, seen, noise, history)
         forecast: Tensor = self.base(members_apart(increment, self.options), history)
         return forecast
 
@@ -117,31 +117,36 @@ class VideoTransformer(nn.Module):
         return decoded
 
     def _read(
-        self, future: Leads, noise: Float[Tensor, "b m k"] | None, history: Float[Tensor, "b t c_in height width"]
+        self,
+        future: Leads,
+        seen: Seen,
+        noise: Float[Tensor, "b m k"] | None,
+        history: Float[Tensor, "b t c_in height width"],
     ) -> Float[Tensor, "b_m f m_c height width"]:
-        increment: Tensor = self.readout(self._with_noise(future, noise), *history.shape[-2:])
+        increment: Tensor = self.readout(self._with_noise(future, noise), seen, *history.shape[-2:])
         return increment
 
     def _increments_in_turn(
         self,
         tokens: Float[Tensor, "b s rows columns d"],
+        seen: Seen,
         history: Float[Tensor, "b t c_in h w"],
         target: Frames | None,
         truth: Bool[Tensor, "b f"] | None,
     ) -> Frames:
-        decoder, size = self.decoder, history.shape[-2:]
+        decoder, known = self.decoder, (seen, *history.shape[-2:])
         assert isinstance(decoder, FrameDecoder)
         memory, (before, after) = self._remembered(tokens, self.minutes[self.slots :])
         cache = decoder.start(memory, before)
         frame = history[:, -1:, : self.sizes.channels_out]
         if target is not None and truth is None:
-            all_at_once: Frames = self.readout(decoder(torch.cat([frame, target[:, :-1]], dim=1), cache, after), *size)
+            all_at_once: Frames = self.readout(decoder(torch.cat([frame, target[:, :-1]], dim=1), cache, after), *known)
             return all_at_once
         base = self.base(history.new_zeros(len(history), self.sizes.horizon, *frame.shape[2:]), history)
         increments: list[Frames] = []
         for lead in range(self.sizes.horizon):
             here = slice(lead, lead + 1)
-            increments.append(self.readout(decoder(frame, cache, None if after is None else after[here]), *size))
+            increments.append(self.readout(decoder(frame, cache, None if after is None else after[here]), *known))
             frame = base[:, here] + increments[-1].to(base.dtype)
             if target is not None and truth is not None:
                 frame = torch.where(truth[:, here, None, None, None], target[:, here], frame)

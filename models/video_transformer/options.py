@@ -12,6 +12,7 @@ ONLY: dict[str, tuple[str, tuple[str, ...]]] = {  # option: the other option it 
     "decoder_layers": ("arch", ("encoder_decoder",)),
     "query_attention": ("arch", ("encoder_decoder",)),
     "deep_supervision": ("arch", ("encoder_decoder",)),
+    "channels": ("stem", ("conv",)),
     "positions_grid": ("positions", ("learned", "onehot")),
 }
 
@@ -58,7 +59,13 @@ class VideoTransformerOptions(AttentionOptions):
     )
     patch: int = Field(default=8, ge=1, description="side of the squares of cells that become one token")
     tubelet: int = Field(default=1, ge=1, description="history frames that become one token together")
-    smooth: bool = Field(default=False, description="3x3 convolution of the increments, against seams between patches")
+    stem: Literal["conv", "patch"] = Field(
+        default="conv",
+        description="conv: convolutions that overlap, from cells to tokens and back; patch: each patch by itself",
+    )
+    channels: int = Field(
+        default=8, ge=1, description="conv only: channels at full resolution; each coarser level adds as many"
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of features dropped in each branch")
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="share of samples that skip a branch, last sub-layer")
     checkpoint_activations: bool = Field(

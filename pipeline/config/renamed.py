@@ -11,6 +11,8 @@ RENAMED = {  # dotted path -> its last key now; '*' is any model's name
     "models.*.temporal_mixer": "cell",
 }
 
+GONE = {"models.*.smooth": "convolutions join the patches of a video_transformer (stem: conv, the default)"}
+
 
 def outdated(content: Mapping[str, Any]) -> list[str]:
     """Return what to change in the content of a params file of an older version, one sentence a key; empty if nothing.
@@ -27,6 +29,8 @@ def outdated(content: Mapping[str, Any]) -> list[str]:
         )
     for path, key in RENAMED.items():
         changes += [f"{old} is called {key} now" for old in _matching(content, path.split("."))]
+    for path, instead in GONE.items():
+        changes += [f"{old} is gone: {instead}; remove it" for old in _matching(content, path.split("."))]
     return changes
 
 

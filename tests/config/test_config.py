@@ -61,6 +61,7 @@ def written(tmp_path: Path, small: dict[str, Any]):
         ({"track": {"experiment": ".."}}, "track.experiment is '..'"),
         ({"models": {"x; touch marker": {"kind": "persistence"}}}, "models.x; touch marker: expected a name of small"),
         ({"models": {"convlstm": {"temporal_mixer": "convgru"}}}, "models.convlstm.temporal_mixer is called cell now"),
+        ({"models": {"vt": {"smooth": True}}}, "models.vt.smooth is gone: convolutions join the patches of a video"),
         (
             {"models": {"convlstm": {"hidden": [10**9]}}},
             "models.convlstm: hidden is 1000000000, expected at most 65536",

@@ -85,7 +85,10 @@ PATTERNS = {  # five steps of 7 x 4 tokens; four sub-layers, or two of a divided
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_patterns_of_attention_by_hand(attention: str) -> None:
     window = {"window": (2, 3, 4)} if attention == "window" else {}
-    assert counted("video_transformer", {"attention": attention, "patch": 2, **window}) == PATTERNS[attention]
+    assert (
+        counted("video_transformer", {"attention": attention, "patch": 2, "stem": "patch", **window})
+        == PATTERNS[attention]
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,18 +101,22 @@ def test_patterns_of_attention_by_hand(attention: str) -> None:
         ({"order": "TH", "global_tokens": 1}, (4, 2)),  # gathered, then spread
         ({"attention": "joint", "global_tokens": 1}, (8, 1)),
         ({"attention": "window", "window": (1, 7, 4)}, (4, None)),
-        ({"smooth": True}, (5, 2)),
+        ({"stem": "conv"}, (4 + 3, 2 + 3)),  # two convolutions to 7 x 4 patches, one back
+        ({"stem": "conv", "patch": 4}, (4 + 5, 2 + 5)),
+        ({"stem": "conv", "order": "TH", "patch": 4}, (2 + 5, 1 + 1 + 5)),  # the readout spans two columns of patches
+        ({"stem": "conv", "arch": "encoder_decoder"}, (4 + 2 * 3 + 3, 1 + 3)),
+        ({"stem": "conv", "arch": "encoder_decoder", "decode": "autoregressive"}, (4 + 2 * 2 * 2 + 2 * 3, 1 + 3)),
         ({"arch": "encoder_decoder"}, (4 + 2 * 3, 1)),
         ({"arch": "encoder_decoder", "query_attention": "none"}, (4 + 2, 1)),
         ({"arch": "encoder_decoder", "decode": "autoregressive"}, (4 + 2 * 2 * 2, 1)),  # two leads, two layers
     ],
 )
 def test_video_transformer_by_hand(options: dict[str, Any], by_hand: tuple[int, int | None]) -> None:
-    assert counted("video_transformer", {"patch": 2, **options}) == by_hand
+    assert counted("video_transformer", {"patch": 2, "stem": "patch", **options}) == by_hand
 
 
 def test_one_patch_needs_attention_in_time_alone() -> None:
-    assert counted("video_transformer", {"patch": 16, "order": "TS"}) == (2, 1)
+    assert counted("video_transformer", {"patch": 16, "order": "TS", "stem": "patch"}) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +133,8 @@ def test_one_patch_needs_attention_in_time_alone() -> None:
 def test_growth_is_that_with_longer_histories_and_larger_fields(
     kind: str, change: dict[str, Any], row: str, path: str
 ) -> None:
-    options = models.OPTIONS[kind].model_validate(change)
+    by_patches = {"stem": "patch"} if kind == "video_transformer" else {}
+    options = models.OPTIONS[kind].model_validate({**change, **by_patches})
     short, long = (Sizes(1, 1, steps, steps, 5) for steps in (30, 60))
     small, late, wide = (
         complexity_of(options, sizes, (side, side)) for sizes, side in ((short, 16), (long, 16), (short, 1024))
@@ -141,7 +149,8 @@ def test_growth_is_that_with_longer_histories_and_larger_fields(
     assert (wide.path > small.path) == ("n/r" in path)
 
 
-TINY = {"dim": 8, "heads": 2, "patch": 2}
+TINY = {"dim": 8, "heads": 2, "patch": 2, "stem": "patch"}
+OVERLAPPING = TINY | {"stem": "conv", "channels": 3}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +174,13 @@ TINY = {"dim": 8, "heads": 2, "patch": 2}
         ("video_transformer", TINY | {"attention": "window", "window": (5, 4, 4)}, (16, 7)),
         ("video_transformer", TINY | {"attention": "window", "window": (5, 4, 4)}, (24, 7)),
         ("video_transformer", TINY | {"arch": "encoder_decoder", "order": "T"}, CELLS),
+        ("video_transformer", OVERLAPPING, CELLS),
+        ("video_transformer", OVERLAPPING | {"order": "TH"}, CELLS),
+        ("video_transformer", OVERLAPPING | {"order": "TH", "patch": 4}, (29, 8)),
+        ("video_transformer", OVERLAPPING | {"order": "TH", "patch": 4}, (29, 12)),
+        ("video_transformer", OVERLAPPING | {"attention": "window", "window": (5, 4, 4)}, (16, 7)),
+        ("video_transformer", OVERLAPPING | {"attention": "window", "window": (5, 4, 4)}, (26, 7)),
+        ("video_transformer", OVERLAPPING | {"arch": "encoder_decoder", "order": "T"}, CELLS),
     ],
 )
 def test_the_last_lead_sees_all_of_the_first_frame_where_the_path_fits(

@@ -12,7 +12,7 @@ SMALL = {
     "convlstm": ("recurrent", {"hidden": [5, 3], "kernel": 3, "patch": 4}),
     "convlstm_one_level": ("recurrent", {"hidden": [7], "kernel": 1, "patch": 2}),
     "factorised": ("video_transformer", TINY),
-    "factorised_smooth": ("video_transformer", TINY | {"order": "ST", "smooth": True}),
+    "factorised_patches": ("video_transformer", TINY | {"order": "ST", "stem": "patch"}),
     "joint": ("video_transformer", TINY | {"attention": "joint"}),
     "divided": ("video_transformer", {"dim": 8, "heads": 2, "layers": 2, "attention": "divided"}),
     "convgru": ("recurrent", {"hidden": [5, 3], "cell": "convgru"}),

@@ -7,7 +7,7 @@ from fieldcast import models
 from fieldcast.models.layers.members import NOISE, noise_at
 from fieldcast.pipeline.forecasting.losses import OF_MEMBERS
 
-KINDS = ["convlstm", "factorised", "factorised_smooth", "divided", "simvp", "encoder_decoder"]
+KINDS = ["convlstm", "factorised", "factorised_patches", "divided", "simvp", "encoder_decoder"]
 
 
 def members_of(model, history, seconds=(600,)):

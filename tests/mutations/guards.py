@@ -444,6 +444,13 @@ MUTATIONS = (
         "if False:",
         "tests/sources/test_declared.py",
     ),
+    # options that are gone
+    M(
+        "pipeline/config/renamed.py",
+        "for path, instead in GONE.items():",
+        "for path, instead in ():",
+        "tests/config/test_config.py::test_bad_value_is_one_line",
+    ),
     # several training processes
     M(
         "pipeline/config/training.py",

@@ -100,7 +100,7 @@ def test_multiply_adds_of_a_divided_block_by_hand():
 def test_weights_and_multiply_adds_of_a_transformer_by_hand():
     """One layer is four sub-layers over all tokens: three frames of 2 x 3 patches, and two to come."""
     d, patch, slots, history, horizon = 8, 4, 2 * 3, 3, 2
-    model = build_small("joint", channels=(1, 1), history=history, horizon=horizon, patch=patch)
+    model = build_small("joint", channels=(1, 1), history=history, horizon=horizon, patch=patch, stem="patch")
     tokens, hidden = slots * (history + horizon), 4 * d
     embedding, attention, mlp = 2 * patch**2 * d, 4 * d**2, 3 * d * hidden
     minutes, readout, base = 64 * d + d * d, d * patch**2, history * horizon

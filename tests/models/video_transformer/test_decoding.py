@@ -12,7 +12,8 @@ from tests.campaign import size
 
 def build_with(*, channels=(3, 2), history=5, horizon=7, **options):
     torch.manual_seed(0)
-    given = {"dim": 8, "heads": 2, "decoder_layers": 2, "arch": "encoder_decoder", **options}
+    """A decoder whose forecasts come from its tokens alone, patch by patch."""
+    given = {"dim": 8, "heads": 2, "decoder_layers": 2, "stem": "patch", "arch": "encoder_decoder", **options}
     return models.build(
         "video_transformer",
         VideoTransformerOptions.model_validate(given),
@@ -45,7 +46,7 @@ def target_fixture(history_with_gaps):
 
 def test_lone_queries_do_not_depend_on_one_another(shaken, history):
     model = shaken(build_with(query_attention="none")).eval()
-    tokens, leads = model.embedding(fill_and_mask(history)), model.minutes[model.slots :]
+    tokens, leads = model.stem(fill_and_mask(history))[0], model.minutes[model.slots :]
     everything = model.at_leads(tokens, leads)
     for chosen in ([3], [6, 0, 2], [5, 4, 3, 2, 1, 0]):
         torch.testing.assert_close(model.at_leads(tokens, leads[chosen]), everything[:, chosen], rtol=0, atol=1e-6)
@@ -53,7 +54,7 @@ def test_lone_queries_do_not_depend_on_one_another(shaken, history):
 
 def test_queries_that_see_one_another_do_depend(shaken, history):
     model = shaken(build_with()).eval()
-    tokens, leads = model.embedding(fill_and_mask(history)), model.minutes[model.slots :]
+    tokens, leads = model.stem(fill_and_mask(history))[0], model.minutes[model.slots :]
     alone = model.at_leads(tokens, leads[[3]])
     assert (alone - model.at_leads(tokens, leads)[:, [3]]).abs().max() > 1e-3
 
@@ -78,7 +79,7 @@ def test_deep_supervision_forecasts_after_every_layer(shaken, history, output):
 
 def test_untrained_leads_lie_between_their_neighbours(shaken, history):
     model = shaken(build_with(query_attention="none")).eval()
-    tokens = model.embedding(fill_and_mask(history))
+    tokens = model.stem(fill_and_mask(history))[0]
     before, between, after = model.at_leads(tokens, torch.tensor([20.0, 20.5, 21.0])).unbind(dim=1)
     assert (after - before).abs().max() > 1e-3
     assert (between - (before + after) / 2).norm() < 0.5 * (after - before).norm()
@@ -268,8 +269,8 @@ def test_a_lead_between_two_trained_ones_is_forecast_as_well(seed):
     films = moving_blobs(300, torch.cat([past, leads]), torch.Generator().manual_seed(99))
     history, target = films.split(3, dim=1)
     with torch.no_grad():
-        tokens = model.at_leads(model.embedding(fill_and_mask(history)), 10 * leads)
-        forecast = history[:, -1:] + model.readout(tokens, 16, 16)
+        tokens = model.at_leads(model.stem(fill_and_mask(history))[0], 10 * leads)
+        forecast = history[:, -1:] + model.readout(tokens, [], 16, 16)
         errors = (forecast - target).square().mean(dim=(0, 2, 3, 4))
         persistence = (history[:, -1:] - target).square().mean(dim=(0, 2, 3, 4))
     before, between, after = errors.tolist()

@@ -11,7 +11,8 @@ from torch.nn import functional
 from fieldcast.models.layers.patches import patchify, unpatchify
 from fieldcast.models.video_transformer.attention.core import Attention
 from fieldcast.models.video_transformer.inflate import encoder_of, for_channels, for_frames
-from fieldcast.models.video_transformer.tokens import Embedding
+from fieldcast.models.video_transformer.options import VideoTransformerOptions
+from fieldcast.models.video_transformer.tokens import stem_of
 
 VIT = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 56, "image_size": 32}
 
@@ -152,11 +153,12 @@ def test_patches_are_put_back_bitwise():
 
 @torch.no_grad()
 def test_tubelets_hold_every_value_of_their_frames_bitwise():
-    tubelet, channels, patch = 3, 2, 5
+    tubelet, channels, patch = 3, 2, 4
     values = tubelet * channels * patch**2
-    embedding = Embedding(channels, patch, values, tubelet=tubelet)
-    embedding.linear.weight.copy_(torch.eye(values))
-    embedding.linear.bias.zero_()
+    options = VideoTransformerOptions(stem="patch", dim=values, patch=patch)
+    stem = stem_of(channels, options, tubelet=tubelet)
+    stem.linear.weight.copy_(torch.eye(values))
+    stem.linear.bias.zero_()
     frames = torch.randn(2, 6, channels, 7 * patch, 11 * patch)
-    tokens = rearrange(embedding(frames), "b t h w (pt c) -> b (t pt) c h w", pt=tubelet)
+    tokens = rearrange(stem(frames)[0], "b t h w (pt c) -> b (t pt) c h w", pt=tubelet)
     assert torch.equal(unpatchify(tokens, patch), frames)
