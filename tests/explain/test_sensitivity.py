@@ -86,7 +86,9 @@ def blobs(samples, generator):
 def blob_model():
     """A small video transformer that has learned to move blobs on."""
     torch.manual_seed(0)
-    options = models.OPTIONS["video_transformer"](dim=32, heads=2, patch=4)
+    options = models.OPTIONS["video_transformer"](
+        dim=32, heads=2, patch=4, stem="patch"
+    )  # all it knows goes through tokens
     sizes = {"channels_in": 1, "channels_out": 1, "history": 3, "horizon": 2, "step_minutes": 5}
     model = models.build("video_transformer", options, **sizes)
     optimiser, generator = torch.optim.AdamW(model.parameters(), lr=3e-3), torch.Generator().manual_seed(1)

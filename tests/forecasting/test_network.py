@@ -125,7 +125,7 @@ def test_untrained_it_is_persistence_with_any_inputs() -> None:
 def test_a_checkpoint_that_says_nothing_of_its_inputs_is_refused(tmp_path: Path) -> None:
     checkpoint.save_checkpoint(tmp_path, description("persistence"), {}, "")
     content = json.loads((tmp_path / "config.json").read_text())
-    assert content["format"] == 7
+    assert content["format"] == 8
     assert (content["calendar"], content["coordinates"]) == (False, False)
     del content["calendar"]
     (tmp_path / "config.json").write_text(json.dumps(content))

@@ -14,7 +14,7 @@ SIZES = {"channels_in": 1, "channels_out": 1, "history": 3, "horizon": 2, "step_
 
 def build_with(positions, *, history=3, horizon=2, step_minutes=10, **options):
     torch.manual_seed(0)
-    given = {"dim": 12, "heads": 2, "patch": 2, "positions": positions, **options}
+    given = {"dim": 12, "heads": 2, "patch": 2, "stem": "patch", "positions": positions, **options}  # tokens alone know
     sizes = {**SIZES, "history": history, "horizon": horizon, "step_minutes": step_minutes}
     return models.build("video_transformer", VideoTransformerOptions.model_validate(given), **sizes)
 

@@ -289,6 +289,7 @@ def forecaster(attention, **options):
     """A video transformer that reads each lead from a frame of the history."""
     torch.manual_seed(0)
     given = {"dim": 16, "heads": 2, "patch": PATCH, "mlp_ratio": 2, "positions": "learned", "future": "direct"}
+    given |= {"stem": "patch"}  # nothing passes by attention
     return models.build(
         "video_transformer", VideoTransformerOptions(attention=attention, **given, **options), channels_in=1,
         channels_out=1, history=FRAMES, horizon=FRAMES, step_minutes=5,
