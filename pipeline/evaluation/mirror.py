@@ -62,5 +62,5 @@ def mirror_fact(tests: Mapping[str, MirrorTest]) -> str:
     for model, test in tests.items():
         shares = [difference.value / test.rmse[lead] for lead, difference in test.growth.items() if test.rmse[lead]]
         if shares:
-            parts.append(f"{readable(model)} {100 * max(shares):+.1f} %")
+            parts.append(f"{readable(model)} {round(100 * max(shares), 1) + 0.0:+.1f} %")  # + 0.0: of -0.0
     return f"RMSE at the lead where it changes most: {', '.join(parts)}"
