@@ -6,26 +6,22 @@ Blocks of init times are forecast and written one by one, so that memory does no
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from einops import rearrange
 from tqdm import tqdm
 
 from fieldcast.models import LEARNED, scheduler_of
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.atomic import replacing
-from fieldcast.pipeline.datasets.finite import OUTLIERS
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times, thinned
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COSTS, FORECASTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.schema import (
-    DECISIONS,
     INIT_TIME,
     LEAD_TIME,
     MEMBER,
@@ -36,9 +32,8 @@ from fieldcast.pipeline.datasets.schema import (
     lead_times,
 )
 from fieldcast.pipeline.datasets.times import from_minutes
-from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting import checkpoint, costs
-from fieldcast.pipeline.forecasting.decisions import Decisions
+from fieldcast.pipeline.forecasting.dataset import attributes_of, fields_by_name, require_complete, with_decisions
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_members, load, load_cached
 from fieldcast.pipeline.forecasting.mirror import MIRROR_TIMES, forecast_mirrored, has_mirror
 
@@ -79,13 +74,8 @@ def forecast(
         grid = store.forecast_grid(observed, checkpoint_config.target_names)
     if online is not None:
         options.check_online((grid.sizes[Y], grid.sizes[X]), checkpoint_config.crop_cells)
-    attributes = {
-        "model": checkpoint_config.model,
-        "checkpoint_digest": digest,  # its MLflow run carries the same
-        "data_digest": checkpoint_config.data_digest,
-        **({"members": checkpoint_config.members_are} if checkpoint_config.members_are else {}),
-        **({ONLINE: online.learning_rate} if online is not None else {}),
-    }
+    learning = {ONLINE: online.learning_rate} if online is not None else {}
+    attributes = {**attributes_of(checkpoint_config, digest), **learning}
     leads = lead_times(checkpoint_config.horizon, from_minutes(checkpoint_config.step_minutes))
     starts = range(0, len(init_times), options.batch_size)
     with replacing(out) as partial:
@@ -143,18 +133,6 @@ def write_mirrored(
         fields = forecast_mirrored(forecaster, history, times[chosen], options.tile_cells, options.overlap_cells)
         write_fields(out, start, fields, description)
     store.finish(out)
-
-
-def with_decisions(grid: xr.Dataset, stored: checkpoint.Checkpoint) -> xr.Dataset:
-    """Return the grid whose variables say how many members decide on an event, for verification to follow."""
-    decided = Decisions.from_arrays(stored.arrays)
-    if decided is None:
-        return grid
-    grid = grid.copy()
-    for c, name in enumerate(stored.config.target_names):
-        table = {"levels": decided.levels[c].tolist(), "votes": decided.votes[:, c].tolist()}
-        grid[name] = grid[name].assign_attrs({DECISIONS: json.dumps(table)})
-    return grid
 
 
 def forecast_block(
@@ -215,34 +193,11 @@ def forecast_online(
     return seconds
 
 
-def require_complete(
-    folder: Path,
-    fields: np.ndarray,
-    history: np.ndarray,
-    init_times: np.ndarray,
-    checkpoint_config: checkpoint.CheckpointConfig,
-) -> None:
-    """Raise `InputError` where forecasts (b, m, horizon, c, y, x) are no numbers in cells that `history` has seen."""
-    seen = np.isfinite(history[:, :, : checkpoint_config.targets]).any(axis=1)[:, None, None]
-    bad = seen & ~np.isfinite(fields)
-    if not bad.any():
-        return
-    place = tuple(np.argwhere(bad)[0])
-    sample, _, lead, channel, row, column = place
-    raise InputError(
-        f"{folder}: its forecast of {checkpoint_config.target_names[channel]} from "
-        f"{init_times[sample].astype('datetime64[m]')} is {fields[place]} at lead {lead + 1}, row {row}, "
-        f"column {column}, expected a number wherever the history has one: nothing is written; {OUTLIERS} or train it "
-        "again"
-    )
-
-
 def write_fields(out: Path, start: int, fields: np.ndarray, checkpoint_config: checkpoint.CheckpointConfig) -> None:
     """Write forecasts (b, m, horizon, c, y, x) from position `start` of the store `out`."""
-    fields = rearrange(fields, "b m f c y x -> c b f m y x")
-    dims = (INIT_TIME, LEAD_TIME, MEMBER, Y, X)
-    block = xr.Dataset({name: (dims, fields[i]) for i, name in enumerate(checkpoint_config.target_names)})
-    store.write_block(out, start, block.squeeze(MEMBER) if checkpoint_config.members is None else block)
+    dims = (INIT_TIME, LEAD_TIME, *([] if checkpoint_config.members is None else [MEMBER]), Y, X)
+    values = fields_by_name(fields, checkpoint_config)
+    store.write_block(out, start, xr.Dataset({name: (dims, array) for name, array in values.items()}))
 
 
 if __name__ == "__main__":

@@ -67,8 +67,10 @@ def create_observations(
     present = (TIME, frame_present, {"long_name": "The archive has this frame"})
     coords = {TIME: _moments(TIME, times), **_horizontal(grid)}
     sizes = {TIME: times.size, Y: grid.sizes[Y], X: grid.sizes[X]}
+    empty = _missing(sizes, field_names(grid), shard_frames)
+    fields = {name: xr.Variable(tuple(sizes), array, grid[name].attrs) for name, array in empty.items()}
     template = xr.Dataset(
-        {**_missing(grid, sizes, shard_frames), FRAME_PRESENT: present},
+        {**fields, FRAME_PRESENT: present},
         coords,
         {"Conventions": CONVENTIONS, **grid.attrs},
     )
@@ -96,8 +98,25 @@ def create_forecasts(
     `init_times` are datetime64[ns], `lead_times` whole seconds as timedelta64[ns]; `attributes` join the grid's own.
     The forecasts are `values`, all of them, or missing until `write_block` fills them.
     """
-    ensemble = {} if members is None else {MEMBER: members}
-    sizes = {INIT_TIME: init_times.size, LEAD_TIME: lead_times.size, **ensemble, Y: grid.sizes[Y], X: grid.sizes[X]}
+    sizes = _sizes_of_forecasts(grid, init_times, lead_times, members)
+    fields = values or _missing(sizes, field_names(grid), shard_inits)
+    template = labelled_forecasts(grid, init_times, lead_times, attributes, fields, members)
+    _create(path, template, shard_inits)
+
+
+def labelled_forecasts(
+    grid: xr.Dataset,
+    init_times: np.ndarray,
+    lead_times: np.ndarray,
+    attributes: Mapping[str, Any],
+    values: Mapping[str, Any],
+    members: int | None,
+) -> xr.Dataset:
+    """Return forecasts, arrays `(init_time, lead_time, [member,] y, x)` by variable, with CF coordinates, checked.
+
+    Grid, units and further attributes are those of `grid`; `attributes` join them.
+    """
+    dims = tuple(_sizes_of_forecasts(grid, init_times, lead_times, members))
     valid_times = init_times[:, None] + lead_times[None, :]
     coords = {
         INIT_TIME: _moments(INIT_TIME, init_times),
@@ -106,11 +125,15 @@ def create_forecasts(
         **({MEMBER: xr.Variable(MEMBER, np.arange(1, members + 1), TIME_ATTRS[MEMBER])} if members else {}),
         **_horizontal(grid),
     }
-    attrs = {"Conventions": CONVENTIONS, **grid.attrs, **attributes}
-    fields = _missing(grid, sizes, shard_inits)
-    for name, array in (values or {}).items():
-        fields[name] = xr.Variable(tuple(sizes), array, grid[name].attrs)
-    _create(path, check_forecasts(xr.Dataset(fields, coords, attrs)), shard_inits)
+    fields = {name: xr.Variable(dims, array, grid[name].attrs) for name, array in values.items()}
+    return check_forecasts(xr.Dataset(fields, coords, {"Conventions": CONVENTIONS, **grid.attrs, **attributes}))
+
+
+def _sizes_of_forecasts(
+    grid: xr.Dataset, init_times: np.ndarray, lead_times: np.ndarray, members: int | None
+) -> dict[str, int]:
+    ensemble = {} if members is None else {MEMBER: members}
+    return {INIT_TIME: init_times.size, LEAD_TIME: lead_times.size, **ensemble, Y: grid.sizes[Y], X: grid.sizes[X]}
 
 
 def write_block(path: Path, start: int, block: xr.Dataset) -> None:
@@ -301,13 +324,13 @@ def _lead_units(template: xr.Dataset) -> str:
     return LEAD_UNITS if whole else "seconds"
 
 
-def _missing(grid: xr.Dataset, sizes: Mapping[str, int], shard: int) -> dict[str, xr.Variable]:
-    """Return the grid's variables with these sizes, all NaN, as dask arrays that nothing computes."""
+def _missing(sizes: Mapping[str, int], names: Sequence[str], shard: int) -> dict[str, Any]:
+    """Return arrays of these sizes by name, all NaN, of dask, that nothing computes."""
     import dask.array  # takes a second to import, and readers do without
 
     shape = tuple(sizes.values())
     empty = dask.array.full(shape, np.nan, dtype=np.float32, chunks=(shard, *shape[1:]))  # type: ignore[no-untyped-call]
-    return {name: xr.Variable(tuple(sizes), empty, grid[name].attrs) for name in field_names(grid)}
+    return dict.fromkeys(names, empty)
 
 
 def _moments(name: str, times: np.ndarray) -> xr.Variable:

@@ -114,6 +114,8 @@ def _registered(params: Params, into: Path, alias: str, root: Path) -> DeployedM
         facts = {"version": registered.version, "digest": registered.digest}
         if last.get(key) != facts:
             replace_durable(record, manifest.sealed({**last, key: facts}))
+    except InputError as error:
+        raise InputError(f"params.yaml: live.model is '{alias}': {error}") from None
     except mlflow_sync.TrackerDownError as error:
         if key not in last:
             raise

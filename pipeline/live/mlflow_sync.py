@@ -188,9 +188,9 @@ def _aliased(client: MlflowClient, experiment: str, alias: str) -> ModelVersion:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", REFUSED):
             raise
         raise InputError(
-            f"live.model is '{alias}', but no version of the model '{experiment}' has that alias in MLflow "
-            f"({first_line(error)}): set it there (Models > {experiment} > a version > Aliases), or name a checkpoint "
-            "folder in live.model, such as data/checkpoints/convlstm"
+            f"no version of the model '{experiment}' has the alias '{alias}' in MLflow ({first_line(error)}): set it "
+            f"there (Models > {experiment} > a version > Aliases), or name a checkpoint folder such as "
+            "data/checkpoints/convlstm"
         ) from None
 
 

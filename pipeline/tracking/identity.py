@@ -43,7 +43,7 @@ def log_checkpoint(run: Run, folder: Path) -> None:
     """Register the checkpoint in `folder` as a version of the experiment's model, and tag its run with its digest."""
     about = checkpoint.read_config(folder)
     run.tags({CHECKPOINT_TAG: store.directory_digest(folder)})
-    run.register(folder, about.kind, len(about.channels), about.history)
+    run.register(folder, about.kind)
     run.tags({REGISTERED_TAG: "true"})
 
 

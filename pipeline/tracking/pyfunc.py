@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from fieldcast.pipeline.forecasting.forecaster import load
+from fieldcast.pipeline.datasets.times import from_seconds
+from fieldcast.pipeline.forecasting.dataset import LoadedModel
 
 
 class ServedForecaster(PythonModel):
@@ -17,16 +19,18 @@ class ServedForecaster(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint folder that was logged with the model."""
-        self.forecaster = load(Path(context.artifacts["checkpoint"]), "cpu")
+        self.model = LoadedModel.read(Path(context.artifacts["checkpoint"]), "cpu")
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schemas
-        """Return forecasts (b, horizon, c_target, h, w).
+        """Return the forecast of an xarray dataset or array with the history, as `LoadedModel.forecast` does.
 
-        `model_input` holds `history` (b, t, c, h, w) float32 with NaN at missing cells, and `init_time` (b,) int64 in
-        seconds since 1970.
+        What comes over HTTP is no dataset: of a mapping with `history` (b, t, c, y, x), None or NaN at missing cells,
+        and `init_time` (b,) in seconds since 1970 the forecasts are an array (b, m, horizon, c_target, y, x).
         """
-        init_times = np.asarray(model_input["init_time"]).astype("datetime64[s]").astype("datetime64[ns]")
-        return self.forecaster(np.asarray(model_input["history"], dtype=np.float32), init_times)
+        if isinstance(model_input, xr.Dataset | xr.DataArray):
+            return self.model.forecast(model_input, **(params or {}))
+        history = np.asarray(model_input["history"], dtype=np.float32)
+        return self.model.forecaster.members(history, from_seconds(np.asarray(model_input["init_time"])))
 
 
 set_model(ServedForecaster())

@@ -179,18 +179,10 @@ def _send_dataset(client: MlflowClient, run_id: str, experiment: str, content: M
 def _register(client: MlflowClient, run_id: str, experiment: str, checkpoint: Path, content: Mapping[str, Any]) -> None:
     """Log the checkpoint as a model that loads without pickle: a new version, unless this run has one."""
     import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
     if client.search_model_versions(f"name='{experiment}' and run_id='{run_id}'", max_results=1):
         return
     mlflow.set_tracking_uri(client.tracking_uri)
-    history, channels_in = content["history"], content["channels_in"]
-    inputs = [
-        TensorSpec(np.dtype("float32"), (-1, history, channels_in, -1, -1), "history"),
-        TensorSpec(np.dtype("int64"), (-1,), "init_time"),
-    ]
-    outputs = [TensorSpec(np.dtype("float32"), (-1, -1, -1, -1, -1))]
     # MLflow prints a line for every version; the call to a server is in a thread, which must not take our own errors
     remote = str(client.tracking_uri).startswith("http")
     quiet = contextlib.nullcontext() if remote else contextlib.redirect_stderr(io.StringIO())
@@ -201,7 +193,6 @@ def _register(client: MlflowClient, run_id: str, experiment: str, checkpoint: Pa
             name="checkpoint",
             python_model=str(SERVED),
             artifacts={"checkpoint": str(checkpoint)},
-            signature=ModelSignature(Schema(inputs), Schema(outputs)),  # type: ignore[arg-type]
             code_paths=[str(Path(fieldcast.__file__).parent)],
             pip_requirements=REQUIREMENTS + (PYSTEPS_REQUIREMENTS if content["needs_pysteps"] else []),
             registered_model_name=experiment,

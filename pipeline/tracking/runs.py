@@ -116,10 +116,10 @@ class Run:
         """Log the prepared data as the run's training input, under its DVC digest."""
         self._record(Record("dataset", {"digest": digest, "source": source, "profile": profile}))
 
-    def register(self, checkpoint: Path, kind: str, channels_in: int, history: int) -> None:
+    def register(self, checkpoint: Path, kind: str) -> None:
         """Log the checkpoint as a model that loads without pickle: a new version under the experiment's name."""
         content = {"model": checkpoint.name, "needs_pysteps": kind in models.NEEDS_PYSTEPS}
-        self._record(Record("register", {**content, "channels_in": channels_in, "history": history}, checkpoint))
+        self._record(Record("register", content, checkpoint))
 
     def url(self, base: str) -> str | None:
         """Return the address of this run's page in the tracker, at `base` where that is a local database."""

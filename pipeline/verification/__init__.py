@@ -5,5 +5,5 @@ May import: `errors`, `config`, `datasets`, `models`.
 
 `continuous`, `categorical`, `spatial`, `structural`, `spectral` and `probabilistic` each hold the sums of a block of
 frames and the scores of such sums; `strata` counts by region and intensity and divides by hour and event;
-`aggregation` lays all of them out in one labelled dataset and names the scores of it.
+`blocks` counts a whole model, and `aggregation` lays all sums out in one labelled dataset and names the scores of it.
 """

@@ -23,7 +23,7 @@ from fieldcast.pipeline.forecasting.losses import Loss, almost_fair_crps, mse, p
 from fieldcast.pipeline.forecasting.network import Network, forecast_batch
 from fieldcast.pipeline.forecasting.online import Learning
 from fieldcast.pipeline.verification.aggregation import read_sums, write_sums
-from fieldcast.pipeline.verify import verify
+from fieldcast.pipeline.verification.blocks import verify
 from tests.conftest import merged
 from tests.forecasting.test_checkpoint import RAIN, description, trained
 from tests.made_sums import made_sums

@@ -151,7 +151,7 @@ def test_another_process_at_work_is_told(fieldcast: Command, project: Path) -> N
 def test_the_champion_of_the_registry_forecasts(fieldcast: Command, project: Path) -> None:
     folder = project / "checkpoints" / "persistence"
     run = tracking.open_run("small", "persistence", store.directory_digest(folder), "train")
-    run.register(folder, "persistence", 1, 3)
+    run.register(folder, "persistence")
     run.end()
     code, _, err = fieldcast("cycle", "--at", past(2), "--model", "champion")
     assert code == 2

@@ -57,7 +57,7 @@ def register(root: Path, seed: str = "first") -> Path:
     (checkpoint / "model.safetensors").write_bytes(seed.encode() * 50_000)
     (checkpoint / "more" / "card.md").write_text(seed)
     run = tracking.open_run("storms", "convlstm", store.directory_digest(checkpoint), "train", root)
-    run.register(checkpoint, "persistence", 1, 3)
+    run.register(checkpoint, "persistence")
     run.end()
     client = tracking.open_client(root)
     newest = max(int(version.version) for version in client.search_model_versions("name='storms'"))
@@ -156,7 +156,7 @@ def test_what_a_killed_download_left_is_swept(root: Path, tmp_path: Path) -> Non
 
 
 def test_without_the_alias_the_message_says_how_to_set_it(root: Path, tmp_path: Path) -> None:
-    expected = r"live.model is 'best', but no version .*Models > storms > a version > Aliases.*such as data/checkpoints"
+    expected = r"no version of the model 'storms' has the alias 'best' .*Models > storms > a version > Aliases.*data/checkpoints"
     with pytest.raises(InputError, match=expected):
         fetch_registered("storms", "best", tmp_path / "models", root)
     register(root)
@@ -491,7 +491,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 def test_a_real_server_gives_the_checkpoint(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    with pytest.raises(InputError, match="no version of the model 'storms' has that alias"):
+    with pytest.raises(InputError, match="no version of the model 'storms' has the alias"):
         fetch_registered("storms", ALIAS, tmp_path / "models", tmp_path)
     checkpoint = register(tmp_path)
     client = tracking.open_client(tmp_path)
@@ -501,7 +501,7 @@ def test_a_real_server_gives_the_checkpoint(server: str, tmp_path: Path, monkeyp
         "1", found.run_id, tmp_path / "models" / found.digest, store.directory_digest(checkpoint)
     )
     assert content(found.folder) == content(checkpoint)
-    with pytest.raises(InputError, match="has that alias"):
+    with pytest.raises(InputError, match="has the alias"):
         fetch_registered("storms", "best", tmp_path / "models", tmp_path)
 
 

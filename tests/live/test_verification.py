@@ -18,8 +18,8 @@ from fieldcast.pipeline.live.monitoring.drift import alarms, first_init_time, ou
 from fieldcast.pipeline.live.monitoring.verification import scores_of, sums_of
 from fieldcast.pipeline.verification.aggregation import field_sums
 from fieldcast.pipeline.verification.aggregation import scores_of as pipeline_scores
+from fieldcast.pipeline.verification.blocks import verify
 from fieldcast.pipeline.verification.scores import by_key
-from fieldcast.pipeline.verify import verify
 from tests.live.publishing import START, at
 
 HISTORY, LEADS, HEIGHT, WIDTH = 3, 2, 5, 7

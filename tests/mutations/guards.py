@@ -19,9 +19,24 @@ M = Mutation
 VERIFY, LEDGER, PUBLISH = "tests/stages/test_verify.py", "tests/live/test_ledger.py", "tests/live/test_archive.py"
 MUTATIONS = (
     # masks
-    M("pipeline/verify.py", "np.isfinite(actual) & complete,", "np.isfinite(actual),", f"{VERIFY}::test_cells_without"),
-    M("pipeline/verify.py", "complete.all(axis=2)", "complete.any(axis=2)", f"{VERIFY}::test_a_hole_in_one_member"),
-    M("pipeline/verify.py", "    if missing.any():", "    if False:", f"{VERIFY}::test_a_hole_in_a_forecast"),
+    M(
+        "pipeline/verification/blocks.py",
+        "np.isfinite(actual) & complete,",
+        "np.isfinite(actual),",
+        f"{VERIFY}::test_cells_without",
+    ),
+    M(
+        "pipeline/verification/blocks.py",
+        "complete.all(axis=2)",
+        "complete.any(axis=2)",
+        f"{VERIFY}::test_a_hole_in_one_member",
+    ),
+    M(
+        "pipeline/verification/blocks.py",
+        "    if missing.any():",
+        "    if False:",
+        f"{VERIFY}::test_a_hole_in_a_forecast",
+    ),
     M(
         "pipeline/forecasting/losses.py",
         "weights * errors, 0.0).sum() / valid.sum().clamp(min=1)",
@@ -339,7 +354,7 @@ MUTATIONS = (
         "tests/stages/test_forecast.py::test_no_forecast_from_an_infinity",
     ),
     M(
-        "pipeline/forecast.py",
+        "pipeline/forecasting/dataset.py",
         "bad = seen & ~np.isfinite(fields)",
         "bad = seen & False",
         "tests/stages/test_forecast.py::test_a_forecast_that_is_no_number",

@@ -21,9 +21,9 @@ from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.prepare import prepare
 from fieldcast.pipeline.train import train
 from fieldcast.pipeline.verification.aggregation import scores_of
+from fieldcast.pipeline.verification.blocks import verify
 from fieldcast.pipeline.verification.probabilistic import interval
 from fieldcast.pipeline.verification.scores import by_key
-from fieldcast.pipeline.verify import verify
 from tests.conftest import ROOT, merged
 
 pytestmark = pytest.mark.slow

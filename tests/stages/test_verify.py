@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fieldcast.pipeline import verify as stage
 from fieldcast.pipeline.config import Region, Verify
 from fieldcast.pipeline.errors import InputError, SchemaError
+from fieldcast.pipeline.verification import blocks
 from fieldcast.pipeline.verification.aggregation import field_sums, read_sums, scores_of, write_sums
+from fieldcast.pipeline.verification.blocks import verify
 from fieldcast.pipeline.verification.continuous import rmse
 from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verification.strata import by_region
-from fieldcast.pipeline.verify import verify
 
 HISTORY, INITS, LEADS, NY, NX = 3, 7, 4, 11, 13
 RAIN = ("rain_rate", {"units": "mm h-1"})
@@ -94,7 +94,7 @@ def test_sums_that_are_no_numbers_are_not_written(forecasts, observed, tmp_path)
 
 def test_blocks_of_one_init_time_give_the_same_sums(forecasts, observed, monkeypatch):
     whole = verify(forecasts, observed, options([10.0]))
-    monkeypatch.setattr(stage, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     xr.testing.assert_identical(verify(forecasts, observed, options([10.0])), whole)
 
 
@@ -184,7 +184,7 @@ def test_blocks_of_any_size_anywhere_give_the_same_sums(forecasts, observed, cli
     west = Region(y=(0, 30000), x=(0, 9000))
     whole = verify(made, observed, options([10.0], west=west), climatology, RANGE)
     for size, scheduler in ((1, "synchronous"), (2 * made.rain_rate[0, 0].nbytes, None), (2**30, "synchronous")):
-        monkeypatch.setattr(stage, "BLOCK_BYTES", size)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
         again = verify(made, observed, options([10.0], west=west), climatology, RANGE, scheduler)
         xr.testing.assert_allclose(again, whole, rtol=1e-12)
 
@@ -251,7 +251,7 @@ def test_memory_does_not_grow_with_the_archive(observed, forecasts, monkeypatch)
     wide = {"y": np.arange(66) % NY, "x": np.arange(65) % NX}
     axes = {name: (name, np.arange(size.size) * 2000.0, {"units": "m"}) for name, size in wide.items()}
     made, seen = (data.isel(wide).assign_coords(axes) for data in (forecasts, observed))
-    monkeypatch.setattr(stage, "BLOCK_BYTES", 2 * made.rain_rate[0].nbytes)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2 * made.rain_rate[0].nbytes)
     verify(made, seen, options([10.0]), None, RANGE)  # what is imported once
     peaks = []
     for inits in (8, 80):

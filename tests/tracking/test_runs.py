@@ -8,13 +8,16 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import xarray as xr
 from mlflow import MlflowClient
 
+from fieldcast import load
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
+from fieldcast.pipeline.datasets.times import to_seconds
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.tracking import patience
 from fieldcast.pipeline.tracking import runs as tracking
@@ -54,20 +57,22 @@ def test_registered_version_loads_without_pickle_and_without_this_project(
     trained: tracking.Run, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (version,) = client.search_model_versions("name='small'")
-    observed = store.open_observations(OBSERVATIONS)["rain_rate"]
+    observed = store.open_observations(OBSERVATIONS)
     init_time = read_init_times(PREPARED / "init_times.csv", "test")[:1]
-    history = observed.sel(time=init_time + np.array([-10, -5, 0], dtype="timedelta64[m]")).values[None, :, None]
+    history = observed.sel(time=init_time + np.array([-10, -5, 0], dtype="timedelta64[m]")).load()
+    expected = load("data/checkpoints/damped_persistence").forecast(history)
+    client.set_registered_model_alias("small", "champion", version.version)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    xr.testing.assert_identical(load("models:/small@champion").forecast(history), expected)
     uri = patience.tracking_uri(Path())
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     mlflow.set_tracking_uri(uri)
     loaded = mlflow.pyfunc.load_model(f"models:/small/{version.version}")
-    seconds = init_time.astype("datetime64[s]").astype(np.int64)
-    forecast = loaded.predict({"history": history, "init_time": seconds})
-    assert forecast.shape == (1, 4, 1, 24, 24)
-    with pytest.raises(mlflow.exceptions.MlflowException, match="float64"):
-        loaded.predict({"history": history.astype(np.float64), "init_time": seconds})
+    xr.testing.assert_identical(loaded.predict(history), expected)
+    arrays = {"history": history["rain_rate"].values[None, :, None], "init_time": to_seconds(init_time)}
+    np.testing.assert_array_equal(loaded.predict(arrays)[:, 0, :, 0], expected["rain_rate"])
 
 
 def test_scores_are_curves_over_lead_time(trained: tracking.Run, client: MlflowClient, tmp_path: Path) -> None:
