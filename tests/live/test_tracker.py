@@ -156,7 +156,7 @@ def test_what_a_killed_download_left_is_swept(root: Path, tmp_path: Path) -> Non
 
 
 def test_without_the_alias_the_message_says_how_to_set_it(root: Path, tmp_path: Path) -> None:
-    expected = r"no version of the model 'storms' has the alias 'best' .*Models > storms > a version > Aliases.*data/checkpoints"
+    expected = r"no version of the model 'storms' has the alias 'best' .*Models > storms > .*Aliases.*data/checkpoints"
     with pytest.raises(InputError, match=expected):
         fetch_registered("storms", "best", tmp_path / "models", root)
     register(root)
