@@ -113,12 +113,20 @@ class StormsOptions(SharedOptions):
         return self
 
 
+class Decoding(Section):
+    """Bounds of a child process, in which the files of others are decoded: for the header or the fields of one file."""
+
+    max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    max_megabytes: Annotated[float, Field(ge=16, le=1e6)] = 4096.0  # beyond what the child needs without a file
+
+
 class RadarOptions(SharedOptions):
     """An archive of radar composites, one frame a file; read as rain rate in mm/h."""
 
     kind: Literal["radar"] = "radar"
     path: Text  # a folder (searched in depth) or a glob
     format: Literal["knmi", "bom", "fmi"]
+    decoding: Decoding = Decoding()
     z_r: Range | None = None  # a and b of Z = a R^b, for reflectivity (fmi) alone; its default is (223, 1.53)
 
     @model_validator(mode="after")
@@ -142,6 +150,7 @@ class GriddedOptions(SharedOptions):
     select: dict[Name, float | Text] = {}  # one level, member, …: a value along a dimension, or of a GRIB key
     dimensions: dict[Literal["time", "y", "x"], Name] = {}  # the file's own names, where attributes don't tell
     units: Text | dict[Name, Text] = {}  # of all variables, or by variable, in place of the file's own
+    decoding: Decoding = Decoding()
     storage_options: dict[str, Any] = {}  # handed to fsspec for a URL, for instance {anon: true}
 
     @model_validator(mode="after")

@@ -339,3 +339,17 @@ def _moments(name: str, times: np.ndarray) -> xr.Variable:
 
 def _horizontal(grid: xr.Dataset) -> dict[str, xr.Variable]:
     return {name: grid[name].variable for name in HORIZONTAL if name in grid.coords}
+
+
+def codecs_of(path: str, storage_options: Mapping[str, Any] | None) -> dict[str, set[str]]:
+    """Return the names of the codecs of every array of a Zarr group; no value is decoded."""
+    group = zarr.open_group(path, mode="r", storage_options=dict(storage_options) if storage_options else None)
+    return {name: _codec_names(array.metadata.to_dict()) for name, array in group.arrays()}
+
+
+def _codec_names(metadata: Mapping[str, Any]) -> set[str]:
+    """Return the names in a codec's or an array's metadata of both Zarr formats; shards have codecs inside."""
+    names = {str(metadata[key]) for key in ("name", "id") if key in metadata}
+    nested = [metadata.get("configuration"), metadata.get("compressor")]
+    nested += [each for key in ("codecs", "index_codecs", "filters") for each in metadata.get(key) or ()]
+    return names.union(*(_codec_names(each) for each in nested if isinstance(each, Mapping)))

@@ -1,15 +1,17 @@
-"""Foreign HDF5 looked at before any value of it is decoded: what it declares, by which filters, and where it points.
+"""Foreign HDF5 and Zarr looked at before any value is decoded: what it declares, by which filters, and where it points.
 
 A file of a few kilobytes can declare gigabytes, name a filter that is code on this machine, or point at other files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 
+from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.errors import InputError
 
 FILTERS = {  # by HDF5's numbers: those that HDF5 itself has; others are plugins
@@ -19,6 +21,23 @@ FILTERS = {  # by HDF5's numbers: those that HDF5 itself has; others are plugins
     h5py.h5z.FILTER_SZIP: "szip",
     h5py.h5z.FILTER_NBIT: "nbit",
     h5py.h5z.FILTER_SCALEOFFSET: "scaleoffset",
+}
+CODECS = {  # of Zarr, without those of objects: a pickle is code
+    *("bytes", "endian", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc", "vlen-utf8", "vlen-bytes"),
+    *(
+        "zlib",
+        "lz4",
+        "bz2",
+        "lzma",
+        "shuffle",
+        "delta",
+        "fixedscaleoffset",
+        "quantize",
+        "bitround",
+        "packbits",
+        "astype",
+    ),
+    *("adler32", "crc32", "fletcher32", "jenkins_lookup3", "zfpy", "pcodec"),
 }
 MOST_OBJECTS = 10_000
 DEEPEST = 16
@@ -34,6 +53,16 @@ def check_hdf5(path: str | Path) -> None:
             if number >= MOST_OBJECTS:
                 raise InputError(f"{path}: more than {MOST_OBJECTS} arrays: take another file")
             _check(f"{path}: '{name.lstrip('/')}'", dataset)
+
+
+def check_zarr(path: str, storage_options: Mapping[str, Any] | None) -> None:
+    """Raise `InputError` for a store with an array that is packed by other codecs than `CODECS`."""
+    for name, codecs in store.codecs_of(path, storage_options).items():
+        if unknown := {codec for codec in codecs if codec.removeprefix("numcodecs.") not in CODECS}:
+            raise InputError(
+                f"{path}: '{name}' is packed by {', '.join(sorted(unknown))}, expected {', '.join(sorted(CODECS))}: "
+                "pack it anew"
+            )
 
 
 def _datasets(path: str | Path, group: h5py.Group, depth: int = 0) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -21,10 +21,12 @@ from dask.base import compute
 from dask.delayed import delayed
 from tqdm import tqdm
 
+from fieldcast.pipeline.config.sources import Decoding
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.grid import crs_wkt, spacing
 from fieldcast.pipeline.datasets.schema import GRID_MAPPING, LATITUDE, LONGITUDE, X, Y, field_names
 from fieldcast.pipeline.errors import InputError, is_full, redacted
+from fieldcast.pipeline.sources.decoder import decode
 
 HEADERS_AT_ONCE = 256
 TIMEOUT_SECONDS = 60
@@ -68,14 +70,17 @@ def listed(path: str, patterns: Sequence[str]) -> list[str]:
     return sorted(str(name) for name in anchor.glob(pattern))
 
 
-def read_headers(read: Callable[[str], Header], paths: Sequence[str]) -> list[Header]:
-    """Return the header of every file, read with dask's threads; raise `InputError` where grids or units are mixed."""
+def read_headers(read: Callable[[str], Header], paths: Sequence[str], bounds: Decoding) -> list[Header]:
+    """Return the header of every file, each decoded in a child; raise `InputError` where grids or units are mixed."""
+    if len(paths) == 1:
+        return [decode(paths[0], bounds, read, paths[0])]
     headers: list[Header] = []
-    hidden = len(paths) == 1 or not sys.stderr.isatty()
-    progress = tqdm(total=len(paths), desc="headers", unit="file", disable=hidden)
+    progress = tqdm(total=len(paths), desc="headers", unit="file", disable=not sys.stderr.isatty())
     with progress:
         for start in range(0, len(paths), HEADERS_AT_ONCE):
-            batch = [delayed(read, pure=False)(path) for path in paths[start : start + HEADERS_AT_ONCE]]
+            batch = [
+                delayed(decode, pure=False)(path, bounds, read, path) for path in paths[start : start + HEADERS_AT_ONCE]
+            ]
             headers += compute(*batch, scheduler="threads")  # type: ignore[no-untyped-call]
             progress.update(len(batch))
     for header in headers[1:]:

@@ -22,6 +22,7 @@ from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.accumulations import KNOWN, RATES, as_rate
+from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, one_line
 from fieldcast.pipeline.sources.missing import without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
@@ -59,6 +60,9 @@ class GribFile:
 
     def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         """Return the variables `(time, y, x)` of the wanted frames and cells, NaN where a variable has no message."""
+        return decode(self.name, self.options.decoding, self._decoded, frames, y, x)
+
+    def _decoded(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         chosen = _chosen(self.name, self.options)
         places = _places(list(chosen.values()))
         absent = np.full(self.shape, np.nan)[y, x]

@@ -23,7 +23,8 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.accumulations import RATES, Sums, as_rate, sums_of
 from fieldcast.pipeline.sources.calendars import decoded_times
 from fieldcast.pipeline.sources.coordinates import cell_degrees, coordinate, crs_of, horizontal, kept
-from fieldcast.pipeline.sources.declared import check_hdf5
+from fieldcast.pipeline.sources.declared import check_hdf5, check_zarr
+from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
 from fieldcast.pipeline.sources.grib import GribFile, grib_header
 from fieldcast.pipeline.sources.missing import default_fill, limits_of, without_impossible
@@ -46,7 +47,7 @@ class GriddedSource:
     @property
     def _headers(self) -> list[Header]:
         if "headers" not in self.__dict__:  # functools.cached_property holds a lock that all sources share
-            self.__dict__["headers"] = read_headers(self._header, self._paths())
+            self.__dict__["headers"] = read_headers(self._header, self._paths(), self.options.decoding)
         known: list[Header] = self.__dict__["headers"]
         return known
 
@@ -94,6 +95,9 @@ class GriddedFile:
 
     def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         """Return the variables `(time, y, x)` of the wanted frames and cells in the archive's units."""
+        return decode(self.name, self.options.decoding, self._decoded, frames, y, x)
+
+    def _decoded(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         values, units, refused = {}, {}, {}
         with opened(self.name, self.options) as file:
             for name in self.options.variables:
@@ -267,6 +271,7 @@ def _reach(path: str, options: GriddedOptions) -> None:
 
 def _open_zarr(path: str, options: GriddedOptions, consolidated: bool) -> xr.Dataset:
     storage = options.storage_options if is_url(path) and options.storage_options else None
+    check_zarr(path, storage)
     store: xr.Dataset = xr.open_zarr(
         path,
         chunks=None,
@@ -307,6 +312,8 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
     frames = frame_times(path, raw, raw[timed], own.get(TIME))
     sums, frames = sums_of(path, raw, [name for name in variables if options.units_of(name) is None], frames)
     dataset = _selected(path, raw, options, {*names, *frames.places})
+    taken = [axis for axis in names.values() if axis in {*dataset.dims, *dataset.variables} and axis not in names]
+    dataset = dataset.drop_dims(set(taken) & set(dataset.dims)).drop_vars(taken, errors="ignore")
     dataset = dataset.rename({old: new for old, new in names.items() if old != new})
     for name in variables:
         if frames.places and not set(frames.places) <= set(raw[name].dims):

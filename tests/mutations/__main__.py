@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.mutations.guards import MUTATIONS, Mutation
+from tests.mutations.guards import MUTATIONS
+from tests.mutations.mutation import Mutation
 
 COPIED = (
     "pipeline",

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A guard taken away."""
-
-    file: str
-    old: str  # stands in the file exactly once
-    new: str
-    test: str  # fails with the new text
-
+from tests.mutations.foreign import FOREIGN
+from tests.mutations.mutation import Mutation
 
 M = Mutation
 VERIFY, LEDGER, PUBLISH = "tests/stages/test_verify.py", "tests/live/test_ledger.py", "tests/live/test_archive.py"
@@ -504,5 +494,6 @@ MUTATIONS = (
         "_waited += 0.0",
         "tests/tracking/test_outage.py::test_slow_answers_use_up",
     ),
+    *FOREIGN,
 )
 SURVIVORS: frozenset[str] = frozenset()  # files and old texts of guards without which every test passes

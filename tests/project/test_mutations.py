@@ -8,7 +8,8 @@ import pytest
 from tests.campaign import size
 from tests.conftest import ROOT
 from tests.mutations.__main__ import is_killed, mutate
-from tests.mutations.guards import MUTATIONS, SURVIVORS, Mutation
+from tests.mutations.guards import MUTATIONS, SURVIVORS
+from tests.mutations.mutation import Mutation
 
 
 def functions(names: Iterable[str]) -> set[str]:

@@ -1,3 +1,4 @@
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,3 +116,17 @@ def test_a_grid_larger_than_any_is_refused(tmp_path: Path) -> None:
             field.dims[index].attach_scale(file[name])
     with pytest.raises(InputError, match="20000 x 20000 cells, expected at most 100000000"):
         inspect_source(GriddedOptions(path=str(path), variables=["t"]))
+
+
+def test_a_store_packed_by_code_is_refused(tmp_path: Path) -> None:
+    with xr.open_dataset(small(tmp_path / "a.nc")) as dataset:
+        dataset.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=False)
+    options = GriddedOptions(path=str(tmp_path / "a.zarr"), variables=["t"])
+    assert inspect_source(options).grid_shape == (4, 5)
+    metadata = tmp_path / "a.zarr" / "x" / ".zarray"
+    content = json.loads(metadata.read_text())
+    metadata.write_text(
+        json.dumps(content | {"dtype": "|O", "fill_value": "", "filters": [{"id": "vlen-utf8"}, {"id": "pickle"}]})
+    )
+    with pytest.raises(InputError, match="'x' is packed by pickle, expected adler32"):
+        inspect_source(options)

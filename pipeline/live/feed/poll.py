@@ -26,6 +26,8 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.clock import Clock
 from fieldcast.pipeline.live.feed.index import NO_VERSION, Candidate, Version
 from fieldcast.pipeline.live.feed.limits import FeedRules
+from fieldcast.pipeline.sources.decoder import SlowError
+from fieldcast.pipeline.sources.decoder import within as decoding_within
 from fieldcast.pipeline.sources.files import is_url, listed, one_line
 from fieldcast.pipeline.sources.gridded import PATTERNS, is_zarr
 from fieldcast.pipeline.sources.radar.composites import FORMATS
@@ -95,15 +97,20 @@ class Feed:
         Raise `UnavailableError` for a slow server or when this look has no time left for another file, `InputError` for
         a local file that takes long to decode.
         """
+        limit = f"{self._third:g} s"
         if is_url(candidate.path):
-            return within(self._seconds(), work)
-        now, limit = self._clock.monotonic(), f"{self._third:g} s"
-        self._files_end = self._files_end or now + self._third
-        if now > self._files_end - opening * self._third / 2:  # what is opened shall be read too
-            raise UnavailableError(f"not read, other files took {limit} (live.feed.max_seconds): left for later")
+            seconds = self._seconds()
+        else:
+            seconds, now = self._third, self._clock.monotonic()
+            self._files_end = self._files_end or now + self._third
+            if now > self._files_end - opening * self._third / 2:  # what is opened shall be read too
+                raise UnavailableError(f"not read, other files took {limit} (live.feed.max_seconds): left for later")
         try:
-            return within(self._third, work)
-        except UnavailableError:
+            with decoding_within(seconds):
+                return work()
+        except SlowError:
+            if is_url(candidate.path):
+                raise UnavailableError(f"no answer in {seconds:.0f} s: left for later") from None
             fix = "take the file out of the feed"
             raise InputError(f"not decoded in {limit}, a third of live.feed.max_seconds: {fix}") from None
 

@@ -38,7 +38,7 @@ from fieldcast.pipeline.live.feed.segments import FetchReport, Window
 from fieldcast.pipeline.sources.files import file_sha256, is_url
 
 NO_LIMITS = FeedRules()  # of values
-NOT_OF_VALUES = {"path", "period", "sha256", "download_folder", "storage_options"}  # options of a source
+NOT_OF_VALUES = {"path", "period", "decoding", "sha256", "download_folder", "storage_options"}  # options of a source
 
 
 class LiveObservations:

@@ -17,6 +17,7 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, find, read_headers
 from fieldcast.pipeline.sources.radar import bom, fmi, knmi
 from fieldcast.pipeline.sources.template import fields
@@ -47,7 +48,9 @@ class RadarSource:
     def _headers(self) -> list[Header]:
         if "headers" not in self.__dict__:  # functools.cached_property holds a lock that all sources share
             kind = FORMATS[self.options.format]
-            self.__dict__["headers"] = read_headers(kind.header, find(self.options.path, kind.patterns))
+            self.__dict__["headers"] = read_headers(
+                kind.header, find(self.options.path, kind.patterns), self.options.decoding
+            )
         known: list[Header] = self.__dict__["headers"]
         return known
 
@@ -70,6 +73,9 @@ class RadarFile:
 
     def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         """Return `rain_rate (time, y, x)` in mm h-1 of the wanted cells; raise `InputError` for a broken file."""
+        return decode(self.name, self.options.decoding, self._decoded, frames, y, x)
+
+    def _decoded(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         try:
             rate = FORMATS[self.options.format].rate(self.name, y, x, self.options.z_r)
         except (OSError, EOFError) as error:
