@@ -10,8 +10,8 @@ TESTS ?= tests
 # since its tests share fixtures, and in their order, or files of few and long tests would come last and leave a process
 # without work
 WORKERS ?= 2
-# trainings side by side: DVC runs one stage after the other, and on two processors a training uses one of them
-TRAININGS ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -le 2 && echo 2 || echo 1)
+# models side by side: DVC runs one stage after the other, and on two processors most of them use one
+LANES ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -le 2 && echo 2 || echo 1)
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 LOCK := UV_FIND_LINKS= uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -37,8 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 repro: setup  ## the whole pipeline; a second time only what has changed
 	@fieldcast check
 	@dvc repro prepare
-	@dvc status --json | grep -o '"train@[a-z0-9_]*"' | tr -d '"' \
-	  | xargs -r -n 1 -P $(TRAININGS) dvc repro --single-item --quiet 2>&1 | cat
+	@dvc status --json | grep -oE '"(train|forecast|verify)@[a-z0-9_]+"' | sed 's/.*@//; s/"//' | awk '!seen[$$0]++' | tac \
+	  | xargs -r -P $(LANES) -I{} dvc repro --single-item --quiet train@{} forecast@{} verify@{} 2>&1 | cat
 	@dvc repro
 	@echo "Report: data/comparison/report.html; make ui compares the runs in MLflow"
 

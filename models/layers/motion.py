@@ -13,11 +13,14 @@ Tensor letters: n steps, `places` are (x, y) in cells.
 
 import hashlib
 import math
+from collections.abc import Hashable
 from functools import lru_cache
+from threading import Lock
 from typing import Literal
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,39 +38,42 @@ FAINT = 0.02  # of the strongest gradients: what is weaker hardly moves the flow
 FAR = 0.01  # weight of the mean flow, where no cell within reach sees any
 LIMIT = 2.0  # cells that one round may add
 REACH = (2.0, 8.0, 32.0)  # cells over which the edge of what was seen is carried on, one after the other
-KEPT = 16  # flows of the last batches
+KEPT_BYTES = 2**27  # of flows
+GAUSSIANS = 32  # blurs whose weights are kept
 
 Fields = Float[Tensor, "b c h w"]
 Flow = Float[Tensor, "b 2 h w"]
 Places = Float[Tensor, "b n 2 h w"]
 
+_FLOWS: LRUCache[Hashable, Tensor] = LRUCache(KEPT_BYTES, getsizeof=lambda flow: int(flow.nbytes))
+_FLOWS_LOCK = Lock()
+
 
 def motion(recent: Array32, options: MotionOptions) -> Flow:
     """Return the flow, in cells a step, of the latest frames of (b, t, h, w) with NaN; 0 where nothing moves.
 
-    Flows of the same frames are computed once: a network and its base ask for the same.
+    The flow of the same frames is computed once in a process, as long as the latest fit into `KEPT_BYTES`: a network
+    and its base ask for the same, and so do the fit of a base and the samples of a training.
     """
     frames = np.ascontiguousarray(recent[:, -options.frames :])
-    return _remembered(_Frames(frames), options)
+    keys: list[Hashable] = [
+        (options.transform, options.dry_below, frames.shape[1:], digest(sample)) for sample in frames
+    ]
+    with _FLOWS_LOCK:
+        known = {key: _FLOWS[key] for key in keys if key in _FLOWS}
+    new = [i for i, key in enumerate(keys) if key not in known]
+    if new:
+        flows = optical_flow(scaled(torch.from_numpy(frames[new]), options.transform, options.dry_below))
+        found: dict[Hashable, Tensor] = {keys[i]: flow.clone() for i, flow in zip(new, flows, strict=True)}
+        with _FLOWS_LOCK:
+            _FLOWS.update(found)
+        known |= found
+    return torch.stack([known[key] for key in keys])
 
 
-class _Frames:
-    """Frames that are equal where their bytes are."""
-
-    def __init__(self, frames: Array32) -> None:
-        self.frames = frames
-        self.digest = hashlib.blake2b(frames.tobytes(), digest_size=16).digest() + repr(frames.shape).encode()
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frames) and self.digest == other.digest
-
-
-@lru_cache(maxsize=KEPT)
-def _remembered(frames: _Frames, options: MotionOptions) -> Flow:
-    return optical_flow(scaled(torch.from_numpy(frames.frames), options.transform, options.dry_below))
+def digest(sample: Array32) -> bytes:
+    """Return what tells these frames (t, h, w) from others."""
+    return hashlib.blake2b(sample.tobytes(), digest_size=16).digest()
 
 
 def scaled(frames: Float[Tensor, "b t h w"], transform: Transform, dry_below: float) -> Float[Tensor, "b t h w"]:
@@ -148,15 +154,17 @@ def gradients(fields: Fields) -> tuple[Fields, Fields]:
 
 def blurred(fields: Fields, sigma: float) -> Fields:
     """Return Gaussian sums with weight 1 in all, 0 beyond the border, as matrix products, whatever `sigma` [cells]."""
-    rows, columns = (gaussian(size, sigma, fields) for size in fields.shape[-2:])
+    rows, columns = (gaussian(size, sigma, fields.dtype, fields.device) for size in fields.shape[-2:])
     return rows @ fields @ columns.mT
 
 
-def gaussian(size: int, sigma: float, like: Tensor) -> Float[Tensor, "size size"]:
+@lru_cache(maxsize=GAUSSIANS)
+def gaussian(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size size"]:
     """Return the weights of a Gaussian blur along an axis of `size` cells: a row for each cell."""
-    cells = torch.arange(size, dtype=like.dtype, device=like.device)
-    weights = torch.exp(-0.5 * ((cells[:, None] - cells[None]) / sigma) ** 2)
-    return weights / (sigma * math.sqrt(2 * math.pi))
+    with torch.inference_mode(mode=False):  # weights made there could not be part of a gradient later
+        cells = torch.arange(size, dtype=dtype, device=device)
+        weights = torch.exp(-0.5 * ((cells[:, None] - cells[None]) / sigma) ** 2)
+        return weights / (sigma * math.sqrt(2 * math.pi))
 
 
 def averaged(fields: Fields, sigma: float) -> Fields:

@@ -16,7 +16,7 @@ from fieldcast.pipeline.datasets.parallel import iterate_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.forecasting import calibration, decisions
 from fieldcast.pipeline.forecasting.base import base_options
-from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted
+from fieldcast.pipeline.forecasting.checkpoint import BASE, CheckpointConfig, Fitted
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecast_members, forecaster_of
 from fieldcast.pipeline.training import coupling
 from fieldcast.pipeline.training.references import fit_kind
@@ -52,14 +52,8 @@ def best_bases(
 
     By the mean over init times of the logarithm of squared errors, as `mean_log_ratio` compares.
     """
-    options = params.models[description.model].options
-    assert isinstance(options, LearnedOptions)
     init_times = thinned(read_init_times(PREPARED / "init_times.csv", "validation"), SHARE_TIMES)
-    errors = []
-    for kind, arrays in fitted.items():
-        of_base = base_options(kind, options.motion).model_dump(mode="json")
-        reference = replace(description, kind=kind, options=of_base)
-        errors.append(squared_errors(params, reference, arrays, init_times))
+    errors = [errors_of_kind(params, description, kind, arrays, init_times) for kind, arrays in fitted.items()]
     compared = np.stack([mean_log_ratio(error, errors[0]) for error in errors])
     kinds = tuple(fitted)
     return tuple(kinds[best] for best in compared.argmin(axis=0))
@@ -114,15 +108,32 @@ def with_share(params: config.Params, description: CheckpointConfig, fitted: Fit
     Every init time counts alike, by the ratio of the two errors: otherwise two hours of heavy rain would decide.
     """
     init_times = thinned(read_init_times(PREPARED / "init_times.csv", "validation"), SHARE_TIMES)
-    nothing = np.zeros(description.horizon, np.float32)
-    network, base = (
-        squared_errors(params, description, {**fitted.arrays, "share": share}, init_times)
-        for share in (nothing + 1, nothing)
-    )
+    everywhere = {**fitted.arrays, "share": np.ones(description.horizon, np.float32)}
+    network = squared_errors(params, description, everywhere, init_times)
+    of_kind = {}
+    for kind in dict.fromkeys(description.bases):
+        prefix = f"{BASE}{kind}."
+        arrays = {key.removeprefix(prefix): array for key, array in fitted.arrays.items() if key.startswith(prefix)}
+        of_kind[kind] = errors_of_kind(params, description, kind, arrays, init_times)
+    base = np.stack([of_kind[kind][:, lead] for lead, kind in enumerate(description.bases)], axis=1)
     helps = mean_log_ratio(network, base) <= 0
     kept = [f"{(lead + 1) * description.step_minutes:g}" for lead in np.flatnonzero(~helps)]
     facts = {**fitted.facts, "leads that keep the base": f"{', '.join(kept)} minutes" if kept else "none"}
     return replace(fitted, arrays={**fitted.arrays, "share": helps.astype(np.float32)}, facts=facts)
+
+
+def errors_of_kind(
+    params: config.Params,
+    description: CheckpointConfig,
+    kind: str,
+    arrays: dict[str, np.ndarray],
+    init_times: np.ndarray,
+) -> np.ndarray:
+    """Return the `squared_errors` of a network's base of this kind, fitted as `arrays`, by itself."""
+    options = params.models[description.model].options
+    assert isinstance(options, LearnedOptions)
+    of_base = base_options(kind, options.motion).model_dump(mode="json")
+    return squared_errors(params, replace(description, kind=kind, options=of_base), arrays, init_times)
 
 
 def squared_errors(
