@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fieldcast.models.lagrangian_regression.options import LagrangianRegressionOptions
+from fieldcast.models.layers import motion as motion_module
 from fieldcast.models.layers.motion import (
     averaged,
     carried_on,
@@ -93,14 +95,25 @@ def test_nothing_moves_where_nothing_is_seen_to(frames):
     assert flow.abs().max() < 1e-3
 
 
-def test_the_same_frames_are_asked_once():
-    recent = waves(33, 49, 5, (1, 1)).numpy()[None]
+def test_the_flow_of_the_same_frames_is_computed_once(monkeypatch):
+    computed = []
+
+    def counted(frames):
+        computed.append(len(frames))
+        return optical_flow(frames)
+
+    monkeypatch.setattr(motion_module, "optical_flow", counted)
+    recent = np.stack([waves(33, 49, 5, wind).numpy() for wind in WINDS[:3]])
     options = MotionOptions(frames=3, transform="identity")
-    changed = recent.copy()
-    changed[:, :2] = 7  # older than the latest three
-    assert motion(recent, options) is motion(changed, options)
-    changed[:, -1] += 1
-    assert motion(recent, options) is not motion(changed, options)
+    first = motion(recent[:2], options)
+    older = recent.copy()
+    older[:, :2] = 7  # before the latest three
+    other = LagrangianRegressionOptions(frames=3, transform="identity", scales=[0, 1])  # a base of the same motion
+    assert torch.equal(motion(older, other)[:2], first)
+    assert computed == [2, 1]
+    assert torch.equal(motion(recent[1:2], options)[0], first[1])
+    motion(recent + 1, options)
+    assert computed == [2, 1, 3]
 
 
 def test_paths_in_a_uniform_wind_are_straight():
