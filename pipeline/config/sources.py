@@ -150,6 +150,7 @@ class GriddedOptions(SharedOptions):
     select: dict[Name, float | Text] = {}  # one level, member, …: a value along a dimension, or of a GRIB key
     dimensions: dict[Literal["time", "y", "x"], Name] = {}  # the file's own names, where attributes don't tell
     units: Text | dict[Name, Text] = {}  # of all variables, or by variable, in place of the file's own
+    accumulated_minutes: dict[Name, Minutes] = {}  # of sums over time whose period the files do not tell
     decoding: Decoding = Decoding()
     storage_options: dict[str, Any] = {}  # handed to fsspec for a URL, for instance {anon: true}
 
@@ -164,6 +165,13 @@ class GriddedOptions(SharedOptions):
         unknown = [] if isinstance(self.units, str) else [name for name in self.units if name not in self.variables]
         if unknown:
             raise ValueError(f"units names {unknown[0]!r}, expected one of {', '.join(self.variables)}")
+        for name in self.accumulated_minutes:
+            if name not in self.variables:
+                raise ValueError(f"accumulated_minutes names {name!r}, expected one of {', '.join(self.variables)}")
+            if self.units_of(name):
+                raise ValueError(
+                    f"accumulated_minutes and units both name {name!r}: a sum becomes a rate, leave one out"
+                )
         return self
 
     def units_of(self, name: str) -> str | None:

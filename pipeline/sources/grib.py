@@ -21,7 +21,7 @@ from fieldcast.pipeline.config.sources import GriddedOptions
 from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources.accumulations import KNOWN, RATES, as_rate
+from fieldcast.pipeline.sources.accumulations import KNOWN, RATES, as_rate, require_rate, unknown_period
 from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, one_line
 from fieldcast.pipeline.sources.missing import without_impossible
@@ -46,7 +46,8 @@ class Message:
     time: np.datetime64  # valid time, in seconds
     keys: Mapping[str, Any]
     attributes: Mapping[str, str]
-    factor: float  # from the file's units to those of `attributes`
+    seconds: int  # of an accumulation, 0 for what is none and where the file does not tell
+    factor: float = 1.0  # from the file's units to those of `attributes`
 
 
 @dataclass(frozen=True)
@@ -116,23 +117,36 @@ def _chosen(path: str, options: GriddedOptions) -> dict[str, list[Message]]:
         own = [message for message in messages if name in (message.name, message.keys["shortName"])]
         if not own:
             raise InputError(f"{path}: no variable '{name}', found {', '.join(names)}: correct source.variables")
-        chosen[name] = _with_period(_one_level(path, name, own, options.select))
+        chosen[name] = _as_rates(path, name, _one_level(path, name, own, options.select), options)
     return chosen
 
 
-def _with_period(messages: list[Message]) -> list[Message]:
-    """Return accumulations of an analysis that are coded without a period as rates over the step of their times.
+def _as_rates(path: str, name: str, messages: list[Message], options: GriddedOptions) -> list[Message]:
+    """Return sums over time as rates, other messages as they are; raise `InputError` for a sum of unknown period.
 
-    So come reanalyses that have been through other formats. In a forecast such a field may be summed since its start,
-    and stays what it is.
+    Accumulations of an analysis that are coded without a period are taken for sums over the step of their times: so
+    come reanalyses that have been through other formats. In a forecast such a field may be summed since its start.
     """
-    times = np.unique([message.time for message in messages])
-    first = messages[0]
-    coded = first.keys["stepType"] != "instant" or first.keys["shortName"] not in KNOWN
-    if coded or first.keys["marsType"] != "an" or first.attributes.get("units") not in RATES or times.size < 2:
+    first, minutes = messages[0], options.accumulated_minutes.get(name)
+    units = first.attributes.get("units")
+    is_sum = units in RATES and (first.keys["stepType"] == "accum" or first.keys["shortName"] in KNOWN)
+    if options.units_of(name) or not (is_sum or minutes):
         return messages
-    attributes, factor = as_rate(first.attributes, float(np.diff(times).min() / np.timedelta64(1, "s")))
-    return [replace(message, attributes=attributes, factor=factor) for message in messages]
+    require_rate(path, name, units)
+    if minutes is None and first.keys["stepType"] == "instant" and first.keys["marsType"] == "an":
+        times = np.unique([message.time for message in messages])
+        seconds = np.diff(times).min() / np.timedelta64(1, "s") if times.size > 1 else 0
+        messages = [replace(message, seconds=int(seconds)) for message in messages]
+    elif minutes is not None:
+        messages = [replace(message, seconds=60 * minutes) for message in messages]
+    rates = []
+    for message in messages:
+        if message.seconds:  # the sum over no time at a forecast's start is no rate
+            attributes, factor = as_rate(message.attributes, message.seconds)
+            rates.append(replace(message, attributes=attributes, factor=factor))
+    if not rates:
+        raise unknown_period(path, name)
+    return rates
 
 
 def _one_level(path: str, name: str, messages: list[Message], select: Mapping[str, Any]) -> list[Message]:
@@ -159,10 +173,7 @@ def _one_level(path: str, name: str, messages: list[Message], select: Mapping[st
 def _members_by_order(messages: Sequence[Message]) -> list[Message]:
     """Return messages that name no member, those of one time numbered from 0 in file order."""
     by_place = _numbered(messages)
-    return [
-        Message(m.number, m.offset, m.name, m.time, {**m.keys, "number": count}, m.attributes, m.factor)
-        for (_, count), m in by_place.items()
-    ]
+    return [replace(message, keys={**message.keys, "number": count}) for (_, count), message in by_place.items()]
 
 
 def _level(message: Message, key: str) -> Any:
@@ -216,11 +227,9 @@ def _message(handle: Any, number: int, more: tuple[str, ...]) -> Message:
         "long_name": _get(handle, "name"),
     }
     attributes = {key: str(value) for key, value in attributes.items() if value and value != "unknown"}
-    seconds, factor = _period_seconds(handle, str(keys["stepType"])), 1.0
-    if seconds and attributes.get("units") in RATES:
-        attributes, factor = as_rate(attributes, seconds)
     time = np.datetime64(text, "s") + np.timedelta64(second, "s")
-    return Message(number, int(_get(handle, "offset")), name, time, keys, attributes, factor)
+    seconds = _period_seconds(handle, str(keys["stepType"]))
+    return Message(number, int(_get(handle, "offset")), name, time, keys, attributes, seconds)
 
 
 def _period_seconds(handle: Any, step_type: str) -> int:

@@ -21,7 +21,6 @@ from fieldcast.pipeline.datasets.grid import check_axis
 from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.accumulations import RATES, Sums, as_rate, sums_of
-from fieldcast.pipeline.sources.calendars import decoded_times
 from fieldcast.pipeline.sources.coordinates import cell_degrees, coordinate, crs_of, horizontal, kept
 from fieldcast.pipeline.sources.declared import check_hdf5, check_zarr
 from fieldcast.pipeline.sources.decoder import decode
@@ -29,7 +28,7 @@ from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_li
 from fieldcast.pipeline.sources.grib import GribFile, grib_header
 from fieldcast.pipeline.sources.missing import default_fill, limits_of, without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
-from fieldcast.pipeline.sources.valid_time import FrameTimes, frame_times, is_time
+from fieldcast.pipeline.sources.valid_time import FrameTimes, decoded_times, frame_times, is_time
 
 ENGINES = {".nc": "h5netcdf", ".nc4": "h5netcdf", ".cdf": "h5netcdf", ".h5": "h5netcdf", ".zarr": "zarr"}
 ENGINES |= {".grib": "cfgrib", ".grb": "cfgrib", ".grib2": "cfgrib", ".grb2": "cfgrib"}
@@ -137,15 +136,15 @@ class OpenFile:
         values = cut.transpose(..., Y, X).values
         limits = limits_of(field.attrs, field.encoding)
         clean, refused = without_impossible(values, limits, default_fill(field.encoding))
-        if name in self.sums.names:
-            factors = [as_rate(field.attrs, seconds)[1] for seconds in self.sums.seconds[frames]]
+        if name in self.sums:
+            factors = [as_rate(field.attrs, seconds)[1] for seconds in self.sums[name][frames]]
             clean = (clean * np.array(factors)[:, None, None]).astype(np.float32)
         return clean, refused
 
     def units(self, name: str) -> str:
         """Return the units that a variable is read in."""
         units = str(self.dataset[name].attrs.get("units", ""))
-        return RATES[units][0] if name in self.sums.names else units
+        return RATES[units][0] if name in self.sums else units
 
     def template(self) -> xr.Dataset:
         """Return the variables `(0, y, x)` with y, x and the CRS."""
@@ -154,8 +153,8 @@ class OpenFile:
             attributes[name] = kept(dataset[name].attrs, KEPT_OF_VARIABLE)
             limits = limits_of(dataset[name].attrs, dataset[name].encoding)
             factor = 1.0
-            if name in self.sums.names:  # limits of the shortest period hold for all
-                attributes[name], factor = as_rate(attributes[name], float(self.sums.seconds.min()))
+            if name in self.sums:  # limits of the shortest period hold for all
+                attributes[name], factor = as_rate(attributes[name], float(self.sums[name].min()))
             for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
                 attributes[name] |= {} if limit is None else {key: factor * limit}
         y, x = (check_axis(self.path, axis, coordinate(self.path, dataset, axis, self.names[axis])) for axis in (Y, X))
@@ -310,7 +309,7 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
             raise InputError(f"{path}: source.dimensions names '{given}', found {', '.join(map(str, raw.dims))}")
     timed = next((name for name in variables if _has_time(raw, raw[name])), variables[0])
     frames = frame_times(path, raw, raw[timed], own.get(TIME))
-    sums, frames = sums_of(path, raw, [name for name in variables if options.units_of(name) is None], frames)
+    sums, frames = sums_of(path, raw, options, frames)
     dataset = _selected(path, raw, options, {*names, *frames.places})
     taken = [axis for axis in names.values() if axis in {*dataset.dims, *dataset.variables} and axis not in names]
     dataset = dataset.drop_dims(set(taken) & set(dataset.dims)).drop_vars(taken, errors="ignore")

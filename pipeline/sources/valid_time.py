@@ -1,6 +1,8 @@
 """Valid times of the frames of a file, and where each of them is found along the file's own dimensions.
 
-A field belongs to its valid time: the coordinate that CF calls `time`, or reference time plus forecast period.
+A field belongs to its valid time: the coordinate that CF calls `time`, or reference time plus forecast period. Times of
+model calendars keep their year, month and day: in one without leap days 29 February is a frame that is missing, and
+days that nobody has, such as 30 February, are left out.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from fieldcast.pipeline.config.section import YEARS
 from fieldcast.pipeline.errors import InputError
 
 STEP_NAMES = ("step", "lead_time", "leadtime", "lead", "prediction_timedelta", "forecast_period", "forecast_hour")
@@ -34,6 +37,9 @@ class FrameTimes:
     times: np.ndarray
     places: Mapping[str, np.ndarray]
 
+    def __getitem__(self, chosen: np.ndarray) -> FrameTimes:
+        return FrameTimes(self.times[chosen], {dim: place[chosen] for dim, place in self.places.items()})
+
 
 def frame_times(path: str, file: xr.Dataset, field: xr.DataArray, named: str | None = None) -> FrameTimes:
     """Return the frames of `field`; `named` is the valid time's own name if the options give one.
@@ -42,10 +48,37 @@ def frame_times(path: str, file: xr.Dataset, field: xr.DataArray, named: str | N
     """
     valid = _valid_time(path, file, field, named)
     dims = [str(dim) for dim in valid.dims]
-    flat = _as_datetime64(path, str(valid.name), np.ravel(valid.values))
+    flat = as_datetime64(path, str(valid.name), np.ravel(valid.values))
     places = dict(zip(dims, np.indices(valid.shape).reshape(valid.ndim, -1), strict=True)) if dims else {}
     order = np.argsort(flat, kind="stable") if len(dims) > 1 else np.arange(flat.size)  # runs overlap
-    return FrameTimes(flat[order], {dim: place[order] for dim, place in places.items()})
+    return FrameTimes(flat, places)[order[~np.isnat(flat[order])]]
+
+
+def decoded_times(path: str, raw: xr.Dataset) -> xr.Dataset:
+    """Return a dataset opened with undecoded times, those of every calendar decoded.
+
+    Raise `InputError` for a coordinate whose times have no meaning; a variable of such is left out.
+    """
+    try:
+        return xr.decode_cf(raw, decode_timedelta=False)
+    except (ValueError, OverflowError, TypeError):
+        broken = [str(name) for name in raw.variables if _is_undecodable(raw[[name]])]
+    for name in broken:
+        if name in raw.dims:
+            units, calendar = (str(raw[name].attrs.get(key, "none")) for key in ("units", "calendar"))
+            raise InputError(
+                f"{path}: '{name}' has units '{units}' and calendar '{calendar}', expected a CF time such as 'hours "
+                "since 2000-01-01' of a CF calendar: correct them"
+            )
+    return xr.decode_cf(raw.drop_vars(broken), decode_timedelta=False)
+
+
+def _is_undecodable(one: xr.Dataset) -> bool:
+    try:
+        xr.decode_cf(one, decode_timedelta=False)
+    except (ValueError, OverflowError, TypeError):
+        return True
+    return False
 
 
 def is_time(array: xr.DataArray) -> bool:
@@ -76,7 +109,7 @@ def _valid_time(path: str, file: xr.Dataset, field: xr.DataArray, named: str | N
         return base
     seconds = SECONDS[_spelled(step)] * step.astype(float)
     nanoseconds = (seconds * 1e9).round().astype("timedelta64[ns]")
-    times = base.copy(data=_as_datetime64(path, str(base.name), np.ravel(base.values)).reshape(base.shape))
+    times = base.copy(data=as_datetime64(path, str(base.name), np.ravel(base.values)).reshape(base.shape))
     return (times.drop_vars(list(times.coords)) + nanoseconds.drop_vars(list(nanoseconds.coords))).rename(base.name)
 
 
@@ -117,25 +150,34 @@ def _spelled(step: xr.DataArray) -> str:
     return SPELLINGS.get(str(step.attrs.get("units", "")).lower(), "")
 
 
-def _as_datetime64(path: str, name: str, values: np.ndarray) -> np.ndarray:
-    """Return times as datetime64[ns]; dates of other calendars keep their year, month and day."""
-    if not np.issubdtype(values.dtype, np.datetime64):
-        try:
-            values = np.array([np.datetime64(moment.isoformat(), "ns") for moment in values])
-        except (ValueError, AttributeError) as error:
-            shown = next((moment for moment in values if not _is_date(moment)), values[0])
-            raise InputError(
-                f"{path}: {name} {shown} is no date of the standard calendar: leave such days out of the file"
-            ) from error
-    missing = np.flatnonzero(np.isnat(values))
-    if missing.size:
-        raise InputError(f"{path}: value {missing[0] + 1} of {values.size} of '{name}' is missing: repair the file")
-    return values.astype("datetime64[ns]")
+def as_datetime64(path: str, name: str, values: np.ndarray) -> np.ndarray:
+    """Return times as datetime64[ns], dates that the standard calendar lacks as NaT.
+
+    Raise `InputError` where a value is missing, or where no date is left.
+    """
+    is_date = [hasattr(moment, "isoformat") for moment in values] if values.dtype == object else ~np.isnat(values)
+    if not np.all(is_date):
+        first = int(np.argmin(is_date))
+        raise InputError(f"{path}: value {first + 1} of {values.size} of '{name}' is missing: repair the file")
+    if values.dtype != object:
+        return values.astype("datetime64[ns]")
+    if outside := [moment for moment in values if not YEARS[0] <= moment.year <= YEARS[1]]:
+        raise InputError(
+            f"{path}: '{name}' holds {outside[0]}, expected years {YEARS[0]} to {YEARS[1]}: take another file"
+        )
+    dates = np.array([_date(moment) for moment in values], "datetime64[ns]")
+    if np.isnat(dates).all():
+        raise InputError(
+            f"{path}: '{name}' holds {values[0]} of calendar {values[0].calendar}, and no date of the standard "
+            "calendar: take another file"
+        )
+    return dates
 
 
-def _is_date(moment: Any) -> bool:
+def _date(moment: Any) -> np.datetime64:
+    """Return a date of any calendar; those of the Julian one are days that everybody has, by another name."""
+    moment = moment.change_calendar("standard") if moment.calendar == "julian" else moment
     try:
-        np.datetime64(moment.isoformat(), "ns")
-    except (ValueError, AttributeError):
-        return False
-    return True
+        return np.datetime64(moment.isoformat(), "ns")
+    except ValueError:
+        return np.datetime64("NaT", "ns")

@@ -327,7 +327,7 @@ MUTATIONS = (
     ),
     M(
         "pipeline/sources/accumulations.py",
-        "if len(sums) < len(names) and not np.array_equal(end, frames.times):",
+        "if len(bounded) < len(options.variables) and not np.array_equal(ends, frames.times, equal_nan=True):",
         "if False:",
         "tests/sources/test_accumulations.py::test_sums_beside_variables",
     ),

@@ -98,11 +98,63 @@ def test_era5_sums_since_the_step_before_whatever_the_range_says(tmp_path):
     np.testing.assert_allclose(observed.tp.values[:, 0, 0], [1, 2, 3], rtol=1e-4)
 
 
-def test_a_forecast_without_a_period_stays_an_amount(tmp_path):
-    gribs.write(tmp_path / "a.grib", [era5("fc", str(step), step / 1000, 600) for step in (1, 2, 3)], "GRIB1")
-    observed = ingested(tmp_path, source(tmp_path, "a.grib", "tp"))
-    np.testing.assert_allclose(observed.tp.values[:, 0, 0], [0.001, 0.002, 0.003], rtol=1e-4)
-    assert observed.tp.attrs["units"] == "m"
+@pytest.mark.parametrize("kind", ["fc", "an"])
+def test_a_sum_of_unknown_period_is_no_amount_and_no_rate_without_a_word(tmp_path, kind):
+    steps = (1, 2, 3) if kind == "fc" else (0,)  # of one analysis alone nobody knows the step
+    gribs.write(tmp_path / "a.grib", [era5(kind, str(step), 0.001 * (step + 1), 600) for step in steps], "GRIB1")
+    with pytest.raises(InputError, match=r"a.grib: 'tp' is a sum over time, and .*source.accumulated_minutes, such as"):
+        inspect_source(source(tmp_path, "a.grib", "tp"))
+    grid, values = first_cell(source(tmp_path, "a.grib", "tp", accumulated_minutes={"tp": 30}))
+    assert grid.tp.attrs["units"] == "mm h-1"
+    np.testing.assert_allclose(values, [2 * (step + 1) for step in steps], rtol=1e-4)
+    grid, values = first_cell(source(tmp_path, "a.grib", "tp", units={"tp": "m"}))
+    assert grid.tp.attrs["units"] == "m"
+    np.testing.assert_allclose(values, [0.001 * (step + 1) for step in steps], rtol=1e-4)
+
+
+def first_cell(options: GriddedOptions) -> tuple[xr.Dataset, np.ndarray]:
+    """Return the grid of a source of one file, and the values of its first cell."""
+    opened = open_source(options)
+    (segment,) = opened.segments()
+    return opened.grid(), segment.read(np.arange(segment.times.size), slice(0, 1), slice(0, 1)).tp.values[:, 0, 0]
+
+
+def test_units_by_the_options_leave_an_accumulation_what_it_is(tmp_path):
+    gribs.write(tmp_path / "a.grib2", [rain("0-3", 6), rain("3-6", 3)])
+    grid, values = first_cell(source(tmp_path, "a.grib2", "tp", units="mm"))
+    assert grid.tp.attrs["units"] == "mm"
+    np.testing.assert_allclose(values, [6, 3], rtol=1e-5)
+
+
+def test_the_sum_over_no_time_at_the_start_of_a_forecast_is_left_out(tmp_path):
+    gribs.write(tmp_path / "a.grib2", [rain("0-0", 0), rain("0-3", 6), rain("3-6", 3)])
+    grid, values = first_cell(source(tmp_path, "a.grib2", "tp"))
+    assert grid.tp.attrs["units"] == "mm h-1"
+    np.testing.assert_allclose(values, [2, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("attributes", [{"GRIB_stepType": "accum"}, {"long_name": "Total precipitation"}])
+def test_precipitation_as_the_climate_data_store_has_it_needs_a_period(tmp_path, attributes):
+    values = np.array([0.001, 0.002], np.float32)[:, None, None] * np.ones((2, 3), np.float32)
+    coords = {"valid_time": hours(1, 2), "latitude": [2.0, 1.0], "longitude": [1.0, 2.0, 3.0]}
+    field = (("valid_time", "latitude", "longitude"), values, {"units": "m", **attributes})
+    xr.Dataset({"tp": field}, coords).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    assert "'tp' is a sum over time, and the file does not tell its period" in refused(tmp_path, "tp")
+    grid, values = first_cell(source(tmp_path, "a.nc", "tp", accumulated_minutes={"tp": 60}))
+    assert grid.tp.attrs["units"] == "mm h-1"
+    np.testing.assert_allclose(values, [1, 2], rtol=1e-5)
+
+
+def test_sums_of_a_calendar_without_leap_days_have_its_periods(tmp_path):
+    time = ("time", [58.5, 59.5], {"units": "days since 2020-01-01", "calendar": "noleap", "bounds": "time_bnds"})
+    bounds = ("time", "nv"), [[58.0, 59.0], [59.0, 60.0]]
+    values = np.full((2, 2, 3), 24, np.float32)
+    field = ("time", "lat", "lon"), values, {"units": "mm", "cell_methods": "time: sum"}
+    dataset = xr.Dataset({"tp": field, "time_bnds": bounds}, {"time": time, "lat": [2.0, 1.0], "lon": [1.0, 2.0, 3.0]})
+    dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    (segment,) = open_source(source(tmp_path, "a.nc", "tp")).segments()
+    assert [str(time)[:10] for time in segment.times] == ["2020-03-01", "2020-03-02"]  # the first is of 28 February
+    np.testing.assert_allclose(segment.read(np.arange(2), slice(0, 1), slice(0, 1)).tp.values.ravel(), [1, 1])
 
 
 def summed(tmp_path, units: str = "kg m-2", bounds: bool = True, **more: xr.DataArray) -> None:
@@ -139,7 +191,7 @@ def refused(tmp_path, *variables: str) -> str:
 
 def test_sums_without_bounds_are_refused_by_name(tmp_path):
     summed(tmp_path, bounds=False)
-    assert "'pr' is a sum over time (cell_methods), and the file does not tell its period" in refused(tmp_path, "pr")
+    assert "'pr' is a sum over time, and the file does not tell its period" in refused(tmp_path, "pr")
     named = source(tmp_path, "a.nc", "pr", units={"pr": "mm"})  # whoever names the units knows what it is
     np.testing.assert_array_equal(open_source(named).segments()[0].times, hours(0.5, 1.5, 3.5))
 

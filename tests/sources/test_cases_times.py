@@ -9,7 +9,6 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.sources import inspect_source, open_source
-from fieldcast.pipeline.sources.calendars import dates_of
 from tests.cases import case_file
 
 SMALL = IngestOptions(shard_frames=8)
@@ -108,10 +107,56 @@ def test_one_level_needs_no_choice():
 
 def test_a_calendar_without_leap_days_misses_one(tmp_path):
     assert ingested(tmp_path, options("netcdf/noleap.nc")).frame_present.all()
-    days = dates_of("a.nc", np.array([57.0, 58.0, 59.0]), "days since 2020-01-01", "noleap")
-    assert [str(day)[:10] for day in days] == ["2020-02-27", "2020-02-28", "2020-03-01"]
-    with pytest.raises(InputError, match="2021-02-30 of calendar 360_day is no date"):
-        dates_of("a.nc", np.array([59.0]), "days since 2021-01-01", "360_day")
+
+
+@pytest.mark.parametrize(
+    ("calendar", "days", "dates"),
+    [
+        ("noleap", [57, 58, 59], ["2020-02-27", "2020-02-28", "2020-03-01"]),
+        ("365_day", [58, 59], ["2020-02-28", "2020-03-01"]),
+        ("all_leap", [58, 59, 60], ["2020-02-28", "2020-02-29", "2020-03-01"]),
+        ("360_day", [57, 58, 59, 60], ["2020-02-28", "2020-02-29", "2020-03-01"]),  # 30 February is left out
+        ("julian", [0, 1], ["2020-01-14", "2020-01-15"]),
+        ("proleptic_gregorian", [0.25, 1.25], ["2020-01-01", "2020-01-02"]),
+    ],
+)
+def test_every_calendar_is_read(tmp_path, calendar, days, dates):
+    write_days(tmp_path / "a.nc", days, calendar=calendar)
+    (segment,) = open_source(GriddedOptions(path=str(tmp_path / "a.nc"), variables=["v"])).segments()
+    assert [str(time)[:10] for time in segment.times] == dates
+    read = segment.read(np.arange(segment.times.size), slice(0, 2), slice(0, 2))
+    kept = [day for day in days if (calendar, day) != ("360_day", 59)]
+    np.testing.assert_array_equal(read.v.values[:, 0, 0], kept)
+
+
+@pytest.mark.parametrize(
+    ("units", "calendar", "message"),
+    [
+        ("days since 0850-01-01", "noleap", "'time' holds 0850-01-01 00:00:00, expected years 1678 to 2261"),
+        ("days since planting", "standard", "'time' has units 'days since planting' and calendar 'standard', expected"),
+        ("days since 2000-01-01", "martian", "'time' has units 'days since 2000-01-01' and calendar 'martian'"),
+    ],
+)
+def test_times_without_a_meaning_are_named(tmp_path, units, calendar, message):
+    write_days(tmp_path / "a.nc", [0, 1], units, calendar)
+    with pytest.raises(InputError, match=message):
+        inspect_source(GriddedOptions(path=str(tmp_path / "a.nc"), variables=["v"]))
+
+
+def test_other_variables_of_such_times_are_left_out(tmp_path):
+    age = ("time", [3.0, 4.0], {"units": "days since planting"})
+    write_days(tmp_path / "a.nc", [0, 1], more={"age": age})
+    info = inspect_source(GriddedOptions(path=str(tmp_path / "a.nc"), variables=["v"]))
+    assert info.time_axis.times.size == 2
+
+
+def write_days(path, days, units="days since 2020-01-01", calendar="standard", more=None):
+    """Write a field that holds the number of each day."""
+    values = np.broadcast_to(np.array(days, np.float32)[:, None, None], (len(days), 2, 2))
+    time = ("time", np.array(days, float), {"units": units, "calendar": calendar})
+    coords = {"time": time, "lat": [2.0, 1.0], "lon": [1.0, 2.0]}
+    dataset = xr.Dataset({"v": (("time", "lat", "lon"), values, {"units": "K"}), **(more or {})}, coords)
+    dataset.to_netcdf(path, engine="h5netcdf")
 
 
 def test_a_field_without_time_is_refused():
