@@ -74,6 +74,10 @@ class LearnedOptions(OutputOptions):
     motion: MotionOptions = Field(
         default=MotionOptions(), description="estimate of the flow, for the moving frame and the base"
     )
+    correct_flow: bool = Field(
+        default=False,
+        description="frame: moving only: the flow is corrected by a small network that is trained with the other",
+    )
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -84,6 +88,12 @@ class LearnedOptions(OutputOptions):
         default="none",
         description="quantiles only: noise: each member is a field, its values dealt out in each cell by moving noise",
     )
+
+    @model_validator(mode="after")
+    def _a_flow_is_there_to_correct(self) -> Self:
+        if self.correct_flow and self.frame != "moving":
+            raise ValueError(f"correct_flow applies to frame: moving, got frame: {self.frame}")
+        return self
 
     @model_validator(mode="after")
     def _quantiles_are_coupled(self) -> Self:

@@ -181,6 +181,7 @@ def build_network(
     base_arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Network:
     """Return the untrained network that `config` asks for, with its statistics and the arrays of its base."""
+    from fieldcast.models.layers.flow_correction import FlowCorrection
     from fieldcast.pipeline.forecasting.base import Guide
     from fieldcast.pipeline.forecasting.network import Network
     from fieldcast.pipeline.forecasting.normaliser import Normaliser
@@ -206,6 +207,7 @@ def build_network(
         options,
         frame=config.frame,
         guide=guide,
+        correction=FlowCorrection(config.history * len(config.channels)) if options.correct_flow else None,
         calendar=config.calendar,
         grid=config.signature.grid_shape if config.coordinates else None,
     )

@@ -10,7 +10,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from fieldcast.models.layers.frame import inputs, outputs
+from fieldcast.models.layers.flow_correction import FlowCorrection, moved_on
+from fieldcast.models.layers.frame import brought_along, inputs, outputs
 from fieldcast.models.layers.members import noise_at
 from fieldcast.models.layers.motion import departures
 from fieldcast.models.layers.outputs import OutputOptions
@@ -60,7 +61,8 @@ class Network(nn.Module):
     """A model from `models/` between `normalise` and `restore`; all that a forecast needs is in its state.
 
     With `calendar` and a `grid` (rows, columns) it shows the model when and where a history is, behind its channels.
-    `guide` gives the flow and the base of whole fields; those of a crop are cut out of them and passed in.
+    `guide` gives the flow and the base of whole fields; those of a crop are cut out of them and passed in. A
+    `correction` changes that flow, and moves the base along.
     """
 
     share: Tensor
@@ -74,13 +76,14 @@ class Network(nn.Module):
         *,
         frame: Frame,
         guide: Guide,
+        correction: FlowCorrection | None = None,
         calendar: bool = False,
         grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.normaliser, self.step_seconds = model, normaliser, step_seconds
         self.output, self.members = options.output, options.members
-        self.frame, self.guide = frame, guide
+        self.frame, self.guide, self.correction = frame, guide, correction
         self.calendar, self.grid = calendar, grid
         if frame.based:  # of the increments that count at each lead: 0 where they did not help in the validation period
             self.register_buffer("share", torch.ones(frame.horizon))
@@ -140,13 +143,23 @@ class Network(nn.Module):
         z = self.normaliser.normalise(history, seconds, origin)
         if base is not None:
             base = self.normalise_target(base, init_time, origin).nan_to_num(0.0)  # never seen: the forecast is masked
+        paths = None if flow is None else departures(flow, self.frame.steps)
+        if flow is not None and paths is not None and self.correction is not None:
+            change = self.correction(brought_along(z, paths), flow)
+            paths = departures(flow + change, self.frame.steps)
+            base = None if base is None else self._moved_on(base, change)
         return Given(
             z,
             self._planes(z, seconds, origin),
-            None if flow is None else departures(flow, self.frame.steps),
+            paths,
             base,
             None if self.training or self.output != "ensemble" else noise_at(init_time, self.members or 1),
         )
+
+    def _moved_on(self, base: Tensor, change: Tensor) -> Tensor:
+        """Return the base along the corrected flow, but as it is at leads that keep it."""
+        corrected = moved_on(base, change, exact=not self.training)
+        return torch.where(self.share[:, None, None, None] > 0, corrected, base)
 
     def _planes(self, z: Tensor, seconds: Tensor, origin: Tensor) -> Tensor:
         h, w = z.shape[-2:]
