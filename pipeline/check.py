@@ -1,7 +1,8 @@
 """Stage `check`: the whole of `params.yaml` is valid -> `data/checked/params`, always the same text.
 
 It also leaves a digest of the code of each model's base, `data/checked/bases/<model>`, on which its stages depend:
-`dvc.yaml` cannot name the folder of a kind that only some models have.
+`dvc.yaml` cannot name the folder of a kind that only some models have. In a project outside the repository it leaves a
+digest of each part of the installed code too, `data/checked/code/pipeline/…` and `…/models/…`, in place of its files.
 
 All other stages come after it: DVC takes names of files and of stages from `params.yaml`, and deletes a stage's outputs
 before it runs the stage.
@@ -10,9 +11,10 @@ before it runs the stage.
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from fieldcast.pipeline import config
-from fieldcast.pipeline.datasets.code import code_digest
+from fieldcast.pipeline.datasets.code import code_digest, parts_of_code
 from fieldcast.pipeline.datasets.paths import CHECKED
 
 
@@ -27,6 +29,9 @@ def main() -> None:
         bases = config.bases_of(entry)
         digest = code_digest(f"models/{kind}" for kind in bases)
         (CHECKED / "bases" / name).write_text(f"{', '.join(bases)} {digest}\n" if bases else "none\n")
+    for part in parts_of_code(Path()):
+        (CHECKED / "code" / part).parent.mkdir(parents=True, exist_ok=True)
+        (CHECKED / "code" / part).write_text(f"{code_digest([part])}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The `fieldcast` command.
 
 In: arguments of the command line. Out: calls of the other packages, text, exit codes.
-May import: `errors`, `config`, `datasets`, `sources`, `forecasting`, `verification`, `tracking`, `evaluation`,
-`training`, `report`, `explain`, `live`, `models`.
+May import: `errors`, `config`, `datasets`, `sources`, `proposal`, `forecasting`, `verification`, `tracking`,
+`evaluation`, `training`, `report`, `explain`, `live`, `models`.
 """

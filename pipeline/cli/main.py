@@ -49,6 +49,21 @@ def check(
     Console().print(table)
 
 
+@app.command(epilog="Example: `fieldcast init 'archive/2024/*.nc'`")
+def init(
+    source: Annotated[
+        str | None, typer.Argument(help="A file, folder, glob or URL; without it, simulated rain.", show_default=False)
+    ] = None,
+) -> None:
+    """Make the working directory a project: propose all settings for an archive, and start git and DVC.
+
+    Nothing that is there is overwritten. Exit code 2: the archive cannot be read, or a project is there already.
+    """
+    from fieldcast.pipeline.cli.init import init_project
+
+    init_project(Path(), source)
+
+
 @app.command(epilog="Example: `fieldcast ui --port 5001`")
 def ui(
     params: ParamsFile = Path("params.yaml"),

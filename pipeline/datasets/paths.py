@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CHECKED = Path("data/checked")  # params: they are valid; bases/<model>: a digest of the code of its base
+CHECKED = Path("data/checked")  # params: valid; bases/<model>, code/<part>: digests of code
 OBSERVATIONS = Path("data/observations.zarr")
 PREPARED = Path("data/prepared")
 CHECKPOINTS = Path("data/checkpoints")

@@ -109,8 +109,7 @@ def _numbered(messages: Sequence[Message]) -> dict[tuple[np.datetime64, int], Me
 
 def _chosen(path: str, options: GriddedOptions) -> dict[str, list[Message]]:
     """Return the messages of each wanted variable, of one level and one member."""
-    status = Path(path).stat()
-    messages = _messages(path, tuple(sorted(options.select)), (status.st_size, status.st_mtime_ns))
+    messages = messages_of(path, tuple(sorted(options.select)))
     names = sorted({message.name for message in messages})
     chosen = {}
     for name in options.variables:
@@ -189,6 +188,12 @@ def _is(value: Any, wanted: Any) -> bool:
 
 def _list(found: set[Any]) -> str:
     return ", ".join(map(str, sorted(found, key=lambda value: (str(type(value)), value))))
+
+
+def messages_of(path: str, more: tuple[str, ...] = ()) -> tuple[Message, ...]:
+    """Return the header of every message, with `more` of its keys; raise `InputError` for a broken one."""
+    status = Path(path).stat()
+    return _messages(path, more, (status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=64)

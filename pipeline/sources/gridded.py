@@ -46,7 +46,7 @@ class GriddedSource:
     @property
     def _headers(self) -> list[Header]:
         if "headers" not in self.__dict__:  # functools.cached_property holds a lock that all sources share
-            self.__dict__["headers"] = read_headers(self._header, self._paths(), self.options.decoding)
+            self.__dict__["headers"] = read_headers(self._header, self.paths(), self.options.decoding)
         known: list[Header] = self.__dict__["headers"]
         return known
 
@@ -58,7 +58,8 @@ class GriddedSource:
         """Return the template: the wanted variables `(0, y, x)` with y, x and CRS of the first file."""
         return self._headers[0].template
 
-    def _paths(self) -> list[str]:
+    def paths(self) -> list[str]:
+        """Return the files of the archive, or its Zarr store; raise `InputError` where there is none."""
         options = self.options
         zarr = is_zarr(options)
         if options.sha256 and (zarr or not (is_url(options.path) or Path(options.path).is_file())):
@@ -72,13 +73,13 @@ class GriddedSource:
         return find(options.path, PATTERNS)
 
     def _header(self, path: str) -> Header:
-        if _engine(path, self.options) == "cfgrib":
+        if engine_of(path, self.options) == "cfgrib":
             return _overridden(grib_header(whole_grib(path), self.options), self.options)
         with opened(path, self.options) as file:
             return _overridden(Header(path, file.frames.times, file.template()), self.options)
 
     def _segment(self, header: Header) -> GriddedFile | GribFile:
-        if _engine(header.path, self.options) == "cfgrib":
+        if engine_of(header.path, self.options) == "cfgrib":
             shape = header.template.sizes[Y], header.template.sizes[X]
             return GribFile(header.path, header.times, self.options, shape)
         return GriddedFile(header.path, header.times, self.options)
@@ -187,9 +188,9 @@ def is_zarr(options: GriddedOptions) -> bool:
 @contextmanager
 def opened(path: str, options: GriddedOptions) -> Iterator[OpenFile]:
     """Yield the file, not loaded; raise `InputError` where the variables have others."""
-    engine = _engine(path, options)
+    engine = engine_of(path, options)
     try:
-        raw = _open(path, engine, options)
+        raw = open_raw(path, engine, options)
     except InputError:
         raise
     except Exception as error:  # each engine raises its own kinds
@@ -201,7 +202,8 @@ def opened(path: str, options: GriddedOptions) -> Iterator[OpenFile]:
         raw.close()
 
 
-def _engine(path: str, options: GriddedOptions) -> str:
+def engine_of(path: str, options: GriddedOptions) -> str:
+    """Return what opens a file: 'h5netcdf', 'cfgrib' or 'zarr'; raise `InputError` for an unknown ending."""
     if options.engine != "auto":
         return options.engine
     if is_zarr(options):
@@ -214,7 +216,8 @@ def _engine(path: str, options: GriddedOptions) -> str:
     return ENGINES[suffix]
 
 
-def _open(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
+def open_raw(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
+    """Return a NetCDF file or a Zarr store, not loaded; the group of the variables that `options` name, if any."""
     if engine == "zarr":
         _reach(path, options)
         try:
@@ -231,7 +234,8 @@ def _open(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
         raise InputError(f"{path}: no NetCDF file: correct source.path or source.engine")
     check_hdf5(path)
     file = _open_netcdf(path, "h5netcdf")
-    return file if options.variables[0] in file.data_vars else _in_group(path, file, options.variables)
+    wanted = options.variables
+    return file if not wanted or wanted[0] in file.data_vars else _in_group(path, file, wanted)
 
 
 def _open_netcdf(path: str, engine: Literal["h5netcdf", "scipy"]) -> xr.Dataset:
@@ -342,10 +346,10 @@ def _selected(path: str, raw: xr.Dataset, options: GriddedOptions, kept: set[str
             if dim in options.select:
                 dataset = dataset.isel({dim: _position(path, raw, dim, options.select[dim])})
             elif raw.sizes[dim] > 1:
-                shown = ", ".join(map(str, _labels(raw, dim)[:8])) + (", …" if raw.sizes[dim] > 8 else "")
+                shown = ", ".join(map(str, labels_of(raw, dim)[:8])) + (", …" if raw.sizes[dim] > 8 else "")
                 raise InputError(
                     f"{path}: '{name}' has dimensions {dict(raw[name].sizes)}, expected time and two horizontal ones: "
-                    f"choose one of {dim} {shown} by source.select, such as {{{dim}: {_labels(raw, dim)[0]}}}"
+                    f"choose one of {dim} {shown} by source.select, such as {{{dim}: {labels_of(raw, dim)[0]}}}"
                 )
             else:
                 dataset = dataset.squeeze(dim)
@@ -358,7 +362,7 @@ def _selected(path: str, raw: xr.Dataset, options: GriddedOptions, kept: set[str
 
 
 def _position(path: str, raw: xr.Dataset, dim: str, wanted: Any) -> int:
-    labels = _labels(raw, dim)
+    labels = labels_of(raw, dim)
     for position, label in enumerate(labels):
         if label == wanted or (
             isinstance(label, float) and isinstance(wanted, int | float) and np.isclose(label, wanted)
@@ -369,7 +373,7 @@ def _position(path: str, raw: xr.Dataset, dim: str, wanted: Any) -> int:
     )
 
 
-def _labels(raw: xr.Dataset, dim: str) -> list[Any]:
+def labels_of(raw: xr.Dataset, dim: str) -> list[Any]:
     """Return the values along a dimension; positions from 0 where it has none that differ."""
     values = raw[dim].values.tolist() if dim in raw.coords else []
     return values if values and len(set(values)) == len(values) else list(range(raw.sizes[dim]))

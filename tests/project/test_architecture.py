@@ -14,7 +14,7 @@ LAYERS = (  # a package imports those of lower layers; within a layer nothing
     {"datasets"},
     {"sources", "verification", "forecasting"},
     {"tracking"},
-    {"evaluation", "training"},
+    {"evaluation", "training", "proposal"},
     {"report"},
     {"explain"},
     {"check", "ingest", "prepare", "train", "forecast", "verify", "compare"},

@@ -19,7 +19,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("fieldcast", "pipeline", "models"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder)
     built = subprocess.run([sys.executable, "-c", BUILD], cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
@@ -36,3 +36,4 @@ def test_all_modules_are_below_one_name(wheel: set[str]) -> None:
 def test_templates_are_there(wheel: set[str]) -> None:
     templates = {f"fieldcast/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline").rglob("*.j2")}
     assert {name for name in wheel if name.endswith(".j2")} == templates != set()
+    assert {"fieldcast/dvc.yaml", "fieldcast/params.yaml"} <= wheel  # of which `fieldcast init` makes a project
