@@ -13,6 +13,7 @@ from fieldcast.pipeline.datasets.schema import TIME, X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import grib
 from fieldcast.pipeline.sources.coordinates import horizontal
+from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import find, is_url
 from fieldcast.pipeline.sources.gridded import PATTERNS, GriddedSource, engine_of, is_zarr, labels_of, open_raw
 from fieldcast.pipeline.sources.radar.composites import FORMATS
@@ -39,8 +40,8 @@ def radar_format(path: str) -> RadarOptions | None:
         options = RadarOptions.model_validate({"path": path, "format": name})
         try:
             files = find(path, kind.patterns)
-            kind.header(files[0])
-        except (InputError, OSError, KeyError, ValueError, EOFError):  # of another format
+            decode(files[0], options.decoding, kind.header, files[0])
+        except InputError:  # of another format
             continue
         return options
     return None
@@ -52,8 +53,12 @@ def variables_of(path: str) -> list[Variable]:
     Raise `InputError` where there is no file, it cannot be read, or none of its variables has a time and two
     horizontal axes.
     """
-    options = GriddedOptions.model_construct(path=path, variables=[])
+    options = GriddedOptions.model_construct(path=path, variables=[])  # no variable is known yet
     first = path if is_zarr(options) else GriddedSource(options).paths()[0]
+    return decode(first, options.decoding, _variables, first, options)
+
+
+def _variables(first: str, options: GriddedOptions) -> list[Variable]:
     engine = engine_of(first, options)
     if engine == "cfgrib":
         return _of_grib(first)
