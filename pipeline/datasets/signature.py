@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import cos, radians
+from math import cos, isfinite, radians
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ from pyproj.exceptions import CRSError
 from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.finite import require_finite
 from fieldcast.pipeline.datasets.grid import KM_PER_UNIT, crs_wkt, unit_of
-from fieldcast.pipeline.datasets.schema import TIME, X, Y, step_of
+from fieldcast.pipeline.datasets.schema import LATITUDE, LONGITUDE, TIME, X, Y, step_of
 from fieldcast.pipeline.datasets.times import minutes_of, to_seconds
 from fieldcast.pipeline.errors import InputError
 
 DIGITS = 6  # of coordinates
 JITTER = 1e-3  # of a cell: coordinates closer than that are the same
+PLACE_DIGITS = 4  # of latitudes and longitudes of cells
+DEGREES_OFF = 1e-3  # closer than that they are the same
 STATISTICS = "statistics.json"
+Places = tuple[tuple[float, float], ...]  # latitude and longitude in degrees
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class DataSignature:
     crs: str | None  # WKT
     step_minutes: int | float
     phase_seconds: int  # of frames after whole steps since 1970
+    located: Places | None = None  # where the axes do not tell: latitude and longitude of some cells
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -100,14 +104,16 @@ class DataSignature:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the signature as JSON can hold it."""
-        return asdict(self)
+        """Return the signature as JSON can hold it; without places where the axes tell them."""
+        return {key: value for key, value in asdict(self).items() if key != "located" or value is not None}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> DataSignature:
         """Return the signature that `as_dict` gave; raise `TypeError` where a key is unknown or missing."""
         axes = {name: Axis(**content[name]) for name in (Y, X) if name in content}
-        return cls(**{**content, **axes})
+        located = content.get("located")
+        places = None if located is None else tuple((latitude, longitude) for latitude, longitude in located)
+        return cls(**{**content, **axes, "located": places})
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,7 @@ def signature_of(grid: xr.Dataset, names: Sequence[str], step: np.timedelta64, f
         crs=crs_wkt(grid),
         step_minutes=minutes_of(step),
         phase_seconds=int(to_seconds(first) % int(step / np.timedelta64(1, "s"))),
+        located=_located(grid),
     )
 
 
@@ -173,6 +180,8 @@ def compare_signatures(expected: DataSignature, found: DataSignature) -> str | N
         if difference := _compare_axes(name, wanted, axis):
             return difference
     if difference := _compare_crs(expected.crs, found.crs):
+        return difference
+    if expected.located is not None and (difference := _compare_places(expected.located, found.located)):
         return difference
     if found.step_minutes != expected.step_minutes:
         return f"the step is {found.step_minutes:g} minutes, expected {expected.step_minutes:g}"
@@ -203,6 +212,27 @@ def _compare_axes(name: str, expected: Axis, found: Axis) -> str | None:
     for verb, wanted, end in (("starts", expected.first, found.first), ("ends", expected.last, found.last)):
         if abs(end - wanted) > tolerance:
             return f"{name} {verb} at {end:.10g}, expected {wanted:.10g} {expected.units}"
+    return None
+
+
+def _located(grid: xr.Dataset) -> Places | None:
+    """Return latitude and longitude of the cells at the corners and in the middle, None where they are no fields."""
+    if not {LATITUDE, LONGITUDE} <= set(grid.coords):
+        return None
+    rows, columns = grid.sizes[Y], grid.sizes[X]
+    cells = [(0, 0), (0, columns - 1), (rows // 2, columns // 2), (rows - 1, 0), (rows - 1, columns - 1)]
+    places = [(float(grid[LATITUDE].values[cell]), float(grid[LONGITUDE].values[cell])) for cell in cells]
+    return tuple((round(y, PLACE_DIGITS), round(x, PLACE_DIGITS)) for y, x in places if isfinite(y) and isfinite(x))
+
+
+def _compare_places(expected: Places, found: Places | None) -> str | None:
+    if found is None or len(found) != len(expected):
+        count = len(found or ())
+        return f"of five cells {count} have latitudes and longitudes of their own, expected {len(expected)}"
+    for (latitude, longitude), (wanted_y, wanted_x) in zip(found, expected, strict=True):
+        turned = (longitude - wanted_x + 180) % 360 - 180  # 360 degrees east are none
+        if max(abs(latitude - wanted_y), abs(turned)) > DEGREES_OFF:
+            return f"a cell lies at {latitude:g} N, {longitude:g} E, expected {wanted_y:g} N, {wanted_x:g} E"
     return None
 
 

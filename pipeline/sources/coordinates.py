@@ -20,7 +20,10 @@ STANDARD_NAMES = {
     Y: ("latitude", "projection_y_coordinate", "grid_latitude"),
     X: ("longitude", "projection_x_coordinate", "grid_longitude"),
 }
-COMMON_NAMES = {Y: ("y", "lat", "latitude", "rlat", "northing"), X: ("x", "lon", "longitude", "rlon", "easting")}
+COMMON_NAMES = {
+    Y: ("y", "lat", "latitude", "rlat", "northing", "south_north", "j", "nj"),
+    X: ("x", "lon", "longitude", "rlon", "easting", "west_east", "i", "ni"),
+}
 ANGLE_NAMES = {
     **dict.fromkeys(("lat", "latitude"), "latitude"),
     **dict.fromkeys(("lon", "longitude"), "longitude"),
@@ -68,13 +71,22 @@ def coordinate(path: str, dataset: xr.Dataset, axis: str, name: str) -> xr.Varia
     return xr.Variable(axis, dataset[axis].values.astype(float), attributes)
 
 
-def cell_degrees(dataset: xr.Dataset) -> dict[str, xr.Variable]:
-    """Return latitude and longitude `(y, x)` of the cells, where the file has both as fields."""
+def cell_degrees(path: str, dataset: xr.Dataset) -> dict[str, xr.Variable]:
+    """Return latitude and longitude `(y, x)` of the cells, where the file has both as fields, also one for each time.
+
+    Those that a variable names as its coordinates come first. Raise `InputError` where they change with time.
+    """
     found = {}
-    for name in map(str, dataset.variables):
+    for name in map(str, [*dataset.data_vars, *dataset.coords]):
         array = dataset[name]
-        if set(array.dims) == {Y, X} and (key := _latitude_or_longitude(name, array.attrs)):
-            found[key] = xr.Variable((Y, X), array.transpose(Y, X).values.astype(np.float64), LOCATED[key])
+        others = set(array.dims) - {Y, X}
+        if array.ndim != 2 + len(others) or len(others) > 1 or array.size == 0:
+            continue
+        if key := _latitude_or_longitude(name, array.attrs):
+            fields = array.transpose(..., Y, X).values.astype(np.float64).reshape(-1, *(array.sizes[a] for a in (Y, X)))
+            if not np.array_equal(fields, np.broadcast_to(fields[0], fields.shape), equal_nan=True):
+                raise InputError(f"{path}: '{name}' changes with time, expected a grid that stays: choose a part")
+            found[key] = xr.Variable((Y, X), fields[0], LOCATED[key])
     return found if len(found) == 2 else {}
 
 

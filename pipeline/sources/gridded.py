@@ -159,7 +159,7 @@ class OpenFile:
             for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
                 attributes[name] |= {} if limit is None else {key: factor * limit}
         y, x = (check_axis(self.path, axis, coordinate(self.path, dataset, axis, self.names[axis])) for axis in (Y, X))
-        crs, degrees = crs_of(self.path, dataset, self.variables[0]), cell_degrees(dataset)
+        crs, degrees = crs_of(self.path, dataset, self.variables[0]), cell_degrees(self.path, dataset)
         return grid_template(y, x, attributes, kept(dataset.attrs, KEPT_OF_FILE), crs, degrees)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutations.mutation import Mutation
 
 M = Mutation
+COORDINATES, ACCUMULATIONS = "tests/sources/test_coordinates.py", "tests/sources/test_accumulations.py"
 DECODER, DECLARED = "tests/sources/test_decoder.py", "tests/sources/test_declared.py"
 FOREIGN = (
     M(
@@ -36,5 +37,41 @@ FOREIGN = (
         'if codec.removeprefix("numcodecs.") not in CODECS',
         "if False",
         f"{DECLARED}::test_a_store_packed_by_code_is_refused",
+    ),
+    M(
+        "pipeline/datasets/signature.py",
+        "max(abs(latitude - wanted_y), abs(turned)) > DEGREES_OFF",
+        "False",
+        f"{COORDINATES}::test_a_model_of_cells_that_lie_elsewhere",
+    ),
+    M(
+        "pipeline/sources/coordinates.py",
+        "if not np.array_equal(fields, np.broadcast_to(fields[0], fields.shape), equal_nan=True):",
+        "if False:",
+        f"{COORDINATES}::test_latitudes_and_longitudes_that_wrf_has",
+    ),
+    M(
+        "pipeline/sources/grib.py",
+        "if options.units_of(name) or not (is_sum or minutes):",
+        "if not (is_sum or minutes):",
+        f"{ACCUMULATIONS}::test_units_by_the_options",
+    ),
+    M(
+        "pipeline/sources/grib.py",
+        "    if not rates:",
+        "    if False:",
+        f"{ACCUMULATIONS}::test_a_sum_of_unknown_period",
+    ),
+    M(
+        "pipeline/sources/accumulations.py",
+        'attributes.get("GRIB_stepType") == "accum" or of_ecmwf',
+        "False",
+        f"{ACCUMULATIONS}::test_precipitation_as_the_climate_data_store",
+    ),
+    M(
+        "pipeline/sources/valid_time.py",
+        'if moment.calendar == "julian"',
+        "if False",
+        "tests/sources/test_cases_times.py::test_every_calendar_is_read",
     ),
 )

@@ -1,5 +1,7 @@
 """Where cells are: projected and rotated GRIB, latitudes and longitudes of cells, stores without units."""
 
+import json
+
 import numpy as np
 import pyproj
 import pytest
@@ -8,6 +10,7 @@ import xarray as xr
 from fieldcast.pipeline.config.sources import Crop, GriddedOptions, IngestOptions
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.grid import crs_wkt, row_weights, spacing_km
+from fieldcast.pipeline.datasets.signature import DataSignature, compare_signatures, signature_of
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.live.clock import parse
@@ -152,6 +155,53 @@ def test_files_whose_cells_lie_elsewhere_are_kept_apart(tmp_path):
     later.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
     with pytest.raises(InputError, match="keep archives of different grids apart"):
         inspect_source(source.model_copy(update={"path": str(tmp_path)}))
+
+
+def test_a_model_of_cells_that_lie_elsewhere_is_refused(tmp_path):
+    observed = ingested(tmp_path, curvilinear(tmp_path)[0])
+    hour, first = np.timedelta64(1, "h"), observed.time.values[0]
+    trained = signature_of(observed, ["v"], hour, first)
+    assert DataSignature.from_dict(json.loads(json.dumps(trained.as_dict()))) == trained
+    turned = observed.assign_coords(longitude=observed.longitude + 360)
+    assert compare_signatures(trained, signature_of(turned, ["v"], hour, first)) is None
+    north = signature_of(observed.assign_coords(latitude=observed.latitude + 1), ["v"], hour, first)
+    assert compare_signatures(trained, north) == "a cell lies at 51 N, 179 E, expected 50 N, 179 E"
+    lost = signature_of(observed.drop_vars(["latitude", "longitude"]), ["v"], hour, first)
+    assert "of five cells 0 have latitudes and longitudes" in str(compare_signatures(trained, lost))
+    assert "located" not in lost.as_dict()
+    frame = frame_file.encode(parse("2020-01-01T00:00:00Z"), {"v": observed.v.values[0]}, observed)
+    assert json.loads(frame_file.grid_of(frame_file.template_of(frame)))["located"] == [
+        list(p) for p in trained.located
+    ]
+
+
+def write_wrf(path, moves: bool = False) -> None:
+    """Write a file as WRF does: no axes, latitudes and longitudes for each time, those of its own grid too."""
+    times, j, i = np.meshgrid(np.arange(3), np.arange(4), np.arange(6), indexing="ij")
+    dims = ("Time", "south_north", "west_east")
+    values = {
+        "XLAT": (50 + 0.5 * j + 0.1 * i + moves * times, "degree_north"),
+        "XLONG": (5 + 0.5 * i, "degree_east"),
+        "CLAT": (0.5 * j, "degree_north"),
+        "T2": (280.0 + times + j, "K"),
+    }
+    data = {name: (dims, field.astype(np.float32), {"units": units}) for name, (field, units) in values.items()}
+    data["T2"][2]["coordinates"] = "XLONG XLAT XTIME"
+    data["XTIME"] = ("Time", [0.0, 60.0, 120.0], {"units": "minutes since 2020-01-01 00:00:00"})
+    xr.Dataset(data).to_netcdf(path, engine="h5netcdf")
+
+
+def test_latitudes_and_longitudes_that_wrf_has_for_each_time(tmp_path):
+    write_wrf(tmp_path / "a.nc")
+    source = GriddedOptions(path=str(tmp_path / "a.nc"), variables=["T2"])
+    observed = ingested(tmp_path, source)
+    np.testing.assert_allclose(observed.latitude.values[1], 50.5 + 0.1 * np.arange(6), rtol=1e-6)
+    np.testing.assert_allclose(observed.longitude.values[:, 2], 6)
+    assert [str(time)[11:13] for time in observed.time.values] == ["00", "01", "02"]
+    np.testing.assert_allclose(observed.T2.values[:, 3, 0], [283, 284, 285])
+    write_wrf(tmp_path / "a.nc", moves=True)
+    with pytest.raises(InputError, match=r"a.nc: 'XLAT' changes with time, expected a grid that stays"):
+        inspect_source(source)
 
 
 def test_a_store_without_units_is_weighted_by_latitude(tmp_path):

@@ -59,7 +59,9 @@ def template_of(content: bytes) -> xr.Dataset:
 def grid_of(template: xr.Dataset) -> str:
     """Return units and grid as JSON, by which the index knows the frames without opening one."""
     signature = signature_of(template, field_names(template), np.timedelta64(1, "m"), np.datetime64(0, "s")).as_dict()
-    return json.dumps({name: signature[name] for name in ("units", Y, X, "crs")}, sort_keys=True)
+    return json.dumps(
+        {name: signature[name] for name in ("units", Y, X, "crs", "located") if name in signature}, sort_keys=True
+    )
 
 
 def statistics_of(values: Mapping[str, np.ndarray]) -> Statistics:
