@@ -15,10 +15,10 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
-from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names, refused_name
+from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import Segment, open_source, time_axis_of
-from fieldcast.pipeline.sources.target import Target, on_target, target_of
+from fieldcast.pipeline.sources.target import Target, read_frames, target_of
 from fieldcast.pipeline.sources.time_axis import TimeAxis
 
 
@@ -74,12 +74,10 @@ def write_shard(path: Path, target: Target, start: int, times: np.ndarray, frame
     shard = {name: np.full(shape, np.nan, np.float32) for name in field_names(target.grid)}
     refused = {name: np.zeros(times.size, np.int32) for name in shard}
     for some in frames:
-        read = some.segment.read(some.frames, target.rows, target.columns)
-        fields = on_target(some.segment, read, target)
+        read = read_frames(some.segment, some.frames, target)
         for name, values in shard.items():
-            if refused_name(name) in read:
-                np.add.at(refused[name], some.slots, read[refused_name(name)].values)
-            for slot, frame in zip(some.slots, fields[name], strict=True):
+            np.add.at(refused[name], some.slots, read.refused.get(name, 0))
+            for slot, frame in zip(some.slots, read.values[name], strict=True):
                 np.copyto(values[slot], frame, where=np.isnan(values[slot]))
     data = {name: ((TIME, Y, X), values) for name, values in shard.items()}
     store.write_block(path, start, xr.Dataset(data))

@@ -111,9 +111,10 @@ class DataSignature:
     def from_dict(cls, content: Mapping[str, Any]) -> DataSignature:
         """Return the signature that `as_dict` gave; raise `TypeError` where a key is unknown or missing."""
         axes = {name: Axis(**content[name]) for name in (Y, X) if name in content}
-        located = content.get("located")
-        places = None if located is None else tuple((latitude, longitude) for latitude, longitude in located)
-        return cls(**{**content, **axes, "located": places})
+        values = {**content, **axes}
+        if values.get("located") is not None:
+            values["located"] = tuple((latitude, longitude) for latitude, longitude in values["located"])
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ class LiveContext:
     def _fetch(self, ledger: Ledger, since: datetime, until: datetime, at: datetime) -> None:
         scan = self.observations.fetch_frames(since, until)
         with ledger.writing(fenced=True):
-            for event, lines in (("refused", scan.refused), ("stale_input", [iso(it) for it in scan.stale])):
+            stale = [iso(time) for time in scan.stale]
+            for event, lines in (("refused", scan.refused), ("impossible", scan.flagged()), ("stale_input", stale)):
                 for line in lines:
                     log.warning("%s: %s", event, line)
                     ledger.note(event, at, line)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from fieldcast.pipeline.config.sources import SourceOptions
-from fieldcast.pipeline.datasets.schema import X, Y, field_names
+from fieldcast.pipeline.datasets.schema import X, Y, field_names, refused_name
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.template import block_mean, cells, target_grid
 
@@ -33,23 +33,26 @@ def target_of(source_grid: xr.Dataset, options: SourceOptions, where: str) -> Ta
     return Target(grid, *cells(source_grid, options.crop, where), options.coarsen)
 
 
-def read_frames(segment: Segment, frames: np.ndarray, target: Target) -> dict[str, np.ndarray]:
-    """Return frames of a segment on the target grid, by variable float32 (t, y, x), NaN where missing.
+class Frames(NamedTuple):
+    """Frames by variable: values float32 `(t, y, x)`, NaN where missing, and how many `(t,)` were refused."""
 
-    `frames` are positions in the segment's times. Raise `InputError` where grid or units are not the target's.
+    values: dict[str, np.ndarray]
+    refused: dict[str, np.ndarray]  # of variables of which that is known
+
+
+def read_frames(segment: Segment, frames: np.ndarray, target: Target) -> Frames:
+    """Return frames of a segment on the target grid; `frames` are positions in the segment's times.
+
+    Raise `InputError` where grid or units are not the target's.
     """
-    return on_target(segment, segment.read(frames, target.rows, target.columns), target)
-
-
-def on_target(segment: Segment, read: xr.Dataset, target: Target) -> dict[str, np.ndarray]:
-    """Return frames that were `read` of a segment, as `read_frames` does."""
-    fields = {}
+    read = segment.read(frames, target.rows, target.columns)
+    values = {}
     for name in field_names(target.grid):
         units, expected = read[name].attrs.get("units"), target.grid[name].attrs["units"]
         if units != expected:
             raise InputError(f"{segment.name}: '{name}' has units '{units}', expected '{expected}'")
-        fields[name] = block_mean(read[name].values, target.coarsen)
+        values[name] = block_mean(read[name].values, target.coarsen)
         shape = (read[name].shape[0], target.grid.sizes[Y], target.grid.sizes[X])
-        if fields[name].shape != shape:
-            raise InputError(f"{segment.name}: '{name}' has the shape {fields[name].shape}, expected {shape}")
-    return fields
+        if values[name].shape != shape:
+            raise InputError(f"{segment.name}: '{name}' has the shape {values[name].shape}, expected {shape}")
+    return Frames(values, {name: read[refused_name(name)].values for name in values if refused_name(name) in read})

@@ -339,6 +339,43 @@ def test_a_zarr_store_that_grows(tmp_path, address_of: Callable[[Path], str]):
     assert (tmp_path / "live" / "index.sqlite").stat().st_mtime_ns == before
 
 
+def test_an_impossible_frame_of_a_zarr_store_is_named_once_and_set_aside_until_its_values_change(tmp_path):
+    whole = xr.open_dataset(feeds.write_gridded(tmp_path / "a.nc", TENS), engine="h5netcdf").load()
+    path, chunks = tmp_path / "feed.zarr", {"rain": {"chunks": (1, *whole.rain.shape[1:])}}
+    whole.drop_encoding().to_zarr(path, zarr_format=3, consolidated=False, encoding=chunks)
+    observations = ingested(gridded(path), tmp_path / "o.zarr")
+    rules = FeedRules(values={"rain": (None, 1000.0)})
+    live = live_of(tmp_path / "live", gridded(path), contract(observations), look=rules)
+    wild = whole.drop_encoding().copy(deep=True)
+    wild.rain[2, 1, 1] = 5000
+    wild.rain[1, 0, 0] = 1e31
+    wild.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=chunks)
+    scan = live.fetch_frames(*WHOLE)
+    assert scan.added == [at(0), at(10), at(30)]
+    (line,) = scan.refused
+    assert line.startswith(f"{path}: time 2024-06-01T00:20:00Z: rain is 5000 in one of 1 cells beyond what is possible")
+    (flag,) = scan.flagged()
+    assert flag.startswith(f"{path}: time 2024-06-01T00:10:00Z: 1 of rain infinite, 1e30 or beyond")
+    again = live.fetch_frames(*WHOLE)
+    assert (again.added, again.refused, again.flagged()) == ([], [], [])
+    whole.drop_encoding().to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=chunks)
+    assert live.fetch_frames(*WHOLE).added == [at(20)]
+
+
+def test_a_zarr_store_that_cannot_be_read_is_named_and_asked_again(tmp_path):
+    whole = xr.open_dataset(feeds.write_gridded(tmp_path / "a.nc", TENS), engine="h5netcdf").load()
+    path = tmp_path / "feed.zarr"
+    whole.drop_encoding().to_zarr(path, zarr_format=3, consolidated=False)
+    live = live_of(tmp_path / "live", gridded(path), contract(ingested(gridded(path), tmp_path / "o.zarr")))
+    metadata = (path / "time" / "zarr.json").read_bytes()
+    (path / "time" / "zarr.json").write_bytes(b"{")
+    scans = [live.fetch_frames(*WHOLE) for _ in range(4)]
+    assert [len(scan.refused) for scan in scans] == [0, 0, 1, 0]
+    assert scans[2].refused[0].endswith("not read at 3 looks, asked again at every one")
+    (path / "time" / "zarr.json").write_bytes(metadata)
+    assert live.fetch_frames(*WHOLE).added == [at(0), at(10), at(20), at(30)]
+
+
 def test_codes_and_addresses():
     moment = datetime.fromisoformat("2024-06-01T05:00:00+00:00")
     assert address("https://h/%Y/%j/a%20b_%y%m%d_%H%M%S.h5", moment) == "https://h/2024/153/a%20b_240601_050000.h5"

@@ -51,6 +51,24 @@ FOREIGN = (
         f"{COORDINATES}::test_latitudes_and_longitudes_that_wrf_has",
     ),
     M(
+        "pipeline/live/feed/fetch.py",
+        "elif (content := frame_file.digest(values)) not in self._aside:",
+        "elif (content := frame_file.digest(values)):",
+        "tests/live/test_feed.py::test_an_impossible_frame_of_a_zarr_store",
+    ),
+    M(
+        "pipeline/live/feed/segments.py",
+        "if tries == TRIES else []\n",
+        "if False else []\n",
+        "tests/live/test_feed.py::test_a_zarr_store_that_cannot_be_read",
+    ),
+    M(
+        "pipeline/sources/radar/composites.py",
+        "without_impossible(rate[None][frames], (0.0, None))",
+        "rate[None][frames], np.zeros(frames.size, int)",
+        "tests/sources/test_radar.py::test_values_that_are_none_are_counted",
+    ),
+    M(
         "pipeline/sources/grib.py",
         "if options.units_of(name) or not (is_sum or minutes):",
         "if not (is_sum or minutes):",

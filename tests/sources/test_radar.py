@@ -64,6 +64,18 @@ def test_fmi_reflectivity_becomes_rain_by_z_r(tmp_path, z_r, a, b):
     np.testing.assert_allclose(rate, expected, rtol=1e-5)
 
 
+def test_values_that_are_none_are_counted(tmp_path):
+    counts = np.array([[0, 10, -3], [20, -1, -2]], np.int16)  # -1 is the fill value
+    archives.write_bom(tmp_path / "a.nc", "2020-10-31 06:00", counts)
+    read = (
+        open_source(RadarOptions(path=str(tmp_path), format="bom"))
+        .segments()[0]
+        .read(np.array([0]), slice(0, 2), slice(0, 3))
+    )
+    np.testing.assert_allclose(read.rain_rate.values[0], [[0, 3, np.nan], [6, np.nan, np.nan]], rtol=1e-6)
+    assert read.rain_rate_refused.values.tolist() == [2]
+
+
 def test_fmi_first_row_lies_in_the_north(tmp_path):
     archives.write_fmi(tmp_path / "a.pgm.gz", "201609281445")
     grid = open_source(RadarOptions(path=str(tmp_path), format="fmi")).grid()

@@ -45,7 +45,7 @@ def options(**more: object) -> GriddedOptions:
 
 def test_frames_are_cropped_then_coarsened():
     target = target_of(grid(), options(crop=Crop(y=(1, 5), x=(2, 7)), coarsen=2), "here")
-    frames = read_frames(Ramps(), np.array([0, 2]), target)
+    frames = read_frames(Ramps(), np.array([0, 2]), target).values
     # rows 1 and 2, 3 and 4; columns 2 and 3, 4 and 5; the mean of 12, 13, 22, 23 is 17.5
     np.testing.assert_array_equal(frames["rain"], [[[17.5, 19.5], [37.5, 39.5]], [[217.5, 219.5], [237.5, 239.5]]])
     assert frames["rain"].dtype == np.float32
@@ -80,7 +80,7 @@ def test_frames_and_signature_are_those_of_the_store(tmp_path: Path):
     observations = store.open_observations(tmp_path / "o.zarr")
     source = open_source(radar)
     target = target_of(source.grid(), radar, "the feed")
-    read = [read_frames(part, np.arange(part.times.size), target)["rain_rate"] for part in source.segments()]
+    read = [read_frames(part, np.arange(part.times.size), target).values["rain_rate"] for part in source.segments()]
     assert np.concatenate(read).tobytes() == observations["rain_rate"].values.tobytes()
     step, first = step_of(observations), observations["time"].values[0]
     there = signature_of(observations, ["rain_rate"], step, first)

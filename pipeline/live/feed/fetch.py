@@ -26,7 +26,7 @@ from fieldcast.pipeline.live.feed.poll import Feed, UnavailableError, version_of
 from fieldcast.pipeline.live.feed.segments import FetchReport, OpenSegment, Segments, Window
 from fieldcast.pipeline.sources.files import is_url
 from fieldcast.pipeline.sources.missing import Limits
-from fieldcast.pipeline.sources.target import read_frames
+from fieldcast.pipeline.sources.target import Frames, read_frames
 
 BATCH = 256  # candidates remembered in one transaction
 BLOCK_BYTES = 1 << 26  # of a segment, read at once
@@ -51,7 +51,8 @@ class Fetch:
         self._known = index.candidates()
         self._stored = {frame.time for frame in index.frames(window.since, window.until)}
         self._report = FetchReport()
-        self._segments = Segments(options, contract, window, self._known, self._stored, self._report, index.aside())
+        self._aside = index.aside()
+        self._segments = Segments(options, contract, window, self._known, self._stored, self._report, self._aside)
         self._feed: Feed | None = None
 
     def run(self, feed: Feed | None) -> FetchReport:
@@ -89,8 +90,9 @@ class Fetch:
     def _remember(self) -> None:
         self._index.remember(self._report.examined)
         self._report.examined.clear()
-        self._index.set_aside(self._report.aside)
+        self._index.set_aside(self._report.aside, self._report.aside_frames)
         self._report.aside.clear()
+        self._report.aside_frames.clear()
 
     def _take_all(self, segments: Sequence[OpenSegment]) -> None:
         """Take the frames that one segment alone has, segment by segment, then those that several have."""
@@ -141,11 +143,11 @@ class Fetch:
     def _read(self, segment: OpenSegment, numbers: Sequence[int]) -> Values | None:
         """Return these frames by variable (t, y, x); None, and the file is left for later, if they cannot be read."""
 
-        def read() -> Values:
+        def read() -> Frames:
             return read_frames(segment.source, np.array(numbers), segment.target)
 
         if self._feed is None:
-            return read()
+            return read().values
         candidate = segment.candidate
         try:
             frames = self._feed.read(candidate, read)
@@ -155,14 +157,20 @@ class Fetch:
             self._report.wait(candidate, error)
             segment.failed = True
             return None
-        return frames
+        self._report.note_impossible(candidate.key, [segment.times[number] for number in numbers], frames.refused)
+        return frames.values
 
     def _is_possible(self, time: datetime, values: Values, segment: OpenSegment) -> bool:
         """Return whether all values of a frame are within their limits; else refuse it."""
         reason = beyond(values, self._limits)
-        if reason is not None:
+        if reason is None:
+            return True
+        if segment.candidate.version != NO_VERSION:
             self._drop(time, segment, reason)
-        return reason is None
+        elif (content := frame_file.digest(values)) not in self._aside:  # named once, until its values change
+            self._report.refuse_frames(segment.candidate.key, [time], reason)
+            self._report.aside_frames[content] = reason
+        return False
 
     def _take(self, time: datetime, values: Values, segments: Sequence[OpenSegment]) -> None:
         """Keep a frame unless it is empty or its time has one already."""

@@ -168,15 +168,18 @@ CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime
         fact = self.fact(ASIDE)
         return {sha256: (size, reason) for sha256, (size, reason) in json.loads(fact).items()} if fact else {}
 
-    def set_aside(self, candidates: Sequence[Candidate]) -> None:
-        """Remember the bytes of these candidates, by which they are known again under any name."""
-        known = self.aside()
+    def set_aside(self, candidates: Sequence[Candidate], frames: Mapping[str, str]) -> None:
+        """Remember the bytes of these candidates, by which they are known again under any name.
+
+        `frames` are reasons by the SHA-256 of the values of frames of a Zarr store, which is no file of its own.
+        """
+        known = self.aside() | {content: (0, reason) for content, reason in frames.items()}
         for candidate in candidates:
             try:
                 known[file_sha256(Path(candidate.path))] = (candidate.version[0], candidate.detail)
             except OSError:  # it has just gone
                 continue
-        if candidates:
+        if candidates or frames:
             with self.transaction():
                 self.set_fact(ASIDE, json.dumps(dict(list(known.items())[-KEPT_ASIDE:])))
 

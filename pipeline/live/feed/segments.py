@@ -79,6 +79,8 @@ class FetchReport:
     misfits: list[str] = field(default_factory=list, compare=False)  # candidates of another grid or other units
     examined: list[Candidate] = field(default_factory=list, compare=False)  # not yet in the index
     aside: list[Candidate] = field(default_factory=list, compare=False)  # not yet in the index: not opened again
+    aside_frames: dict[str, str] = field(default_factory=dict, compare=False)  # of a Zarr store: digest -> reason
+    impossible: dict[str, list[str]] = field(default_factory=dict, compare=False)  # variable -> frames with such values
 
     def wait(self, candidate: Candidate, error: Exception) -> None:
         """Leave a candidate that cannot be read for later."""
@@ -86,14 +88,18 @@ class FetchReport:
         reason = one_line(error) if ordinary else f"cannot be read ({type(error).__name__}: {one_line(error)})"
         message = reason if reason.startswith(candidate.key) else f"{candidate.key}: {reason}"
         self.waiting.append(message)
-        if candidate.version == NO_VERSION or isinstance(error, UnavailableError):
+        if candidate.version != NO_VERSION and isinstance(error, UnavailableError):
             return
         previous = candidate.previous
         again = previous is not None and previous.state == "waiting" and previous.version == candidate.version
         tries = 1 + (previous.tries if previous and again else 0)
         times = (candidate.expected,) if candidate.expected else ()
         self.examined.append(replace(candidate, state="waiting", detail=message, tries=tries, times=times))
-        if tries == TRIES and candidate.version[0]:
+        if candidate.version == NO_VERSION:
+            self.refused += (
+                [f"{message}: not read at {TRIES} looks, asked again at every one"] if tries == TRIES else []
+            )
+        elif tries == TRIES and candidate.version[0]:
             self.refused.append(f"{message}: set aside after {TRIES} looks, until it changes")
             self.aside.append(self.examined[-1])
 
@@ -124,6 +130,24 @@ class FetchReport:
         if times:
             more = f" and {len(times) - 1} more" if len(times) > 1 else ""
             self.refused.append(f"{key}: time {iso(times[0])}{more}: {reason}")
+
+    def note_impossible(self, key: str, times: Sequence[datetime], refused: Mapping[str, np.ndarray]) -> None:
+        """Keep which frames have values that are none, by variable `(time,)` their number: they are missing cells."""
+        for name, counts in refused.items():
+            self.impossible.setdefault(name, []).extend(
+                f"{key}: time {iso(time)}: {count} of {name}"
+                for time, count in zip(times, counts, strict=True)
+                if count
+            )
+
+    def flagged(self) -> list[str]:
+        """Return a line for each variable with values that are none in frames that were taken."""
+        reason = "infinite, 1e30 or beyond, or outside the range that the file declares: taken as missing cells"
+        return [
+            f"{frames[0]}" + (f" and more in {len(frames) - 1} other frames" if len(frames) > 1 else "") + f" {reason}"
+            for frames in self.impossible.values()
+            if frames
+        ]
 
     def compare_time(self, candidate: Candidate, times: Sequence[datetime]) -> None:
         """Report a file without the time that its address was made for; the server may replace it."""
@@ -191,7 +215,8 @@ class Segments:
         if segment is None:
             return None
         previous = candidate.previous
-        same = previous if previous and previous.state == "known" and candidate.is_unchanged() else None
+        usable = previous and (previous.state == "known" or candidate.version == NO_VERSION)
+        same = previous if usable and candidate.is_unchanged() else None
         segment.dropped = self._off_axis(candidate, segment.times) | (same.dropped if same else set())
         segment.wanted = self._wanted(segment.times, segment.dropped | (self._stored if same else set()))
         self._report.compare_time(candidate, segment.times)

@@ -41,6 +41,7 @@ NOTABLE = (
     "copy_failed",
     "copies_complete",
     "refused",
+    "impossible",
     "stale_input",
     "drift",
     "drift_over",

@@ -19,6 +19,7 @@ from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, find, read_headers
+from fieldcast.pipeline.sources.missing import without_impossible
 from fieldcast.pipeline.sources.radar import bom, fmi, knmi
 from fieldcast.pipeline.sources.template import fields
 
@@ -80,4 +81,6 @@ class RadarFile:
             rate = FORMATS[self.options.format].rate(self.name, y, x, self.options.z_r)
         except (OSError, EOFError) as error:
             raise InputError(f"{self.name}: cannot be read ({error}): replace the file") from error
-        return fields(self.times[frames], {"rain_rate": rate[None][frames]}, {"rain_rate": RAIN_RATE_UNITS})
+        clean, refused = without_impossible(rate[None][frames], (0.0, None))
+        units = {"rain_rate": RAIN_RATE_UNITS}
+        return fields(self.times[frames], {"rain_rate": clean}, units, {"rain_rate": refused})

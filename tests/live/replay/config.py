@@ -68,7 +68,7 @@ class Archive:
 
     def _frame(self, time: datetime) -> np.ndarray:
         """Return one frame (c, y, x) as an ingest of the archive has it."""
-        fields = read_frames(self.parts[time], np.array([0]), self.target)
+        fields = read_frames(self.parts[time], np.array([0]), self.target).values
         return np.stack([fields[name][0] for name in self.names])
 
 
