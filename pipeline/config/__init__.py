@@ -16,7 +16,7 @@ from fieldcast.pipeline.config.evaluation import (
     Track,
     Verify,
 )
-from fieldcast.pipeline.config.live import Drift, LateData, Live, Retention, Schedule
+from fieldcast.pipeline.config.live import Drift, LateData, Live, Products, Retention, Schedule
 from fieldcast.pipeline.config.read import (
     PARAMS,
     ModelEntry,
@@ -57,6 +57,7 @@ __all__ = [
     "Online",
     "Params",
     "Prepare",
+    "Products",
     "Promotion",
     "RadarOptions",
     "Region",

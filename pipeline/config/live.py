@@ -51,6 +51,19 @@ class Schedule(Section):
     misfire: Literal["run", "skip"] = "run"  # a waking that was missed, asleep or at work: once, later, or never
 
 
+class Products(Section):
+    """What is published of a forecast with members, beside their mean."""
+
+    members: bool = False  # all of them
+    exceed: dict[Name, Annotated[tuple[Value, ...], Field(min_length=1)]] = {}  # probability of these values or more
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+
+    @property
+    def asked(self) -> bool:
+        """Return whether there is any."""
+        return self.members or bool(self.exceed) or bool(self.quantiles)
+
+
 class Drift(Section):
     """Limits beyond which the forecasts of the last days raise an alarm."""
 
@@ -84,6 +97,7 @@ class Live(Section):
     lock_wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     reserve_megabytes: Annotated[float, Field(ge=0, le=1e9)] = 64.0  # of the disk that a cycle leaves free
     limits: dict[Name, ValueLimits] = {}  # [lowest, highest] value by variable; a frame beyond is refused
+    products: Products = Products()
     copies: list[Literal["netcdf", "geotiff"]] = []
     drift: Drift = Drift()
     retention: Retention = Retention()

@@ -136,6 +136,12 @@ def _sizes_of_forecasts(
     return {INIT_TIME: init_times.size, LEAD_TIME: lead_times.size, **ensemble, Y: grid.sizes[Y], X: grid.sizes[X]}
 
 
+def write_whole(path: Path, dataset: xr.Dataset) -> None:
+    """Create a store of all that `dataset` holds, fields `(init_time, …, y, x)`; its manifest is the caller's."""
+    _create(path, dataset, 1)
+    consolidate(path)
+
+
 def write_block(path: Path, start: int, block: xr.Dataset) -> None:
     """Fill the fields from position `start` of the first dimension; different blocks may be written at the same time.
 
@@ -192,6 +198,11 @@ def open_observations(path: Path, chunks: Literal["shards"] | None = None, *, fi
 def open_forecasts(path: Path, chunks: Literal["shards"] | None = None, *, finished: bool = True) -> xr.Dataset:
     """Return the forecasts, lazily, as `open_observations` does; `lead_time` is a timedelta."""
     return check_forecasts(_open(path, chunks, finished))
+
+
+def open_whole(path: Path) -> xr.Dataset:
+    """Return what `write_whole` has stored, lazily, whatever its schema."""
+    return _open(path, None, finished=False)
 
 
 def directory_digest(path: Path) -> str:

@@ -19,6 +19,7 @@ from fieldcast.pipeline.live.archive import recovery
 from fieldcast.pipeline.live.archive.durable import locked
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.products import check_products
 from fieldcast.pipeline.live.archive.publish import LEDGER
 from fieldcast.pipeline.live.clock import Clock, SystemClock, iso, parse
 from fieldcast.pipeline.live.deployed_model import DeployedModel, resolve_model
@@ -49,6 +50,7 @@ class LiveContext:
         check_kinds(self.params.live.copies)
         self.model: DeployedModel = resolve_model(self.params, self.folder, self.root)
         config = self.model.config
+        check_products(self.params.live.products, config)
         every = self.params.live.every_minutes
         phase = config.signature.phase_seconds
         self.schedule = CycleSchedule.of(config.step_minutes, phase, every, config.history, config.horizon)

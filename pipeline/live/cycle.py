@@ -102,7 +102,7 @@ def run(
 
 
 def forecast(context: LiveContext, prepared: Prepared) -> np.ndarray:
-    """Return the forecast (lead, c, y, x) of a cycle by the deployed model, or by the reference in its place."""
+    """Return the members (m, lead, c, y, x) of a cycle by the deployed model, or one by the reference in its place."""
     init_time = to_numpy(prepared.cycle.init_time)
     if prepared.fallback:
         return context.model.fallback(prepared.fallback, prepared.history, init_time, prepared.lag)
@@ -314,20 +314,20 @@ def _forecast_and_publish(context: LiveContext, prepared: Prepared, compute: Com
     cycle, now = prepared.cycle, context.clock.now()
     try:
         before = time.perf_counter()
-        fields = compute(prepared)
+        members = compute(prepared)
         prepared.seconds["model"] = time.perf_counter() - before
-        _require_valid(prepared, fields, context.model)
-        published = _publish(context, prepared, fields, ledger)
+        _require_valid(prepared, members, context.model)
+        published = _publish(context, prepared, members, ledger)
     except Exception as error:
         return _failed(context, ledger, cycle, error, now)
     return outcome_of(context, published, published.reason, timings=prepared.seconds)
 
 
-def _publish(context: LiveContext, prepared: Prepared, fields: np.ndarray, ledger: Ledger) -> Cycle:
+def _publish(context: LiveContext, prepared: Prepared, members: np.ndarray, ledger: Ledger) -> Cycle:
     cycle, folder, before = prepared.cycle, context.folder, time.perf_counter()
     target = path_of(folder, cycle.init_time, cycle.revision)
     make_folder(target.parent)
-    publish.require_space(folder, fields, context.params.live.reserve_megabytes * 1e6)
+    publish.require_space(folder, members.nbytes, context.params.live.reserve_megabytes * 1e6)
     config = context.model.config
     issue = Issue(
         cycle.init_time,
@@ -341,7 +341,7 @@ def _publish(context: LiveContext, prepared: Prepared, fields: np.ndarray, ledge
         config.step_minutes,
     )
     grid = context.observations.grid()[config.target_names]
-    staging, digest = publish.stage(target, issue, grid, fields, ledger.token)
+    staging, digest = publish.stage(target, issue, grid, members, ledger.token, context.params.live.products)
     now = context.clock.now()
     prepared.seconds["publish"] = time.perf_counter() - before  # all but the rename and the record of it
     published = replace(
@@ -355,13 +355,13 @@ def _publish(context: LiveContext, prepared: Prepared, fields: np.ndarray, ledge
     return published
 
 
-def _require_valid(prepared: Prepared, fields: np.ndarray, model: DeployedModel) -> None:
+def _require_valid(prepared: Prepared, members: np.ndarray, model: DeployedModel) -> None:
     """Raise `RuntimeError` for a forecast that must not be published."""
     config = model.config
     observed = np.isfinite(prepared.history[:, : config.targets]).any(axis=0)
-    if fields.shape != (config.horizon, *observed.shape):
-        raise RuntimeError(f"the model gave shape {fields.shape}, expected {(config.horizon, *observed.shape)}")
-    if wrong := int((~np.isfinite(fields) & observed).sum()):
+    if members.shape[1:] != (config.horizon, *observed.shape):
+        raise RuntimeError(f"the model gave shape {members.shape[1:]}, expected {(config.horizon, *observed.shape)}")
+    if wrong := int((~np.isfinite(members) & observed).sum()):
         raise RuntimeError(f"the model gave {wrong} values that are not finite in cells that were observed")
 
 

@@ -17,7 +17,7 @@ from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.forecasting.checkpoint import Checkpoint, CheckpointConfig
-from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_fields, load_cached
+from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_members, load_cached
 
 log = logging.getLogger(__name__)
 FETCHED = "models"  # folder of checkpoints from the registry
@@ -42,11 +42,11 @@ class DeployedModel:
         return self.config.channel_names
 
     def forecast(self, history: np.ndarray, init_time: np.datetime64) -> np.ndarray:
-        """Return the forecast (lead, c, y, x) of a history (t, c, y, x), as the stage `forecast` makes it."""
+        """Return the members (m, lead, c, y, x) of a history (t, c, y, x), as the stage `forecast` makes them."""
         return forecast_one(self.folder, self.digest, history, init_time, self.tile_cells, self.overlap_cells)
 
     def fallback(self, name: str, history: np.ndarray, init_time: np.datetime64, lag: int) -> np.ndarray:
-        """Return the forecast (lead, c, y, x) of a reference, from a history whose last `lag` frames are missing."""
+        """Return the forecast (1, lead, c, y, x) of a reference, from a history without its last `lag` frames."""
         available = history[: len(history) - lag]
         config = replace(
             self.config,
@@ -57,7 +57,7 @@ class DeployedModel:
             history=len(available),
         )
         start = np.array([init_time - lag * from_minutes(config.step_minutes)])
-        fields: np.ndarray = Forecaster(config, {})(available[None], start)[0, lag:]
+        fields: np.ndarray = Forecaster(config, {})(available[None], start)[:, lag:]
         return fields
 
     def identity(self) -> dict[str, object]:
@@ -76,10 +76,12 @@ def forecast_one(
     tile_cells: int | None,
     overlap_cells: int,
 ) -> np.ndarray:
-    """Return the forecast (lead, c, y, x) of one history (t, c, y, x); the model stays loaded in its process."""
+    """Return the members (m, lead, c, y, x) of one history (t, c, y, x); the model stays loaded in its process."""
     forecaster = load_cached(folder, digest)
-    fields: np.ndarray = forecast_fields(forecaster, history[None], np.array([init_time]), tile_cells, overlap_cells)[0]
-    return fields
+    members: np.ndarray = forecast_members(forecaster, history[None], np.array([init_time]), tile_cells, overlap_cells)[
+        0
+    ]
+    return members
 
 
 def resolve_model(params: Params, folder: Path, root: Path = Path()) -> DeployedModel:

@@ -15,6 +15,7 @@ from fieldcast.pipeline.errors import DamagedError, redacted
 from fieldcast.pipeline.live.archive import publish, recovery
 from fieldcast.pipeline.live.archive.exports import has_copy, write_copies
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State, Verification
+from fieldcast.pipeline.live.archive.products import PRODUCTS, has_products
 from fieldcast.pipeline.live.archive.publish import COPIES, LEDGER, path_of
 from fieldcast.pipeline.live.archive.records import scores_record
 from fieldcast.pipeline.live.clock import Clock, iso, parse
@@ -111,8 +112,9 @@ def _copy_missing(folder: Path, rows: Sequence[Cycle], kind: str) -> list[str]:
             continue
         try:
             publish.check(path, row.manifest_sha256)
+            products = store.open_whole(path / PRODUCTS) if has_products(path) else None
             with store.open_forecasts(path) as forecast:
-                write_copies(forecast, folder / COPIES, path.stem, [kind])
+                write_copies(forecast, folder / COPIES, path.stem, [kind], products)
         except Exception as error:  # of any library: scores, metrics and page do not wait for copies
             failures.append(redacted(f"{kind} of {iso(row.init_time)}: {' '.join(str(error).split())}"))
             log.error("copy_failed: %s", failures[-1], exc_info=code_of(error) is ExitCode.BUG)
@@ -181,7 +183,8 @@ def _sums(context: LiveContext, cycle: Cycle, valid_times: list[datetime]) -> di
     publish.check(path, cycle.manifest_sha256)
     with store.open_forecasts(path) as stored:
         forecast = stored.load()
+    products = store.open_whole(path / PRODUCTS).load() if has_products(path) else None
     names = context.model.config.target_names
     observed = context.observations.read(valid_times, names)
     history = context.observations.read(context.schedule.history_times(cycle.init_time), names)
-    return sums_of(forecast, observed, history, names, context.params.verify.thresholds)
+    return sums_of(forecast, observed, history, names, context.params.verify.thresholds, products)

@@ -109,8 +109,18 @@ def interval(members: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
     """
     ordered = np.moveaxis(np.sort(members, axis=-3), -3, 0)
     missing = np.isnan(ordered[-1])  # NaN sorts last
-    low, high = (np.where(missing, np.nan, _quantile(ordered, (1 + side * level) / 2)) for side in (-1, 1))
+    low, high = (np.where(missing, np.nan, quantile(ordered, (1 + side * level) / 2)) for side in (-1, 1))
     return low, high
+
+
+def quantile(ordered: np.ndarray, level: float) -> np.ndarray:
+    """Return the quantile at `level` of values that ascend along the first dimension, by Hazen's positions."""
+    position = min(max(round(level * len(ordered) - 0.5, 9), 0.0), len(ordered) - 1.0)  # rounded: 9 is not 8.999…
+    below = int(position)
+    part = position - below
+    if part == 0:
+        return np.asarray(ordered[below])
+    return np.asarray(ordered[below] + part * (ordered[below + 1] - ordered[below]))
 
 
 def class_of(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -171,18 +181,8 @@ def _event_sums(ordered: np.ndarray, cells: Cells, thresholds: Sequence[float]) 
 
 def _inside(members: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Return 1.0 for each cell whose observation is in the central interval of ascending members, else 0.0."""
-    low, high = _quantile(members, (1 - LEVEL) / 2), _quantile(members, (1 + LEVEL) / 2)
+    low, high = quantile(members, (1 - LEVEL) / 2), quantile(members, (1 + LEVEL) / 2)
     return ((observed >= low) & (observed <= high)).astype(np.float64)
-
-
-def _quantile(ordered: np.ndarray, level: float) -> np.ndarray:
-    """Return the quantile at `level` of values that ascend along the first dimension, by Hazen's positions."""
-    position = min(max(round(level * len(ordered) - 0.5, 9), 0.0), len(ordered) - 1.0)  # rounded: 9 is not 8.999…
-    below = int(position)
-    part = position - below
-    if part == 0:
-        return np.asarray(ordered[below])
-    return np.asarray(ordered[below] + part * (ordered[below + 1] - ordered[below]))
 
 
 def _ranks(ordered: np.ndarray, cells: Cells) -> np.ndarray:

@@ -144,7 +144,7 @@ def test_the_bases_that_can_be_named_are_the_references_of_one_forecast(tmp_path
 
 
 def gusts(count: int, steps: int, generator: torch.Generator) -> torch.Tensor:
-    """Blobs (b, steps, 32, 32) on a ring that move by up to 1.5 cells a step along x, and twice as fast after step 2."""
+    """Blobs (b, steps, 32, 32) on a ring that move by up to 1.5 cells a step along x, twice as fast after step 2."""
     speed = 3 * torch.rand(count, 1, generator=generator) - 1.5
     time = torch.arange(float(steps))
     gone = speed * torch.where(time > 2, 2 * time - 2, time)

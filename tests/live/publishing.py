@@ -102,9 +102,9 @@ def issue(
     facts = (cycle.model, cycle.model_version, quality, 0, run_key, "c" * 64, 5)
     target = path_of(folder, cycle.init_time, cycle.revision)
     if reserve is not None:
-        archive.require_space(folder, values, reserve)
+        archive.require_space(folder, values.nbytes, reserve)
     made = Issue(cycle.init_time, cycle.revision, *facts)
-    staging, digest = archive.stage(target, made, on, values, ledger.token)
+    staging, digest = archive.stage(target, made, on, values[None], ledger.token)
     state = State.PUBLISHED if quality == "good" else State.DEGRADED
     done = replace(cycle, state=state, ended_at=START, quality=quality, run_key=run_key, manifest_sha256=digest)
     archive.commit(folder, ledger, done, staging, START)

@@ -203,7 +203,7 @@ def test_values_that_are_not_finite_are_not_published(tmp_path: Path) -> None:
 
     def holes(prepared: cycle.Prepared) -> np.ndarray:
         fields = cycle.forecast(context, prepared)
-        fields[1, 0, 3, 5] = np.nan
+        fields[0, 1, 0, 3, 5] = np.nan
         return fields
 
     outcome = cycle.run(context, compute=holes)[0]

@@ -78,7 +78,7 @@ def stage_by_hand(folder: Path, number: int, attempts: int = 1) -> Path:
         cycle = claim(ledger, at(number))
         target = path_of(folder, at(number))
         made = archive.Issue(at(number), 0, "convlstm", "test/1", "good", 0, f"06{5 * number:02d}0", "c" * 64, 5)
-        staging, _ = archive.stage(target, made, grid(), fields(at(number)), cycle.token)
+        staging, _ = archive.stage(target, made, grid(), fields(at(number))[None], cycle.token)
     return staging
 
 

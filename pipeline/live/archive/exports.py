@@ -9,7 +9,7 @@ expect.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fieldcast.pipeline.datasets.schema import (
     GRID_MAPPING,
     INIT_TIME,
     LEAD_TIME,
+    MEMBER,
     TIME_UNITS,
     VALID_TIME,
     X,
@@ -41,6 +42,7 @@ from fieldcast.pipeline.datasets.schema import (
 from fieldcast.pipeline.errors import InputError
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
+FURTHER = ".products.nc"  # behind the stamp
 UNEVEN = 1e-2  # of a cell: largest distance of coordinates from even spacing; float32 ones are rounded
 
 
@@ -56,17 +58,21 @@ def check_kinds(kinds: Sequence[str]) -> None:
             ) from None
 
 
-def write_copies(forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence[str]) -> list[Path]:
+def write_copies(
+    forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence[str], products: xr.Dataset | None = None
+) -> list[Path]:
     """Write one forecast (init_time 1, lead_time, y, x) into `folder` as each of `kinds` and return what was written.
 
-    'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; existing ones are
-    replaced. Raise `InputError` where a package is missing or a format cannot hold the grid, `OSError` as disks do.
+    'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; `products` go
+    into `<stamp>.products.nc` and into images such as `rain_rate_at_least_1_030min.tif`. Existing ones are replaced.
+    Raise `InputError` where a package is missing or a format cannot hold the grid, `OSError` as disks do.
     """
     check_kinds(kinds)
     if forecast.sizes[INIT_TIME] != 1:
         raise ValueError(f"forecast has {forecast.sizes[INIT_TIME]} init times, expected 1")
-    writers: dict[str, Callable[[xr.Dataset, Path, str], Path]] = {"netcdf": _netcdf, "geotiff": _geotiffs}
-    ready = _in_metres(check_forecasts(forecast).load().drop_encoding())
+    writers: dict[str, Callable[[list[xr.Dataset], Path, str], Path]] = {"netcdf": _netcdfs, "geotiff": _geotiffs}
+    datasets = [check_forecasts(forecast), *([] if products is None else [products])]
+    ready = [_in_metres(dataset.load().drop_encoding()) for dataset in datasets]
     make_folder(folder)
     return [writers[kind](ready, folder, stamp) for kind in kinds]
 
@@ -83,24 +89,35 @@ def remove_copies(folder: Path, stamp: str) -> None:
     if images.exists():
         images.rename(folder / f".{stamp}.partial")  # gone at once for readers, not file by file
         sweep_partial(images)
-    for name in (f"{stamp}.nc", f".{stamp}.nc.partial"):
+    for name in (f"{stamp}.nc", f".{stamp}.nc.partial", f"{stamp}{FURTHER}", f".{stamp}{FURTHER}.partial"):
         (folder / name).unlink(missing_ok=True)
 
 
-def _netcdf(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
+def _netcdfs(datasets: Sequence[xr.Dataset], folder: Path, stamp: str) -> Path:
     target = folder / f"{stamp}.nc"
-    fields = {name: {"zlib": True, "complevel": 4, "shuffle": True} for name in field_names(forecast)}
-    chunks = (1, 1, forecast.sizes[Y], forecast.sizes[X])
+    for dataset in datasets[1:]:  # first: whoever finds the forecast finds its products
+        _netcdf(dataset, folder / f"{stamp}{FURTHER}")
+    _netcdf(datasets[0], target)
+    return target
+
+
+def _netcdf(forecast: xr.Dataset, target: Path) -> None:
     encoding: dict[str, dict[str, Any]] = {
         **{
-            name: {**options, "chunksizes": chunks, "_FillValue": np.float32("nan")} for name, options in fields.items()
+            name: {
+                "zlib": True,
+                "complevel": 4,
+                "shuffle": True,
+                "chunksizes": (*[1] * (forecast[name].ndim - 2), forecast.sizes[Y], forecast.sizes[X]),
+                "_FillValue": np.float32("nan"),
+            }
+            for name in field_names(forecast)
         },
         **{name: {"units": TIME_UNITS, "dtype": "int64"} for name in (INIT_TIME, VALID_TIME)},
         **{name: {"_FillValue": None} for name in (Y, X)},
     }
     content = _cf(forecast).to_netcdf(engine="h5netcdf", format="NETCDF4", encoding=encoding)
     replace_durable(target, bytes(content))
-    return target
 
 
 def _cf(forecast: xr.Dataset) -> xr.Dataset:
@@ -121,21 +138,34 @@ def _cf(forecast: xr.Dataset) -> xr.Dataset:
     return ready.reset_coords(GRID_MAPPING) if GRID_MAPPING in ready.coords else ready
 
 
-def _geotiffs(forecast: xr.Dataset, folder: Path, stamp: str) -> Path:
+def _geotiffs(datasets: Sequence[xr.Dataset], folder: Path, stamp: str) -> Path:
     target = folder / stamp
-    crs = _crs(forecast)
-    _require_raster(forecast, crs)
-    ready = forecast.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools expect that
+    crs = _crs(datasets[0])
+    _require_raster(datasets[0], crs)
     with replacing(target) as partial:
         partial.mkdir()
-        for step, lead in enumerate(lead_minutes(ready)):
-            moment = ready.isel({INIT_TIME: 0, LEAD_TIME: step})
-            times = {name: moment[name].dt.strftime(ISO).item() for name in (INIT_TIME, VALID_TIME)}
-            for name in field_names(ready):
-                tags = {**_plain(ready.attrs), **_plain(moment[name].attrs), **times, "lead_minutes": lead}
-                content = _geotiff(moment[name], crs, tags)
-                write_durable(partial / f"{name}_{lead:03d}min.tif", content)
+        for dataset in datasets:
+            ready = dataset.sortby(Y, ascending=False).sortby(X)  # north up and west left: some tools expect that
+            for name, layer in _layers(ready):
+                for step, lead in enumerate(lead_minutes(ready)):
+                    moment = layer.isel({LEAD_TIME: step})
+                    times = {name: moment[name].dt.strftime(ISO).item() for name in (INIT_TIME, VALID_TIME)}
+                    tags = {**_plain(ready.attrs), **_plain(moment.attrs), **times, "lead_minutes": lead}
+                    write_durable(partial / f"{name}_{lead:03d}min.tif", _geotiff(moment, crs, tags))
     return target
+
+
+def _layers(dataset: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
+    """Yield name and field (lead_time, y, x) of every variable, by itself for each member, threshold and quantile."""
+    for name in field_names(dataset):
+        field = dataset[name].isel({INIT_TIME: 0})
+        further = [dim for dim in field.dims if dim not in (LEAD_TIME, Y, X)]
+        if not further:
+            yield name, field
+            continue
+        of = f"_{MEMBER}" if further == [MEMBER] else ""  # thresholds and quantiles are in the variable's name
+        for i, value in enumerate(dataset[further[0]].values):
+            yield f"{name}{of}_{value:g}", field.isel({further[0]: i}).drop_vars(further)
 
 
 def _geotiff(field: xr.DataArray, crs: pyproj.CRS | None, tags: Mapping[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 from dask.delayed import delayed
 
+from fieldcast.pipeline.config import Products
 from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.atomic import (
     free_bytes,
@@ -37,8 +38,10 @@ from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, VALID_TIME,
 from fieldcast.pipeline.datasets.signature import compare_signatures, signature_of
 from fieldcast.pipeline.datasets.times import from_minutes, from_numpy, to_numpy
 from fieldcast.pipeline.errors import CannotWriteError, DamagedError, InputError
+from fieldcast.pipeline.forecasting.forecaster import mean_of_members
 from fieldcast.pipeline.live.archive.durable import failpoint
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger
+from fieldcast.pipeline.live.archive.products import PRODUCTS, has_products, products_of
 from fieldcast.pipeline.live.archive.records import cycle_record
 from fieldcast.pipeline.live.clock import iso, parse, stamp
 
@@ -80,9 +83,9 @@ def staging_of(target: Path, token: int) -> Path:
     return partial_of(target, token)
 
 
-def require_space(folder: Path, fields: np.ndarray, reserve_bytes: float) -> None:
+def require_space(folder: Path, forecast_bytes: int, reserve_bytes: float) -> None:
     """Raise `CannotWriteError` unless the disk holds twice the forecast and the reserve."""
-    needed = int(2 * (fields.nbytes + METADATA_BYTES) + reserve_bytes)
+    needed = int(2 * (forecast_bytes + METADATA_BYTES) + reserve_bytes)
     if (free := free_bytes(folder)) < needed:
         short = -(-(needed - free) // 10**6)
         raise CannotWriteError(
@@ -91,18 +94,29 @@ def require_space(folder: Path, fields: np.ndarray, reserve_bytes: float) -> Non
         )
 
 
-def stage(target: Path, issue: Issue, grid: xr.Dataset, fields: np.ndarray, token: int) -> tuple[Path, str]:
+def stage(
+    target: Path, issue: Issue, grid: xr.Dataset, members: np.ndarray, token: int, products: Products | None = None
+) -> tuple[Path, str]:
     """Write a forecast beside `target`, checked and synced; return its folder and the SHA-256 of its manifest.
 
-    `fields` (lead, c, y, x) float32, in the order of the variables of `grid` (0, y, x).
+    `members` (m, lead, c, y, x) float32, in the order of the variables of `grid` (0, y, x): their mean is the forecast,
+    and `products` are what is published of them beside it.
     """
+    forecast = _labelled(issue, grid, mean_of_members(members[None]))
+    further = products_of(forecast, members, products or Products())
     staging = staging_of(target, token)
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        with needing(fields.nbytes + METADATA_BYTES, staging, REMEDY):
-            _write_store(staging, issue, grid, fields)
+        with needing(forecast.nbytes + (further.nbytes if further else 0) + METADATA_BYTES, staging, REMEDY):
+            make_folder(staging.parent)
+            store.write_whole(staging, forecast)
+            failpoint("store_created")
+            if further is not None:
+                store.write_whole(staging / PRODUCTS, further)
             failpoint("store_written")
-            _read_back(staging, grid, fields)
+            _read_back(staging, forecast)
+            if further is not None:
+                _read_back(staging / PRODUCTS, further)
             content = manifest.sealed({"format": FORMAT, **issue.facts(), "files": manifest.facts_of_files(staging)})
             write_durable(staging / MANIFEST, content)
             failpoint("manifest_written")
@@ -189,6 +203,26 @@ def open_forecasts(
     return merged.assign_coords({VALID_TIME: valid_time})
 
 
+def open_products(
+    folder: Path | str = Path("data/live"), start: datetime | str | None = None, end: datetime | str | None = None
+) -> xr.Dataset:
+    """Return the products of published forecasts, as `open_forecasts` returns their means, and `live.products` asks.
+
+    Forecasts without products, such as fallbacks, are left out. Raise `InputError` where none in the span has any.
+    """
+    folder = Path(folder)
+    entries = _span(folder, _moment("start", start), _moment("end", end))
+    found = [entry for entry in entries if has_products(folder / entry["path"])]
+    if not found:
+        raise InputError(f"{folder}: no forecast from {start} to {end} has products: set live.products")
+    for entry in found:
+        check(folder / entry["path"], entry["manifest_sha256"])
+    opened = [store.open_whole(folder / entry["path"] / PRODUCTS) for entry in found]
+    return xr.concat(
+        opened, INIT_TIME, coords="minimal", compat="override", join="outer", combine_attrs="drop_conflicts"
+    )
+
+
 def check(path: Path, manifest_sha256: str | None = None) -> dict[str, Any]:
     """Return the manifest of a published forecast; raise `DamagedError`, naming the file, if any byte has changed."""
     fix = f"fieldcast cycle --at {path.name.split('.')[0]} --supersede"
@@ -233,28 +267,24 @@ def audit(folder: Path, ledger: Ledger) -> list[str]:
     return faults
 
 
-def _write_store(staging: Path, issue: Issue, grid: xr.Dataset, fields: np.ndarray) -> None:
-    make_folder(staging.parent)
-    leads = lead_times(fields.shape[0], from_minutes(issue.step_minutes))
-    values = {name: fields[None, :, i] for i, name in enumerate(field_names(grid))}
-    store.create_forecasts(staging, grid, np.array([to_numpy(issue.init_time)]), leads, 1, issue.facts(), values)
-    failpoint("store_created")
-    store.consolidate(staging)
+def _labelled(issue: Issue, grid: xr.Dataset, fields: np.ndarray) -> xr.Dataset:
+    """Return the forecast (1, lead, c, y, x) of a cycle with its coordinates and facts."""
+    leads = lead_times(fields.shape[1], from_minutes(issue.step_minutes))
+    values = {name: fields[:, :, i] for i, name in enumerate(field_names(grid))}
+    return store.labelled_forecasts(grid, np.array([to_numpy(issue.init_time)]), leads, issue.facts(), values, None)
 
 
-def _read_back(staging: Path, grid: xr.Dataset, fields: np.ndarray) -> None:
+def _read_back(path: Path, dataset: xr.Dataset) -> None:
     """Raise `DamagedError` unless the disk gives back what memory holds."""
-    names = field_names(grid)
+    names = field_names(dataset)
     try:
-        with store.open_forecasts(staging, finished=False) as written:
-            same = [
-                np.array_equal(written[name].values[0], fields[:, i], equal_nan=True) for i, name in enumerate(names)
-            ]
-    except (ValueError, RuntimeError):  # of schema and codecs
+        with store.open_whole(path) as written:
+            same = [np.array_equal(written[name].values, dataset[name].values, equal_nan=True) for name in names]
+    except (ValueError, RuntimeError, KeyError):  # of schema and codecs
         same = [False]
     if not all(same):
         name = names[same.index(False)]
-        raise DamagedError(f"{staging / name}: the disk does not give back what was written: check the disk")
+        raise DamagedError(f"{path / name}: the disk does not give back what was written: check the disk")
 
 
 def _unsealed(path: Path, text: bytes, fix: str) -> dict[str, Any]:

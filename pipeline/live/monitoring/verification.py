@@ -18,9 +18,10 @@ from fieldcast.models.layers.latest import latest_valid
 from fieldcast.pipeline.datasets.grid import row_weights
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minutes
 from fieldcast.pipeline.live.archive.ledger import Verification
-from fieldcast.pipeline.verification import categorical, continuous
+from fieldcast.pipeline.verification import categorical, continuous, probabilistic
 from fieldcast.pipeline.verification.aggregation import THRESHOLD
 
+DISTRIBUTION = ("crps", "interval_covered")  # sums of forecasts with members, beside `member_weight` and `brier`
 Sums = dict[str, Any]  # field -> {"lead_minutes": [...], "forecast": {sum: [...]}, "persistence": {sum: [...]}}
 ERROR_SUMS = ("weight", "error", "squared_error")  # that the scores here are made of
 
@@ -31,11 +32,13 @@ def sums_of(
     history: np.ndarray,
     names: Sequence[str],
     thresholds: Mapping[str, Sequence[float]],
+    members: xr.Dataset | None = None,
 ) -> Sums:
     """Return the sums of errors of one forecast and of persistence, by field and lead.
 
-    `forecast` holds the fields `names` (1, lead, y, x); `observed` (lead, c, y, x) and `history` (t, c, y, x) hold the
-    same fields in order, NaN where missing. Cells count where forecast, observation and persistence are finite.
+    `forecast` holds the fields `names` (1, lead, y, x), and `members`, where they were published, (1, lead, member, y,
+    x); `observed` (lead, c, y, x) and `history` (t, c, y, x) hold the same fields in order, NaN where missing. Cells
+    count where forecast, observation and persistence are finite.
     """
     latest = latest_valid(history[None])[0]
     rows = row_weights(forecast)
@@ -45,11 +48,14 @@ def sums_of(
         persistence = np.broadcast_to(latest[i], fields.shape)
         valid = np.isfinite(observed[:, i]) & np.isfinite(fields) & np.isfinite(persistence)
         levels = [float(level) for level in thresholds.get(name, ())]
+        of_members = {}
+        if members is not None and name in members:
+            of_members = _member_sums(members[name].values[0], observed[:, i], valid, levels, rows)
         result[name] = {
             "units": str(forecast[name].attrs.get("units", "")),
             "lead_minutes": lead_minutes(forecast),
             "thresholds": levels,
-            "forecast": _sums(fields, observed[:, i], valid, levels, rows),
+            "forecast": _sums(fields, observed[:, i], valid, levels, rows) | of_members,
             "persistence": _sums(persistence, observed[:, i], valid, levels, rows),
         }
     return result
@@ -68,6 +74,14 @@ class Scores:
     mean_error: list[float]
     thresholds: list[float]
     csi: list[list[float]]  # by lead, then threshold
+    crps: list[float]  # of the cycles whose members were published; NaN without
+    brier: list[list[float]]  # of these too, by lead, then threshold
+    coverage: list[float]  # of the central 90 % interval
+
+    @property
+    def has_members(self) -> bool:
+        """Return whether members of a cycle were published and scored."""
+        return not all(math.isnan(value) for value in self.crps)
 
     @property
     def overall(self) -> dict[str, float]:
@@ -76,11 +90,13 @@ class Scores:
             math.sqrt(_mean([value * value for value in side])) for side in (self.rmse, self.persistence_rmse)
         )
         ratio = rmse / persistence if persistence > 0 else math.nan
+        of_members = {"crps": _mean(self.crps), "coverage_90": _mean(self.coverage)}
         return {
             "rmse": rmse,
             "persistence_rmse": persistence,
             "rmse_ratio": ratio,
             "mean_error": _mean(self.mean_error),
+            **{name: value for name, value in of_members.items() if not math.isnan(value)},
         }
 
 
@@ -102,11 +118,22 @@ def _sums(
     return {name: values.tolist() for name, values in sums.items()}
 
 
+def _member_sums(
+    members: np.ndarray, observed: np.ndarray, valid: np.ndarray, thresholds: Sequence[float], rows: np.ndarray | None
+) -> dict[str, list[Any]]:
+    """Return the sums of members (lead, member, y, x), and the weight of the cells that they count."""
+    sums = probabilistic.member_sums(members, observed, valid, thresholds, rows)
+    kept = {name: sums[name] for name in (*DISTRIBUTION, "brier") if name in sums}
+    kept["member_weight"] = continuous.weight_sums(valid, rows)["weight"]
+    return {name: values.tolist() for name, values in kept.items()}
+
+
 def _field_scores(name: str, parts: Sequence[Mapping[str, Any]]) -> Scores:
     units, thresholds = parts[-1]["units"], parts[-1]["thresholds"]
     parts = [part for part in parts if part["units"] == units]
     leads = sorted({lead for part in parts for lead in part["lead_minutes"]})
     forecast, persistence = (_labelled(parts, side, leads, thresholds) for side in ("forecast", "persistence"))
+    distribution = forecast.assign(weight=forecast["member_weight"])
     return Scores(
         field=name,
         units=units,
@@ -117,6 +144,9 @@ def _field_scores(name: str, parts: Sequence[Mapping[str, Any]]) -> Scores:
         mean_error=continuous.mean_error(forecast).values.tolist(),
         thresholds=thresholds,
         csi=categorical.csi(forecast).values.tolist(),
+        crps=probabilistic.crps(distribution).values.tolist(),
+        brier=probabilistic.brier(distribution).values.tolist(),
+        coverage=probabilistic.coverage_90(distribution).values.tolist(),
     )
 
 
@@ -126,15 +156,18 @@ def _labelled(
     """Return kept sums as the scores expect them, (init_time, lead_time[, threshold]), 0 for leads not forecast."""
     shape = (len(parts), len(leads))
     errors = {name: np.zeros(shape) for name in ERROR_SUMS}
-    events = {name: np.zeros((*shape, len(thresholds))) for name in categorical.SUMS[:3]}
+    of_members = {name: np.zeros(shape) for name in (*DISTRIBUTION, "member_weight")}
+    events = {name: np.zeros((*shape, len(thresholds))) for name in (*categorical.SUMS[:3], "brier")}
     for i, part in enumerate(parts):
         columns, sums = np.searchsorted(leads, part["lead_minutes"]), part[side]
         for name in errors:
             errors[name][i, columns] = sums.get(name, sums["n"])  # earlier versions kept no weights: all cells alike
+        for name in of_members:
+            of_members[name][i, columns] = sums.get(name, 0.0)
         for name in events if part["thresholds"] == thresholds else ():
-            events[name][i, columns] = sums[name]
+            events[name][i, columns] = sums.get(name, 0.0)
     dims = (INIT_TIME, LEAD_TIME)
-    labelled = {name: (dims, values) for name, values in errors.items()}
+    labelled = {name: (dims, values) for name, values in (errors | of_members).items()}
     return xr.Dataset(labelled | {name: ((*dims, THRESHOLD), values) for name, values in events.items()})
 
 
