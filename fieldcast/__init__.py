@@ -1,8 +1,8 @@
 """From gridded observations to compared, tracked and scheduled forecasts.
 
-`load` gives a trained model that forecasts xarray datasets, `open_observations` and `open_forecasts` open what a
-project has stored, `verify` scores forecasts. `fieldcast.pipeline` and `fieldcast.models` are the folders `pipeline/`
-and `models/` of the repository.
+`load` gives a trained model that forecasts xarray datasets; `open_observations`, `open_forecasts` and `open_products`
+open what a project has stored; `verify` scores forecasts. `fieldcast.pipeline` and `fieldcast.models` are the folders
+`pipeline/` and `models/` of the repository.
 """
 
 import os
@@ -10,9 +10,9 @@ import sqlite3  # noqa: F401  before eccodes, whose old SQLite would serve the w
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fieldcast.pipeline.api import load, open_forecasts, open_observations, verify
+    from fieldcast.pipeline.api import load, open_forecasts, open_observations, open_products, verify
 
-__all__ = ["load", "open_forecasts", "open_observations", "verify"]
+__all__ = ["load", "open_forecasts", "open_observations", "open_products", "verify"]
 
 # torch's threads (libgomp) spin at barriers before they sleep. Beside other busy processes a training step then takes
 # up to a hundred times as long; a short spin costs nothing on a quiet machine. Read once, when torch is loaded.

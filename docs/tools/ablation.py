@@ -33,6 +33,7 @@ VARIATIONS: dict[str, Change] = {
     "loss: mse": {"train": {"loss": "mse"}},
     "augment: none": {"train": {"augment": "none"}},
     "a third of the init times": {"splits": {"every_steps": 3}},
+    "correct_flow: true": {"model": {"correct_flow": True}},
     "precision: 32-true": {"train": {"precision": "32-true"}},
 }
 

@@ -5,6 +5,6 @@ May import: `errors`, `config`, `datasets`, `sources`, `forecasting`, `verificat
 `training`, `report`, `explain`, `models`.
 """
 
-from fieldcast.pipeline.live.archive.publish import open_forecasts
+from fieldcast.pipeline.live.archive.publish import open_forecasts, open_products
 
-__all__ = ["open_forecasts"]
+__all__ = ["open_forecasts", "open_products"]
