@@ -37,6 +37,8 @@ def _whole_seconds(minutes: float) -> float:
 
 Moment = Annotated[Time, AfterValidator(_utc)]
 Range = tuple[float, float]
+RESERVED = {"time", "y", "x", "latitude", "longitude", "spatial_ref", "frame_present"}  # of stores
+RESERVED |= {"init_time", "lead_time", "valid_time", "member"}
 MAX_WIND_M_S = 200
 StepMinutes = Annotated[  # a whole number of seconds: 2.5 is 150 s
     Minutes | Annotated[float, Field(gt=0, le=366 * DAY_MINUTES), AfterValidator(_whole_seconds)],
@@ -158,6 +160,9 @@ class GriddedOptions(SharedOptions):
     def _variables_differ(self) -> GriddedOptions:
         if len(set(self.variables)) < len(self.variables):
             raise ValueError(f"variables has a name twice: {self.variables}")
+        for name in self.variables:
+            if name in RESERVED or name.endswith("_refused"):
+                raise ValueError(f"variables has {name!r}, which is another thing in a store: rename it in the files")
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ SPELLINGS: Mapping[Unit, tuple[str, ...]] = {
 }
 ANGLES = ("latitude", "longitude", "grid_latitude", "grid_longitude")  # standard names
 UNEVEN = 0.1  # of the mean step, by which steps may differ: latitudes of Gaussian grids do by some hundredths
+POLE_SLACK = 1e-3  # degrees, of rounding
 KM_PER_DEGREE = 111.195  # of a great circle on a sphere of radius 6371 km
 KM_PER_UNIT: Mapping[Unit | None, float] = {"metre": 1e-3, "kilometre": 1.0, "degree": KM_PER_DEGREE}
 METRES_PER_UNIT: Mapping[Unit | None, float] = {"metre": 1.0, "kilometre": 1000.0}
@@ -41,23 +42,30 @@ def unit_of_axis(axis: xr.DataArray) -> Unit | None:
     return "degree" if unit is None and axis.attrs.get("standard_name") in ANGLES else unit
 
 
-def check_axis(where: str, name: str, axis: xr.Variable) -> xr.Variable:
-    """Return an axis of regular cells with the units that its name tells where it has none.
+def check_axis(where: str, name: str, axis: xr.Variable, shown: str | None = None) -> xr.Variable:
+    """Return an axis of regular cells with the units that its name tells where it has none; `shown` is the file's name.
 
     Longitudes across the seam (350 … 10) are made to run on (-10 … 10). Raise `InputError` for centres that are
-    missing, there twice, out of order, or uneven by more than `UNEVEN` of a step.
+    missing, there twice, out of order, beyond the poles, or uneven by more than `UNEVEN` of a step, and for radians.
     """
+    what = f"{where}: coordinate {shown or name}"
     centres, attributes = np.asarray(axis.values, np.float64), dict(axis.attrs)
-    if unit_of(str(attributes.get("units", ""))) is None and attributes.get("standard_name") in ANGLES:
+    units = str(attributes.get("units", ""))
+    if units.lower().startswith("rad"):
+        raise InputError(f"{what} has units '{units}', expected degrees: convert it")
+    if unit_of(units) is None and attributes.get("standard_name") in ANGLES:
         attributes["units"] = "degrees"
     if not np.isfinite(centres).all():
         wrong = int(np.flatnonzero(~np.isfinite(centres))[0])
-        raise InputError(f"{where}: value {wrong + 1} of coordinate {name} is missing: repair the file")
-    if name == X and unit_of(str(attributes.get("units", ""))) == "degree":
+        raise InputError(f"{what}: value {wrong + 1} is missing: repair the file")
+    is_angle = unit_of(str(attributes.get("units", ""))) == "degree"
+    if is_angle and name == X:
         centres = _unwrapped(centres)
+    if is_angle and name == Y and np.abs(centres).max(initial=0.0) > 90 + POLE_SLACK:
+        raise InputError(f"{what} has {centres[np.abs(centres).argmax()]:g} degrees, expected -90 to 90: correct it")
     steps = np.diff(centres)
     if steps.size:
-        _check_steps(f"{where}: coordinate {name}", centres, steps)
+        _check_steps(what, centres, steps)
     return xr.Variable(axis.dims, centres, attributes)
 
 

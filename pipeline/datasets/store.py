@@ -235,7 +235,8 @@ def _open(path: Path, chunks: Literal["shards"] | None, finished: bool = True) -
         manifest.check(path, manifest.read(path), whole=_is_metadata)
     consolidated = b'"consolidated_metadata": {' in (path / METADATA).read_bytes()
     with _naming_damage(path, finished):
-        dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=True))
+        only_leads = {LEAD_TIME: True}  # a variable in seconds, of sunshine for instance, is a number
+        dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=only_leads))
     if finished:
         dataset = _checked(dataset, path)
     if chunks is None:

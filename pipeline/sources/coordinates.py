@@ -120,4 +120,9 @@ def kept(attrs: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Return an attribute as Python's own type; of text that is no UTF-8 the odd bytes as question marks."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -24,6 +24,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.accumulations import KNOWN, RATES, as_rate, require_rate, unknown_period
 from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, one_line
+from fieldcast.pipeline.sources.labels import is_label
 from fieldcast.pipeline.sources.missing import without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
 
@@ -153,7 +154,7 @@ def _one_level(path: str, name: str, messages: list[Message], select: Mapping[st
         messages = _members_by_order(messages)
     for key, wanted in select.items():
         found = {_level(message, key) for message in messages} - {None}
-        kept = [message for message in messages if _is(_level(message, key), wanted)]
+        kept = [message for message in messages if is_label(_level(message, key), wanted)]
         if found and not kept:
             raise InputError(
                 f"{path}: source.select.{key} is {wanted}, '{name}' has {_list(found)}: choose one of them"
@@ -178,12 +179,6 @@ def _members_by_order(messages: Sequence[Message]) -> list[Message]:
 def _level(message: Message, key: str) -> Any:
     """Return what a message has for a key of `source.select`; a type of level stands for its level."""
     return message.keys["level"] if key == message.keys["typeOfLevel"] else message.keys.get(key)
-
-
-def _is(value: Any, wanted: Any) -> bool:
-    if isinstance(value, int | float) and isinstance(wanted, int | float):
-        return bool(np.isclose(value, wanted))
-    return str(value) == str(wanted)
 
 
 def _list(found: set[Any]) -> str:

@@ -26,7 +26,8 @@ from fieldcast.pipeline.sources.declared import check_hdf5, check_zarr
 from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
 from fieldcast.pipeline.sources.grib import GribFile, grib_header
-from fieldcast.pipeline.sources.missing import default_fill, limits_of, without_impossible
+from fieldcast.pipeline.sources.labels import is_label
+from fieldcast.pipeline.sources.missing import default_fill, limits_of, require_numbers, without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
 from fieldcast.pipeline.sources.valid_time import FrameTimes, decoded_times, frame_times, is_time
 
@@ -144,7 +145,7 @@ class OpenFile:
 
     def units(self, name: str) -> str:
         """Return the units that a variable is read in."""
-        units = str(self.dataset[name].attrs.get("units", ""))
+        units = str(kept(self.dataset[name].attrs, ("units",)).get("units", "")).strip()
         return RATES[units][0] if name in self.sums else units
 
     def template(self) -> xr.Dataset:
@@ -158,7 +159,10 @@ class OpenFile:
                 attributes[name], factor = as_rate(attributes[name], float(self.sums[name].min()))
             for key, limit in zip(("valid_min", "valid_max"), limits, strict=True):
                 attributes[name] |= {} if limit is None else {key: factor * limit}
-        y, x = (check_axis(self.path, axis, coordinate(self.path, dataset, axis, self.names[axis])) for axis in (Y, X))
+        y, x = (
+            check_axis(self.path, axis, coordinate(self.path, dataset, axis, own), own)
+            for axis, own in ((axis, self.names[axis]) for axis in (Y, X))
+        )
         crs, degrees = crs_of(self.path, dataset, self.variables[0]), cell_degrees(self.path, dataset)
         return grid_template(y, x, attributes, kept(dataset.attrs, KEPT_OF_FILE), crs, degrees)
 
@@ -167,8 +171,8 @@ def _overridden(header: Header, options: GriddedOptions) -> Header:
     """Return a header with the units that the options give; raise `InputError` where a variable has none at all."""
     template = header.template
     for name in options.variables:
-        units = options.units_of(name) or template[name].attrs.get("units")
-        if units is None:
+        units = options.units_of(name) or str(template[name].attrs.get("units", "")).strip()
+        if not units:
             raise InputError(
                 f"{header.path}: '{name}' has no attribute 'units', expected CF units such as 'K': add it to the file "
                 f"or set source.units: {{{name}: K}}"
@@ -229,7 +233,12 @@ def open_raw(path: str, engine: str, options: GriddedOptions) -> xr.Dataset:
     if magic == b"CDF\x05":
         raise InputError(f"{path}: a CDF-5 file (64-bit data), which is not read: convert it by nccopy -k nc4")
     if magic[:3] == b"CDF":
-        return _open_netcdf(path, "scipy")
+        try:
+            return _open_netcdf(path, "scipy")
+        except InputError:
+            raise
+        except Exception as error:  # scipy meets the end of a file with errors of many kinds
+            raise InputError(f"{path}: truncated or broken file (classic NetCDF): replace the file") from error
     if magic != b"\x89HDF":
         raise InputError(f"{path}: no NetCDF file: correct source.path or source.engine")
     check_hdf5(path)
@@ -327,8 +336,7 @@ def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:
                 "choose another variable"
             )
     for name in variables:
-        if dataset[name].dtype.kind not in "biuf":
-            raise InputError(f"{path}: '{name}' is of type {dataset[name].dtype}, expected numbers: choose another one")
+        require_numbers(path, name, dataset[name])
     return OpenFile(path, dataset, frames, variables, {axis: str(name) for name, axis in names.items()}, sums)
 
 
@@ -338,6 +346,11 @@ def _has_time(raw: xr.Dataset, field: xr.DataArray) -> bool:
 
 def _selected(path: str, raw: xr.Dataset, options: GriddedOptions, kept: set[str]) -> xr.Dataset:
     """Return the variables with no dimensions but `kept`: of others the one value that `source.select` names."""
+    if unknown := set(options.select) - {str(dim) for name in options.variables for dim in raw[name].dims}:
+        raise InputError(
+            f"{path}: source.select names '{sorted(unknown)[0]}', found dimensions "
+            f"{', '.join(map(str, raw[options.variables[0]].dims))}: correct it"
+        )
     dataset = raw
     for name in options.variables:
         for dim in map(str, raw[name].dims):
@@ -353,29 +366,23 @@ def _selected(path: str, raw: xr.Dataset, options: GriddedOptions, kept: set[str
                 )
             else:
                 dataset = dataset.squeeze(dim)
-    if unknown := set(options.select) - {str(dim) for name in options.variables for dim in raw[name].dims}:
-        raise InputError(
-            f"{path}: source.select names '{sorted(unknown)[0]}', found dimensions "
-            f"{', '.join(map(str, raw[options.variables[0]].dims))}: correct it"
-        )
     return dataset
 
 
 def _position(path: str, raw: xr.Dataset, dim: str, wanted: Any) -> int:
     labels = labels_of(raw, dim)
     for position, label in enumerate(labels):
-        if label == wanted or (
-            isinstance(label, float) and isinstance(wanted, int | float) and np.isclose(label, wanted)
-        ):
+        if is_label(label, wanted):
             return position
-    raise InputError(
-        f"{path}: source.select.{dim} is {wanted}, found {', '.join(map(str, labels))}: choose one of them"
-    )
+    shown = f"{wanted:g}" if isinstance(wanted, float) else wanted
+    raise InputError(f"{path}: source.select.{dim} is {shown}, found {', '.join(map(str, labels))}: choose one of them")
 
 
 def labels_of(raw: xr.Dataset, dim: str) -> list[Any]:
     """Return the values along a dimension; positions from 0 where it has none that differ."""
-    values = raw[dim].values.tolist() if dim in raw.coords else []
+    if dim not in raw.coords:
+        return list(range(raw.sizes[dim]))
+    values = raw[dim].values.astype(str if raw[dim].dtype.kind in "Mm" else raw[dim].dtype).tolist()
     return values if values and len(set(values)) == len(values) else list(range(raw.sizes[dim]))
 
 

@@ -10,9 +10,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import xarray as xr
+
+from fieldcast.pipeline.errors import InputError
 
 IMPOSSIBLE = 1e30  # from here on no physical quantity: default fill values (9.97e36), 1e31, infinity
-DEFAULT_FILLS = {"i2": -32767, "i4": -2147483647, "i8": -9223372036854775806, "u2": 65535, "u4": 4294967295}
+DEFAULT_FILLS = {
+    "i2": -32767,
+    "i4": -2147483647,
+    "i8": -9223372036854775806,
+    "u2": 65535,
+    "u4": 4294967295,
+    "u8": 2**64 - 2,
+}
 Limits = tuple[float | None, float | None]
 
 
@@ -54,6 +64,20 @@ def limits_of(attributes: Mapping[Any, Any], encoding: Mapping[Any, Any]) -> Lim
     scale = float(np.ravel(encoding.get("scale_factor", 1.0))[0])
     one = unpacked[0] if unpacked else None
     return (one, None) if (limits[0] is not None) == (scale > 0) else (None, one)
+
+
+def require_numbers(path: str, name: str, array: xr.DataArray) -> None:
+    """Raise `InputError` for a variable that holds no numbers, or whose packing or limits make none of them."""
+    for key in ("scale_factor", "add_offset"):
+        value = array.encoding.get(key, 1.0)
+        number = np.ravel(value)[0] if np.size(value) == 1 else np.nan
+        if np.asarray(number).dtype.kind not in "iuf" or not np.isfinite(number) or (key[0] == "s" and number == 0):
+            raise InputError(f"{path}: '{name}' has {key} {value}, expected a finite number: correct the file")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: '{name}' is of type {array.dtype}, expected numbers: choose another one")
+    low, high = (np.ravel(array.attrs.get(f"valid_{end}", np.nan))[0] for end in ("min", "max"))
+    if all(end.dtype.kind in "iuf" for end in map(np.asarray, (low, high))) and low > high:
+        raise InputError(f"{path}: '{name}' has valid_min {low} above valid_max {high}: correct the file")
 
 
 def default_fill(encoding: Mapping[Any, Any]) -> float | None:

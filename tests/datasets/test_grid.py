@@ -116,12 +116,21 @@ def test_longitudes_across_greenwich_and_the_date_line_are_even() -> None:
         ([0.0, 1.0, 3.0], "x is uneven, steps of 1 to 2"),
         ([0.0, 2.0, 1.0], "x is out of order at 1"),
         ([0.0, 1.0, 1.0], "x has 1 twice"),
-        ([0.0, np.nan, 2.0], "value 2 of coordinate x is missing"),
+        ([0.0, np.nan, 2.0], "coordinate x: value 2 is missing"),
     ],
 )
 def test_axes_that_are_no_regular_ones_are_refused(values: list[float], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         grid.check_axis("a.nc", "x", axis(values, "km"))
+
+
+def test_latitudes_beyond_the_poles_and_radians_are_refused() -> None:
+    with pytest.raises(InputError, match=r"a.nc: coordinate lat has 113 degrees, expected -90 to 90"):
+        grid.check_axis("a.nc", "y", axis([111.0, 112.0, 113.0]), "lat")
+    assert grid.check_axis("a.nc", "y", axis([88.0, 89.0, 90.0])).size == 3
+    radians = xr.Variable("y", [0.5, 0.6], {"standard_name": "latitude", "units": "radians"})
+    with pytest.raises(InputError, match="coordinate y has units 'radians', expected degrees"):
+        grid.check_axis("a.nc", "y", radians)
 
 
 @given(first=st.floats(-180, 359), step=st.floats(0.01, 5), cells=st.integers(2, 70))

@@ -9,6 +9,7 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.sources import inspect_source, open_source
+from fieldcast.pipeline.sources.labels import is_label
 from tests.cases import case_file
 
 SMALL = IngestOptions(shard_frames=8)
@@ -99,6 +100,22 @@ def test_one_member_is_chosen(tmp_path):
     observed = inspect_source(options("netcdf/ens.nc", select={"member": 2}))
     assert observed.time_axis.times.size == 6
     assert "choose one of member 0, 1, 2 by source.select" in refusal(options("netcdf/ens.nc"))
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted", "same"),
+    [
+        (850.0, 850, True),
+        (np.int64(0), "0", True),
+        ("0001", 1.0, True),  # as YAML reads 0001
+        ("b", "b", True),
+        (850.0, 851, False),
+        (None, 1, False),
+        ("b", 1, False),
+    ],
+)
+def test_labels_are_known_by_text_and_by_number(label, wanted, same):
+    assert is_label(label, wanted) is same
 
 
 def test_one_level_needs_no_choice():
