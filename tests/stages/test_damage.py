@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,18 +73,38 @@ def test_no_flipped_bit_is_silent(
         sys.stdout.write(f"seed {seed}: {flips} flips, {len(harmless)} in files that no stage reads, 0 silent\n")
 
 
-def test_no_deleted_file_is_silent(artefacts: dict[Path, Callable[[], object]]) -> None:
-    rng = random.Random(0)
+def test_no_deletion_is_silent(
+    artefacts: dict[Path, Callable[[], object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, deletions, unread = random.Random(0), 0, 0
     for place, read in artefacts.items():
         if place is COSTS:  # a model without costs is no error
             continue
-        expected, files = read(), _files(place)
-        for path in rng.sample(files, min(len(files), size(8, 60))):
-            whole = path.read_bytes()
-            path.unlink()
+        expected = read()
+        for gone in _deletions(place, rng, size(10, 60)):
+            kept = {path: path.read_bytes() for path in gone}
+            for path in gone:
+                path.unlink()
+            deletions += 1
             if not _named(read, expected, place):
-                assert path.name in ("quality.png", "quality.json"), path
-            path.write_bytes(whole)
+                assert {path.name for path in gone} <= {"quality.png", "quality.json"}, gone
+                unread += 1
+            for path, content in kept.items():
+                path.write_bytes(content)
+        assert read() == expected
+    with capsys.disabled():
+        sys.stdout.write(f"{deletions} deletions, {unread} of files that no stage reads, 0 silent\n")
+
+
+def _deletions(place: Path, rng: random.Random, count: int) -> Iterator[list[Path]]:
+    """Yield what goes at once: each file in turn, as far as `count` goes, then files together and all of a folder."""
+    files = _files(place)
+    singles = rng.sample(files, min(len(files), count))
+    yield from ([path] for path in singles)
+    folders = sorted({path.parent for path in files} - {place.parent})
+    for number in range(count - len(singles)):
+        below = _files(folders[number % len(folders)]) if folders and number % 2 else []
+        yield below or rng.sample(files, rng.randint(1, len(files)))
 
 
 def test_a_frame_that_is_missing_is_told_from_one_that_is_gone(artefacts: dict[Path, Callable[[], object]]) -> None:
@@ -141,6 +161,8 @@ def _named(read: Callable[[], object], expected: object, place: Path) -> bool:
         content = read()
     except DamagedError as error:
         return str(place) in str(error) and "dvc" in str(error)
+    except InputError as error:  # where nothing is left
+        return str(place) in str(error)
     assert content == expected, place
     return False
 
