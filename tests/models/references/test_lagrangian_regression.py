@@ -12,7 +12,8 @@ from tests.models.references.test_references import blobs
 
 NAN = np.nan
 STEP = np.timedelta64(5, "m")
-OPTIONS = LagrangianRegressionOptions(scales=(0, 2, 5))
+OPTIONS = LagrangianRegressionOptions(scales=(0, 2, 5), transform="identity")
+RAIN = LagrangianRegressionOptions(scales=(0, 2, 5))
 
 
 def histories(count, channels=1):
@@ -29,12 +30,12 @@ def case(weights, horizon, options=OPTIONS):
     return Case(np.zeros(1, "datetime64[ns]"), horizon, STEP, 1.0, options, {"weights": weights})
 
 
-def fitted(history, target, block=32):
+def fitted(history, target, block=32, options=OPTIONS):
     times = np.zeros(len(history), "datetime64[ns]")
     pieces = [slice(start, start + block) for start in range(0, len(history), block)]
     blocks = [(history[piece], target[piece], times[piece]) for piece in pieces]
     climatology = np.zeros((1, *target.shape[2:]), np.float32)
-    return regression.fit(Training(OPTIONS, climatology, target.shape[1], STEP, blocks))[0]["weights"]
+    return regression.fit(Training(options, climatology, target.shape[1], STEP, blocks))[0]["weights"]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,17 @@ def known():
 def test_the_fit_finds_the_weights_that_made_the_targets(known):
     history, weights, target = known
     np.testing.assert_allclose(fitted(history, target), weights, atol=2e-3)
+
+
+def test_rain_has_no_constant_and_dry_stays_dry(known):
+    history, weights, _ = known
+    weights = weights.copy()
+    weights[..., -1] = 0
+    target = regression.members(history, case(weights, 3, RAIN))[:, 0]
+    np.testing.assert_allclose(fitted(history, target, options=RAIN), weights, atol=2e-3)
+    drizzle = fitted(history, target + 0.5, options=RAIN)
+    assert (drizzle[..., -1] == 0).all()
+    assert (regression.members(np.zeros_like(history), case(drizzle, 3, RAIN)) == 0).all()
 
 
 def test_the_fit_does_not_depend_on_blocks_and_gaps(known, monkeypatch):
@@ -75,7 +87,7 @@ def test_with_all_weight_on_the_field_itself_it_is_advection():
     history[0, :, 0, 20, 20] = NAN  # never seen
     weights = np.zeros((4, 1, 4), np.float32)
     weights[..., 0] = 1
-    result = regression.members(history, case(weights, 4))
+    result = regression.members(history, case(weights, 4, RAIN))
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result[:, 0], advection(history, 4))
 
