@@ -29,12 +29,11 @@ from fieldcast import models
 from fieldcast.models.layers.outputs import BASES
 from fieldcast.pipeline.config.data import Prepare, Sample, Splits
 from fieldcast.pipeline.config.evaluation import Compare, Dask, Forecast, Promotion, Track, Verify
+from fieldcast.pipeline.config.extends import file_of, read_extended
 from fieldcast.pipeline.config.live import Live
-from fieldcast.pipeline.config.renamed import outdated
 from fieldcast.pipeline.config.section import Section
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.config.training import Train
-from fieldcast.pipeline.config.yaml_file import read_yaml
 from fieldcast.pipeline.errors import BUG, InputError, exit_code, public, redacted
 
 PARAMS = Path("params.yaml")
@@ -132,11 +131,7 @@ def _model_entry(content: Any) -> ModelEntry:
 
 def read(path: Path = PARAMS) -> Params:
     """Return the checked content of `path`; raise `InputError` with a line a fault: file, key, value and fix."""
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected sections such as source: and train:, found {type(content).__name__}")
-    if changes := outdated(content):
-        raise InputError(f"{path}: {'; '.join(changes)}")
+    content, places = read_extended(path)
     try:
         text = json.dumps(content)  # in strict JSON no text is a number, and no `true` is 1
     except (TypeError, ValueError) as error:
@@ -144,7 +139,7 @@ def read(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate_json(text, strict=True)
     except ValidationError as error:
-        lines = list(dict.fromkeys(f"{path}: {line}" for line in _lines(error)))
+        lines = list(dict.fromkeys(f"{file_of(places, keys, path)}: {line}" for keys, line in _lines(error)))
         more = [f"{path}: {len(lines) - MOST_FAULTS} more"] if len(lines) > MOST_FAULTS else []
         raise InputError("\n".join(lines[:MOST_FAULTS] + more)) from None
 
@@ -217,16 +212,20 @@ def _discreet_record(*arguments: Any, **names: Any) -> logging.LogRecord:
     return record
 
 
-def _lines(error: ValidationError) -> list[str]:
-    """Return a line for each place with a fault; where a value may be of several types, with what each of them says."""
+def _lines(error: ValidationError) -> list[tuple[list[str], str]]:
+    """Return keys and a line for each place with a fault, with what each of several types says of its value."""
     reasons: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
     lines = []
     for problem in error.errors():
         if problem["loc"] == ("models",) and problem["type"] == "value_error":  # names its places itself
             lines += _reason(problem).splitlines()
         else:
-            reasons.setdefault(_place("", problem), []).append(_reason(problem))
-    return [f"{place}: {', or '.join(dict.fromkeys(said))}" for place, said in reasons.items()] + lines
+            place = _place("", problem)
+            reasons.setdefault(place, []).append(_reason(problem))
+            keys[place] = _keys(problem["loc"])
+    told = [(keys[place], f"{place}: {', or '.join(dict.fromkeys(said))}") for place, said in reasons.items()]
+    return told + [(["models"], line) for line in lines]
 
 
 def _place(above: str, problem: Any) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CHECKED = Path("data/checked")  # params: valid; bases/<model>, code/<part>: digests of code
+CHECKED = Path("data/checked")  # params.json: valid, all of them; bases/<model>, code/<part>: digests
 OBSERVATIONS = Path("data/observations.zarr")
 PREPARED = Path("data/prepared")
 CHECKPOINTS = Path("data/checkpoints")

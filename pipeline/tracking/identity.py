@@ -8,7 +8,7 @@ from pathlib import Path
 from fieldcast import models
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import manifest, store
-from fieldcast.pipeline.datasets.paths import CHECKPOINTS, PREPARED
+from fieldcast.pipeline.datasets.paths import CHECKED, CHECKPOINTS, PREPARED
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.forecasting import checkpoint
 from fieldcast.pipeline.tracking.runs import CHECKPOINT_TAG, Run
@@ -34,8 +34,8 @@ def log_identity(run: Run, params: config.Params, model: str, data_digest: str) 
     summary = {"quality": json.loads(manifest.read_file(PREPARED / "quality.json"))}
     summary["quality"].pop("days")
     run.dataset(data_digest, str(PREPARED), summary)
-    for path in ("params.yaml", "dvc.lock"):
-        run.text(Path(path))
+    for path in (Path("params.yaml"), Path("dvc.lock"), CHECKED / "params.json"):
+        run.text(path)
     run.artifact(PREPARED / "quality.png", "data")
 
 

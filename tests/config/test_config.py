@@ -144,7 +144,7 @@ def test_missing_broken_and_empty_files(tmp_path: Path) -> None:
 
 def test_all_examples_and_the_default_are_valid() -> None:
     files = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
-    assert len(files) == 6
+    assert len(files) == 8
     for path in files:
         params = config.read(path)
         kinds = {entry.kind for entry in params.models.values()}

@@ -61,7 +61,7 @@ def run(folder: Path, *command: str) -> str:
 def make_project(folder: Path, params: dict[str, Any], tracker: Path) -> None:
     """Make a repository with this project's code and small parameters."""
     folder.mkdir()
-    for name in ("fieldcast", "pipeline", "models", "data/raw"):
+    for name in ("fieldcast", "pipeline", "models", "examples", "data/raw"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -213,7 +213,9 @@ def test_a_changed_line_of_code_makes_its_own_stages_stale(finished: Finished, f
 def test_a_changed_option_makes_its_own_model_stale(finished: Finished, params: dict[str, Any]) -> None:
     wider = merged(params, {"models": {TRANSFORMER: {"dim": 24}}})
     with changed(finished.folder / "params.yaml", yaml.safe_dump(wider)):
+        run(finished.folder, "dvc", "repro", "-q", "check")
         assert stale(finished.folder) == {f"train@{TRANSFORMER}", "compare"}
+    run(finished.folder, "dvc", "repro", "-q", "check")
 
 
 def test_equal_forecasts_are_not_verified_again(finished: Finished, copied: Path) -> None:

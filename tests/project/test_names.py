@@ -19,7 +19,7 @@ NAMES = ("x; touch marker", "$(touch marker)", "a'`touch marker`'b")
 @pytest.fixture
 def hostile(tmp_path: Path, small: dict[str, Any]) -> Path:
     """Return a project without code of its own whose models have hostile names."""
-    for name in ("fieldcast", "pipeline", "models"):
+    for name in ("fieldcast", "pipeline", "models", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, tmp_path / name)

@@ -17,7 +17,7 @@ BUILD = "from setuptools.build_meta import build_wheel; build_wheel('dist')"  # 
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Return the names of the files in a wheel that is built from a copy of the repository."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("fieldcast", "pipeline", "models"):
+    for name in ("fieldcast", "pipeline", "models", "examples"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder)
@@ -36,4 +36,8 @@ def test_all_modules_are_below_one_name(wheel: set[str]) -> None:
 def test_templates_are_there(wheel: set[str]) -> None:
     templates = {f"fieldcast/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline").rglob("*.j2")}
     assert {name for name in wheel if name.endswith(".j2")} == templates != set()
-    assert {"fieldcast/dvc.yaml", "fieldcast/params.yaml"} <= wheel  # of which `fieldcast init` makes a project
+    assert {
+        "fieldcast/dvc.yaml",
+        "fieldcast/params.yaml",
+        "fieldcast/examples/era5-uk.yaml",
+    } <= wheel  # of which `fieldcast init` makes a project
