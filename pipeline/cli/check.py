@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from fieldcast import models
 from fieldcast.pipeline import config
+from fieldcast.pipeline.cli.misfits import misfits
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.grid import spacing_km
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
@@ -26,11 +27,13 @@ from fieldcast.pipeline.forecasting.checkpoint import extra_channels, frame_of
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger
 from fieldcast.pipeline.sources import SourceInfo, inspect_source
+from fieldcast.pipeline.sources.samples import some_frames
 from fieldcast.pipeline.training.amounts import check_amounts, check_cells
 from fieldcast.pipeline.training.memory import check_memory, training_cells
 from fieldcast.pipeline.verification.strata import region_cuts
 
 Result = TypeVar("Result")
+LOOKED_AT = 6  # frames of a source without observations
 
 
 @dataclass
@@ -54,7 +57,10 @@ class Faults:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Return facts about the source and the run; raise `InputError` for all that would stop the run later."""
+    """Return facts about the source and the run, under `warnings` a list of settings that don't fit the data.
+
+    Raise `InputError` for all that would stop the run later.
+    """
     params = config.read(path)
     faults = Faults()
     faults.of(check_packages, params)
@@ -75,15 +81,17 @@ def facts_of(path: Path) -> dict[str, Any]:
         (check_leads, minutes),
     ):
         faults.of(check, params, subject)
+    ranges = known_ranges(params, source, channels) if channels else []
     if channels:
         faults.of(params.train.check_units, [source.variables[name] for name in params.prepare.targets or channels])
-        faults.of(check_values, params, known_ranges(params, source, channels))
+        faults.of(check_values, params, ranges)
     counts = faults.of(count_init_times, params, source)
     needs = {
         name: faults.of(training_need, params, name, channels, step, source.grid_shape) for name in _learned(params)
     }
     faults.refuse()
-    return _facts(params, source, channels or [], counts or {}, needs)
+    warnings = misfits(params, source, seen_ranges(params, ranges))
+    return _facts(params, source, channels or [], counts or {}, needs) | {"warnings": warnings}
 
 
 def _facts(
@@ -155,6 +163,19 @@ def known_ranges(params: config.Params, source: SourceInfo, channels: list[str])
     if own != source.variables or shape != source.grid_shape:
         return units
     return ranges_of(observations, channels, params.prepare.splits.train)
+
+
+def seen_ranges(params: config.Params, ranges: list[Range]) -> list[Range]:
+    """Return the ranges, those that are not known from observations by a look at some frames of the source."""
+    if all(each.low is not None for each in ranges):
+        return ranges
+    try:
+        frames = some_frames(params.source, params.ingest, LOOKED_AT)
+    except UserError:  # the stage that reads them says so
+        return ranges
+    for frame in frames:
+        ranges = [replace(each, whole=False).with_values(frame[each.name]) for each in ranges]
+    return ranges
 
 
 def check_packages(params: config.Params) -> None:

@@ -32,6 +32,8 @@ def init_project(folder: Path, source: str | None) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name in SHOWN:
         console.print(f"{name}: {facts[name]}")
+    for warning in facts["warnings"]:
+        console.print(f"warning: {warning}")
     console.print(f"Written: {', '.join(done)}.")
     console.print("Settings and their reasons are in params.yaml. Now:\n")
     console.print("  fieldcast check    # what a run would do and need")

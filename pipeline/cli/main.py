@@ -36,17 +36,23 @@ def check(
     params: ParamsFile = Path("params.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Validate a parameters file and its source; print data, samples and memory of a run. Exit code 2: wrong input."""
+    """Validate a parameters file and its source; print data, samples and memory of a run.
+
+    Settings that don't fit the data are warnings. Exit code 2: wrong input.
+    """
     from fieldcast.pipeline.cli.check import facts_of
 
     facts = facts_of(params)
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2, default=str) + "\n")
         return
+    warnings = facts.pop("warnings")
     table = Table("", escape(str(params)), show_header=True, header_style="bold")
     for name, value in facts.items():
         table.add_row(Text(name), Text(str(value)))
     Console().print(table)
+    for warning in warnings:
+        Console(stderr=True, soft_wrap=True).print(Text(f"warning: {params}: {warning}", style="yellow"))
 
 
 @app.command(epilog="Example: `fieldcast init 'archive/2024/*.nc'`")

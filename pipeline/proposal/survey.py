@@ -15,10 +15,10 @@ from fieldcast.pipeline.config.sources import Crop, GriddedOptions, IngestOption
 from fieldcast.pipeline.datasets.grid import spacing_km
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources import SourceInfo, inspect_source, open_source, time_axis_of
+from fieldcast.pipeline.sources import SourceInfo, inspect_source
 from fieldcast.pipeline.sources.contents import Variable, radar_format, variables_of
 from fieldcast.pipeline.sources.files import is_url
-from fieldcast.pipeline.sources.target import read_frames, target_of
+from fieldcast.pipeline.sources.samples import some_frames
 
 MOST_CELLS = 128  # along an axis: what a first run trains on in minutes
 MOST_VARIABLES = 4  # of one archive
@@ -77,7 +77,7 @@ def survey(source: str) -> Survey:
     if info.duplicates or rules != IngestOptions():
         notes["ingest"] = "some times are there twice, or not in order"
     options, info = _sized(options, rules, info, notes)
-    frames = _frames(options, rules)
+    frames = some_frames(options, rules, MOST_FRAMES)
     values = {name: _values(name, np.stack([frame[name] for frame in frames])) for name in info.variables}
     return Survey(options, rules, info, values, notes)
 
@@ -160,17 +160,7 @@ def _ends(there: np.ndarray) -> tuple[int, int]:
 
 def _first_fields(options: SourceOptions, rules: IngestOptions) -> list[np.ndarray]:
     """Return the fields (variable, y, x) of some frames, all variables of a cell together."""
-    return [np.stack(list(frame.values())) for frame in _frames(options, rules, MOST_FRAMES // 4)]
-
-
-def _frames(options: SourceOptions, rules: IngestOptions, most: int = MOST_FRAMES) -> list[dict[str, np.ndarray]]:
-    """Return evenly spread frames (y, x), by variable."""
-    source = open_source(options)
-    entries = time_axis_of(source, options, rules).entries
-    segments, target = source.segments(), target_of(source.grid(), options, f"the source ({options.kind})")
-    places = np.unique(np.linspace(0, entries.time.size - 1, most).round().astype(int))
-    read = [read_frames(segments[entries.segment[i]], entries.frame[[i]], target) for i in places]
-    return [{name: values[0] for name, values in frames.values.items()} for frames in read]
+    return [np.stack(list(frame.values())) for frame in some_frames(options, rules, MOST_FRAMES // 4)]
 
 
 def _values(name: str, frames: np.ndarray) -> Values:

@@ -14,12 +14,13 @@ import xarray as xr
 import yaml
 
 from fieldcast.pipeline import check, config
-from fieldcast.pipeline.cli.init import init_project
-from fieldcast.pipeline.config.sources import GriddedOptions, RadarOptions, StormsOptions
+from fieldcast.pipeline.cli import init
+from fieldcast.pipeline.cli.init import SHOWN, init_project
+from fieldcast.pipeline.config.sources import GriddedOptions, RadarOptions
 from fieldcast.pipeline.datasets.code import code_digest, parts_of_code
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.proposal.choices import _quantiles
-from fieldcast.pipeline.proposal.project import dvc_text
+from fieldcast.pipeline.proposal.project import default_params, dvc_text, write_project
 from fieldcast.pipeline.proposal.survey import Values
 from fieldcast.pipeline.proposal.text import yaml_value
 from tests.conftest import ROOT
@@ -67,7 +68,9 @@ def test_hourly_temperatures(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert {entry.kind for entry in params.models.values()} >= {"persistence", "linear", "unet"}
     text = Path("params.yaml").read_text()
     assert all("#" in line for line in text.splitlines() if line.strip().startswith(("history", "guards", "epochs")))
-    assert capsys.readouterr().out.splitlines()[-2:] == [
+    printed = capsys.readouterr().out
+    assert "warning" not in printed
+    assert printed.splitlines()[-2:] == [
         "  fieldcast check    # what a run would do and need",
         "  dvc repro          # all stages, to a table of models and data/comparison/report.html",
     ]
@@ -75,11 +78,12 @@ def test_hourly_temperatures(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"      - {folder.parent / 't.nc'}\n" in Path("dvc.yaml").read_text().replace("../", f"{folder.parent}/")
 
 
-def test_daily_sea_surface_with_land(folder: Path) -> None:
+def test_daily_sea_surface_with_land(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sea = fields("D", 300, sst="degC")
     sea["sst"] = sea["sst"].where(sea["lon"] < 12)
     sea.to_netcdf("sst.nc")
     params = proposed("sst.nc")
+    assert "warning" not in capsys.readouterr().out
     assert isinstance(params.source, GriddedOptions)
     assert params.source.crop is not None
     assert params.source.crop.x == (0, 8)
@@ -102,7 +106,7 @@ def test_two_variables_with_levels_and_a_bare_one(folder: Path) -> None:
     assert set(params.verify.thresholds) == {"u", "z", "cells"}
 
 
-def test_a_radar_archive(folder: Path) -> None:
+def test_a_radar_archive(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     for i in range(60):
         moment = pd.Timestamp("2016-09-28T14:00") + i * pd.Timedelta(minutes=5)
@@ -110,6 +114,7 @@ def test_a_radar_archive(folder: Path) -> None:
         counts[3:12, 4:15] = rng.integers(0, 130, (9, 11))
         write_fmi(folder / f"{i:02}.pgm.gz", moment.strftime("%Y%m%d%H%M"), counts)
     params = proposed(str(folder))
+    assert "warning" not in capsys.readouterr().out
     assert isinstance(params.source, RadarOptions)
     assert params.source.format == "fmi"
     assert params.source.crop is not None
@@ -143,8 +148,15 @@ def test_a_zarr_store_behind_a_url(folder: Path, served: str) -> None:
     assert "http" not in Path("dvc.yaml").read_text()
 
 
-def test_without_a_source_it_is_the_default_project(folder: Path) -> None:
-    assert isinstance(proposed(None).source, StormsOptions)
+def test_without_a_source_it_is_the_default_project(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = dict.fromkeys(SHOWN, "known") | {"warnings": ["a misfit"]}
+    monkeypatch.setattr(init, "facts_of", lambda path: facts | {"grid": config.read(path).source.kind})
+    init_project(Path(), None)
+    printed = capsys.readouterr().out
+    assert "grid: storms\n" in printed
+    assert "warning: a misfit\n" in printed
     assert Path("params.yaml").read_text() == (ROOT / "params.yaml").read_text()
     assert "data/raw" not in Path("dvc.yaml").read_text()
 
@@ -156,7 +168,8 @@ def test_nothing_is_overwritten(folder: Path) -> None:
         init_project(Path(), None)
     assert {path.name for path in folder.iterdir()} == {".gitignore", "dvc.yaml"}
     Path("dvc.yaml").unlink()
-    init_project(Path(), None)
+    done = write_project(Path(), default_params(), None)
+    assert ".gitignore was there and stays; add .venv/" in "; ".join(done)
     assert Path(".gitignore").read_text().startswith("mine\n")
     with pytest.raises(InputError, match=r"params.yaml is there already"):
         init_project(Path(), None)
@@ -182,7 +195,7 @@ def test_what_cannot_be_a_project_is_refused_before_anything_is_written(folder: 
 
 
 def test_stages_depend_on_digests_of_the_installed_code(folder: Path) -> None:
-    init_project(Path(), None)
+    write_project(Path(), default_params(), None)
     check.main()
     stages = yaml.safe_load(dvc_text(None))["stages"]
     assert "deps" not in stages["check"]
