@@ -11,6 +11,7 @@ from fieldcast.pipeline.datasets.code import ROOT
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.files import is_url
 
+STAGES = "stages.yaml"  # a link to dvc.yaml by a name under which DVC does not take it for one more
 OURS = ("params.yaml", "dvc.yaml")  # refused where they are there
 CODE = re.compile(r"^( +- )((?:pipeline|models)/\S+)$", re.MULTILINE)  # a dependency on the package's code
 RAW = re.compile(r"^( +- )data/raw\n", re.MULTILINE)
@@ -61,7 +62,7 @@ def dvc_text(source: str | None) -> str:
 
     `source` is the archive that `ingest` depends on, None for one that no file is; neither is a URL.
     """
-    text = (ROOT / "dvc.yaml").read_text()
+    text = (ROOT / STAGES).read_text()
     stages = text[text.index("stages:\n") :]
     raw = None if source is None or is_url(source) else _watched(source)
     stages = RAW.sub("" if raw is None else lambda found: f"{found[1]}{raw}\n", stages)

@@ -19,4 +19,4 @@ def some_frames(options: SourceOptions, rules: IngestOptions, most: int) -> list
     segments, target = source.segments(), target_of(source.grid(), options, f"the source ({options.kind})")
     places = np.unique(np.linspace(0, entries.time.size - 1, most).round().astype(int))
     read = [read_frames(segments[entries.segment[i]], entries.frame[[i]], target) for i in places]
-    return [{name: values[0] for name, values in frame.items()} for frame in read]
+    return [{name: values[0] for name, values in frame.values.items()} for frame in read]

@@ -37,7 +37,7 @@ def test_templates_are_there(wheel: set[str]) -> None:
     templates = {f"fieldcast/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline").rglob("*.j2")}
     assert {name for name in wheel if name.endswith(".j2")} == templates != set()
     assert {
-        "fieldcast/dvc.yaml",
+        "fieldcast/stages.yaml",
         "fieldcast/params.yaml",
         "fieldcast/examples/era5-uk.yaml",
     } <= wheel  # of which `fieldcast init` makes a project
