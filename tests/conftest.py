@@ -6,8 +6,11 @@ What takes seconds to import is imported by the fixtures that need it, so that t
 import copy
 import os
 import shutil
+import sqlite3
+import sqlite3.dbapi2
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +96,40 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         result[key] = merged(result[key], value) if isinstance(value, dict) and key in result else value
     return result
+
+
+class Unsynced(sqlite3.Connection):
+    """A connection that leaves the time of writing to the system."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute("PRAGMA synchronous = OFF" if sql.startswith("PRAGMA synchronous") else sql, *values)
+
+
+class UnsyncedTracker(sqlite3.Connection):
+    """A connection of MLflow's, which says nothing about it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA synchronous = OFF")
+
+
+CONNECT = sqlite3.connect
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Let writes of this process return before the disk has them, which only a power failure would lose."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(sqlite3, "connect", partial(CONNECT, factory=Unsynced))
+        patch.setattr(sqlite3.dbapi2, "connect", partial(CONNECT, factory=UnsyncedTracker))  # as SQLAlchemy calls it
+        yield
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let databases wait for the disk as they ask to."""
+    monkeypatch.setattr(sqlite3, "connect", CONNECT)
 
 
 @pytest.fixture(autouse=True)

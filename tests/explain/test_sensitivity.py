@@ -7,6 +7,7 @@ from fieldcast import models
 from fieldcast.models.simvp.options import SimVPOptions
 from fieldcast.models.video_transformer.attention.inspect.rollout import look_back
 from fieldcast.pipeline.explain.sensitivity import contribution, sensitivity
+from tests.campaign import size
 from tests.models.conftest import shake
 
 
@@ -73,6 +74,9 @@ def test_reach_of_plain_convolutions():
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (11 - 3, 11 + 3, 9 - 3, 9 + 3)
 
 
+STEPS = size(250, 500)
+
+
 def blobs(samples, generator):
     """Gaussian blobs that move at up to 2 cells a step each way, (b, 5, 1, 24, 24), and their places (b, 5, 2)."""
     velocity = 4 * torch.rand(samples, 2, generator=generator) - 2
@@ -91,9 +95,9 @@ def blob_model():
     )  # all it knows goes through tokens
     sizes = {"channels_in": 1, "channels_out": 1, "history": 3, "horizon": 2, "step_minutes": 5}
     model = models.build("video_transformer", options, **sizes)
-    optimiser, generator = torch.optim.AdamW(model.parameters(), lr=3e-3), torch.Generator().manual_seed(1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, 500)
-    for _ in range(500):
+    optimiser, generator = torch.optim.AdamW(model.parameters(), lr=4e-3), torch.Generator().manual_seed(1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, STEPS)
+    for _ in range(STEPS):
         frames, _ = blobs(16, generator)
         optimiser.zero_grad()
         functional.mse_loss(model(frames[:, :3]), frames[:, 3:]).backward()
@@ -121,7 +125,10 @@ def misses(map_of, lead):
 
 @pytest.mark.slow
 def test_forecasts_of_advected_blobs_come_from_where_the_blobs_were(blob_model):
-    """At the second lead a blob is 3.4 cells from where it was last, 6.8 from where it was first."""
+    """At the second lead a blob is 3.4 cells from where it was last, 6.8 from where it was first.
+
+    After 250 steps two seeds measured 1.4, 2.2 and 2.5, and 2.6 and 2.7 by rollout.
+    """
 
     def by_gradient(history, lead, region):
         return contribution(blob_model, history, lead, region).abs()
@@ -130,5 +137,5 @@ def test_forecasts_of_advected_blobs_come_from_where_the_blobs_were(blob_model):
         return look_back(blob_model, history, lead, region)
 
     assert misses(by_gradient, 0) < 1.5
-    assert misses(by_gradient, 1) < 2.0
+    assert misses(by_gradient, 1) < size(28, 20) / 10
     assert misses(by_rollout, 1) < 3.2  # attention alone finds the neighbourhood, not the blob

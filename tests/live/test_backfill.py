@@ -16,8 +16,6 @@ from fieldcast.pipeline.live.backfill import backfill
 from fieldcast.pipeline.live.outcomes import Result
 from tests.live.contexts import START, live_context, minutes
 
-pytestmark = pytest.mark.usefixtures("unsynced")
-
 
 def test_every_init_time_of_a_period_once(tmp_path: Path) -> None:
     context = live_context(tmp_path, START + minutes(60))

@@ -18,8 +18,6 @@ from fieldcast.pipeline.tracking import runs as tracking
 from tests.conftest import merged
 from tests.live.contexts import PARAMS, write_reference
 
-pytestmark = pytest.mark.usefixtures("unsynced")
-
 Command = Callable[..., tuple[int, str, str]]
 
 

@@ -324,7 +324,6 @@ def copy_events(context: LiveContext) -> list[str]:
         return [event["event"] for event in ledger.events() if event["event"].startswith("cop")]
 
 
-@pytest.mark.usefixtures("unsynced")
 def test_every_forecast_of_a_catch_up_gets_its_copies_and_none_is_rewritten(tmp_path: Path) -> None:
     context = live_context(tmp_path, changes={"copies": ["netcdf", "geotiff"]})
     cycle.run(context)
@@ -347,7 +346,6 @@ def test_every_forecast_of_a_catch_up_gets_its_copies_and_none_is_rewritten(tmp_
     }
 
 
-@pytest.mark.usefixtures("unsynced")
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("of a library")], ids=str)
 def test_a_copy_that_fails_costs_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -368,7 +366,6 @@ def test_a_copy_that_fails_costs_nothing_else(
     assert copy_events(context) == ["copy_failed", "copies_complete"]
 
 
-@pytest.mark.usefixtures("unsynced")
 def test_a_damaged_forecast_has_no_copy_and_costs_no_other_one(tmp_path: Path) -> None:
     context = live_context(tmp_path)
     cycle.run(context)

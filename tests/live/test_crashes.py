@@ -28,7 +28,7 @@ from fieldcast.pipeline.live.archive.durable import FAILPOINT
 from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
 from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
 from fieldcast.pipeline.live.clock import iso, parse
-from tests.campaign import size
+from tests.campaign import cases, size
 from tests.live.full_disk import KILOBYTES
 from tests.live.publishing import (
     SEED,
@@ -118,7 +118,7 @@ def test_there_are_failpoints() -> None:
 
 
 @pytest.mark.parametrize("name", FAILPOINTS)
-@pytest.mark.parametrize("action", ["kill", *(pytest.param(it, marks=pytest.mark.slow) for it in ERRORS)])
+@pytest.mark.parametrize("action", cases(["kill", *ERRORS], ["kill", "enospc"]))
 def test_the_next_run_repairs_one_cut_at_a_failpoint(
     folder: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str, action: str
 ) -> None:

@@ -26,10 +26,9 @@ from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts, path
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result, worst
+from tests.campaign import cases
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import SOURCE, START, live_context, minutes, params, write_learned, write_reference
-
-pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 def rows(context: LiveContext) -> list[Any]:
@@ -297,7 +296,10 @@ def test_a_model_of_another_grid_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", [False, True], ids=["at the start", "in a process that runs"])
 @pytest.mark.parametrize(
     ("name", "flipped"),
-    [("model.safetensors", True), ("config.json", True), ("manifest.json", True), ("config.json", False)],
+    cases(
+        [("model.safetensors", True), ("config.json", True), ("manifest.json", True), ("config.json", False)],
+        [("model.safetensors", True), ("config.json", False)],
+    ),
 )
 def test_a_damaged_checkpoint_leaves_cycles_due_until_it_is_mended(
     tmp_path: Path, name: str, flipped: bool, held: bool

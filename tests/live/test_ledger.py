@@ -244,6 +244,7 @@ def test_readers_cannot_write_and_make_no_file(path: Path, tmp_path: Path) -> No
     assert not (tmp_path / "none.sqlite").exists()
 
 
+@pytest.mark.usefixtures("synced")
 def test_every_commit_waits_for_the_disk(empty: Ledger) -> None:
     settings = {name: empty._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")}
     assert settings == {"synchronous": 3, "journal_mode": "delete"}  # EXTRA

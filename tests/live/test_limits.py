@@ -16,7 +16,6 @@ from tests.live import feeds
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import minutes, params, radar_context
 
-pytestmark = pytest.mark.usefixtures("unsynced")
 RAIN = Channel("rain_rate", "mm h-1", valid_min=0.0, min=0.0, max=50.0)
 
 

@@ -27,15 +27,13 @@ from tests.conftest import ROOT
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import minutes, params, write_reference
 
-pytestmark = pytest.mark.usefixtures("unsynced")
-
 ZONE = "Europe/Vienna"
 MOMENTS = {
     "an hour left out": datetime(2024, 3, 31, 1, tzinfo=UTC),
     "an hour twice": datetime(2024, 10, 27, 1, tzinfo=UTC),
     "leap day": datetime(2024, 2, 29, tzinfo=UTC),
 }
-STEPS = size(14, 144)  # of five minutes, before and after the moment
+STEPS = size(8, 144)  # of five minutes, before and after the moment
 WAKEUPS, SETTLED, WINDOW = size(20, 150), size(12, 50), size(2, 20)
 MEGABYTES = 3.0  # by which memory may grow from one window to the next
 

@@ -22,11 +22,10 @@ from fieldcast.pipeline.live.monitoring.logs import set_up
 from fieldcast.pipeline.live.outcomes import Result
 from fieldcast.pipeline.live.schedule import cron_trigger
 from fieldcast.pipeline.live.scheduler import WAKEUP, Server, run_until_complete
+from tests.campaign import cases
 from tests.conftest import merged
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import PARAMS, START, minutes, params, write_reference
-
-pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def test_the_time_zone_is_that_of_the_cron_expression() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", cases([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM]))
 def test_a_signal_stops_it_within_ten_seconds(project: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [Path(sys.executable).with_name("fieldcast"), "serve", "--folder", "live"],

@@ -34,8 +34,6 @@ from fieldcast.pipeline.live.outcomes import ExitCode
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import START, live_context, minutes, params
 
-pytestmark = pytest.mark.usefixtures("unsynced")
-
 CYCLES = 17
 END = START + minutes(5 * (CYCLES - 1))  # the last init time
 NOW = END + minutes(1)

@@ -17,11 +17,11 @@ from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring.status import read_status
 from fieldcast.pipeline.live.outcomes import ExitCode
 from fieldcast.pipeline.live.timekeeping import FeedTimes, Look
+from tests.campaign import cases
 from tests.live import contexts, feeds
 from tests.live.clocks import SimulatedClock
 from tests.live.contexts import live_context, minutes, radar_context
 
-pytestmark = pytest.mark.usefixtures("unsynced")
 STEP = minutes(10)  # of the radar, and of the wakings
 HOUR = timedelta(hours=1)
 BACKFILL = {"backfill_hours": 1}
@@ -115,9 +115,12 @@ def radar(tmp_path: Path) -> Machine:
     return Machine(tmp_path, simulated=False)
 
 
-@pytest.mark.parametrize(
-    "off", [2 * HOUR, 30 * HOUR, timedelta(days=365), -7 * HOUR, minutes(45), -minutes(45)], ids=str
-)
+SPANS = (2 * HOUR, 30 * HOUR, timedelta(days=365), -7 * HOUR, minutes(45), -minutes(45))
+OFF = [(machine, span) for machine in ("radar", "simulated") for span in SPANS]
+IN_THE_SUITE = [("radar", 30 * HOUR), ("radar", -minutes(45)), ("simulated", minutes(45)), ("simulated", -7 * HOUR)]
+
+
+@pytest.mark.parametrize(("machine", "off"), cases(OFF, IN_THE_SUITE), indirect=["machine"], ids=str)
 def test_a_clock_that_is_wrong_for_three_wakings_loses_nothing(machine: Machine, off: timedelta) -> None:
     assert machine.wake(3) == [True] * 3
     before = machine.rows().keys()
@@ -139,13 +142,13 @@ def test_a_feed_contradicts_a_clock_for_as_long_as_it_is_ahead(radar: Machine) -
     radar.require_all()
 
 
-def test_a_clock_that_jumps_twice(machine: Machine) -> None:
-    machine.wake(2)
-    assert machine.wake(2, 5 * HOUR) == [False] * 2
-    assert machine.wake(2, -3 * HOUR) == [False] * 2
-    assert machine.wake(2) == [True] * 2
-    machine.require_all()
-    assert machine.events()["clock_jump"] == 2
+def test_a_clock_that_jumps_twice(radar: Machine) -> None:
+    radar.wake(2)
+    assert radar.wake(2, 5 * HOUR) == [False] * 2
+    assert radar.wake(2, -3 * HOUR) == [False] * 2
+    assert radar.wake(2) == [True] * 2
+    radar.require_all()
+    assert radar.events()["clock_jump"] == 2
 
 
 def test_a_clock_that_began_ahead_leaves_no_init_time_without_a_row(machine: Machine) -> None:
@@ -174,6 +177,7 @@ def test_what_a_believed_future_has_ended_comes_again(tmp_path: Path) -> None:
     machine.require_all()
 
 
+@pytest.mark.parametrize("machine", ["radar"], indirect=True)
 def test_a_machine_that_was_off_catches_up_at_its_first_look(machine: Machine) -> None:
     machine.wake(2)
     machine.pass_time(3 * HOUR)

@@ -98,7 +98,7 @@ def test_noise_depends_on_the_init_time_alone():
 @pytest.mark.parametrize("kind", ["convlstm", "factorised"])
 def test_an_ensemble_learns_a_spread_that_is_there(kind, small):
     """The same history, two futures: a point forecast can only be their mean, members must be near both."""
-    wider = {"hidden": [8]} if kind == "convlstm" else {"dim": 16, "patch": 4}
+    wider = {"hidden": [8]} if kind == "convlstm" else {"dim": 16, "patch": 4, "stem": "patch"}
     model = small(kind, output="ensemble", members=6, channels=(1, 1), history=2, horizon=1, **wider)
     history = torch.zeros(8, 2, 1, 8, 8)
     target = torch.ones(8, 1, 1, 8, 8) * torch.tensor([1.0, -1.0]).repeat(4)[:, None, None, None, None]

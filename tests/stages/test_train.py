@@ -49,6 +49,7 @@ from fieldcast.pipeline.training import fit
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule, learning_rate_scale
 from fieldcast.pipeline.training.references import fit_kind
 from fieldcast.pipeline.training.validation import fit_base, mean_log_ratio, squared_errors, with_share
+from tests.campaign import cases
 from tests.conftest import ROOT, rewrite
 
 
@@ -187,7 +188,7 @@ def test_training_in_bfloat16(project: Path) -> None:
 
 @pytest.mark.slow
 def test_minutes_end_the_training_with_the_schedule_finished(project: Path) -> None:
-    params = rewrite(project, {"train": {"epochs": 100_000, "max_minutes": 0.08, "patience": 100_000}})
+    params = rewrite(project, {"train": {"epochs": 100_000, "max_minutes": 0.05, "patience": 100_000}})
     rates: list[float] = []
 
     class Rates(Callback):
@@ -434,13 +435,11 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("devices", "nodes"),
-    [(2, [{}]), (1, [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}])],
-    ids=["two devices", "two nodes"],
-)
-def test_two_processes_train_one_model(project: Path, devices: int, nodes: list[dict[str, str]]) -> None:
+@pytest.mark.parametrize("where", cases(["two devices", "two nodes"], ["two devices"]))
+def test_two_processes_train_one_model(project: Path, where: str) -> None:
     """Two devices of a node by one command; two nodes by a command each."""
+    devices = 2 if where == "two devices" else 1
+    nodes = [{}] if where == "two devices" else [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}]
     rewrite(
         project,
         {"train": {"devices": devices, "num_nodes": len(nodes), "strategy": "ddp", "accelerator": "cpu"}},
@@ -482,7 +481,8 @@ def test_two_processes_train_one_model(project: Path, devices: int, nodes: list[
 )
 def test_members_are_trained_calibrated_and_forecast(project: Path, kind: str, output: str) -> None:
     name = f"{kind}_members"
-    options = {"kind": kind, "output": output, "members": 3, "patch": 4}
+    size = {"hidden": [8]} if kind == "recurrent" else {"dim": 16, "heads": 2, "channels": 4}
+    options = {"kind": kind, "output": output, "members": 3, "patch": 4, **size}
     params = rewrite(project, {"models": {name: options}, "train": {"epochs": 1}})
     train(params, name)
     loaded = load(CHECKPOINTS / name)
@@ -510,7 +510,7 @@ def test_steps_is_calibrated_and_forecast(project: Path) -> None:
 
 def check_forecasts_with_members(params: config.Params, name: str, forecaster: Forecaster, members_are: str) -> None:
     init_times = read_init_times(PREPARED / "init_times.csv", "test")[:3]
-    forecast(CHECKPOINTS / name, OBSERVATIONS, init_times, Path("members.zarr"), params.forecast)
+    forecast(CHECKPOINTS / name, OBSERVATIONS, init_times, Path("members.zarr"), params.forecast, "synchronous")
     written = store.open_forecasts(Path("members.zarr"))
     assert written.attrs["members"] == members_are
     assert written.sizes["member"] == 3

@@ -11,6 +11,7 @@ from fieldcast.models.video_transformer.block import DividedBlock
 from fieldcast.models.video_transformer.options import VideoTransformerOptions
 from fieldcast.pipeline.forecasting.costs import count_macs
 from fieldcast.pipeline.training.dry_run import COPIES, Memory, held_for_backward, training_memory
+from tests.campaign import cases
 from tests.models.conftest import SMALL, build_small
 
 
@@ -31,15 +32,21 @@ def test_what_is_held_by_hand():
     assert training_memory(Two, (5, 1, 1, 1)) == Memory(COPIES * weights, 4 * (5 + 7))
 
 
-@pytest.mark.parametrize("case", SMALL)
+ALIKE = {  # others differ from these in sizes, or in what holds nothing for the backward pass
+    "convlstm_one_level", "convlstm_strides", "simvp_one_scale", "factorised_patches", "global_tokens",
+    "queries_alone", "tubelet", "learned", "no_positions", "rotary3d",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", cases(SMALL, SMALL.keys() - ALIKE))
 def test_rehearsal_equals_the_real_thing(case):
     shape = (5, 3, 17, 13)
-    real = [held_for_backward(build_small(case), torch.zeros(size, *shape)) for size in (1, 2, 3)]
+    real = [held_for_backward(build_small(case), torch.zeros(size, *shape)) for size in (2, 3)]
     found = training_memory(lambda: build_small(case), shape)
     if case == "clustered":  # the data's clusters are fewer than the worst case
-        assert found.a_sample > real[2] - real[1]
+        assert found.a_sample > real[1] - real[0]
     else:
-        assert found.a_sample == pytest.approx(real[2] - real[1], rel=1e-9)
+        assert found.a_sample == pytest.approx(real[1] - real[0], rel=1e-9)
 
 
 def test_memory_of_written_out_weights_grows_with_the_square():

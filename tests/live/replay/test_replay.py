@@ -32,8 +32,6 @@ from tests.live.replay.run import ReplayRun, replay, set_up
 from tests.live.replay.schedulers import FAILPOINTS
 from tests.sources import archives
 
-pytestmark = pytest.mark.usefixtures("unsynced")
-
 STEP, DEADLINE = timedelta(minutes=10), timedelta(minutes=15)
 FRAMES = 24
 
