@@ -1,9 +1,12 @@
 import json
+import shutil
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from mlflow.tracking._tracking_service import utils
 from typer.testing import CliRunner
 
 from fieldcast.pipeline import config
@@ -46,10 +49,7 @@ class Office:
     """A project whose models have versions and scores."""
 
     def __init__(self, project: Path) -> None:
-        free = {"leads_minutes": None, "guards": {"max_mean_error": None, "min_coverage": None, "max_coverage": None}}
-        self.params = rewrite(project, {"compare": {"resamples": 200}, "promotion": free})
-        for name in MODELS:
-            train_tracked(self.params, name)
+        self.params = config.read(project / "params.yaml")
         self.registry = Registry("small", project)
 
     def digests(self) -> dict[str, str]:
@@ -77,9 +77,29 @@ class Office:
         return str(self.registry.client.get_model_version("small", version.number).description)
 
 
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tracker: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project whose models are trained and registered; tests work on copies."""
+    folder = tmp_path_factory.mktemp("champion") / "project"
+    shutil.copytree(prepared, folder)
+    shutil.copy(tracker, folder / "mlflow.db")
+    free = {"leads_minutes": None, "guards": {"max_mean_error": None, "min_coverage": None, "max_coverage": None}}
+    params = rewrite(folder, {"compare": {"resamples": 200}, "promotion": free})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in MODELS:
+            train_tracked(params, name)
+    return folder
+
+
 @pytest.fixture
-def office(project: Path) -> Office:
-    return Office(project)
+def office(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    folder = Path(shutil.copytree(trained, tmp_path / "project"))
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # the runs of each copy have the same names
+    return Office(folder)
 
 
 def test_the_first_champion_is_the_best_reference_unless_a_model_is_better(office: Office) -> None:

@@ -212,7 +212,8 @@ def test_a_fresh_process_forecasts_from_the_folder_alone(tmp_path: Path) -> None
         "h = np.load('history.npy'); t = np.array(['2024-06-01T05:00', '2024-06-01T23:55'], dtype='datetime64[ns]');"
         "np.save('forecast.npy', load(Path('c'))(h, t))"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment)
     np.testing.assert_allclose(np.load(tmp_path / "forecast.npy"), forecaster(history(), TIMES), rtol=1e-5, atol=1e-6)
 
 

@@ -120,9 +120,6 @@ def test_after_a_change_of_regime_learning_on_has_less_error(folder: Path, archi
     half = len(times) // 2
     assert learnt.mean() < 0.8 * fixed.mean()
     assert learnt[half:].mean() < 0.6 * fixed[half:].mean()
-    again = run(folder, archive, tmp_path / "again", online, times)
-    np.testing.assert_array_equal(again, first)
-    assert store.directory_digest(tmp_path / "again") == store.directory_digest(tmp_path / "first")
     assert store.directory_digest(folder) == digest
     assert store.open_forecasts(tmp_path / "first").attrs["checkpoint_digest"] == digest
 

@@ -38,8 +38,9 @@ def test_a_repro_stops_at_the_first_stage(hostile: Path) -> None:
 
 
 def test_a_stage_by_itself_runs_no_name(hostile: Path) -> None:
-    for name in NAMES:
-        command = ["dvc", "repro", "--single-item", "--force", f"verify@{name}"]
-        process = subprocess.run(command, cwd=hostile, env=ENVIRONMENT, capture_output=True, text=True)
-        assert process.returncode != 0
-        assert not (hostile / "marker").exists(), process.stdout + process.stderr
+    stages = [f"verify@{name}" for name in NAMES]
+    command = ["dvc", "repro", "--single-item", "--force", "--keep-going", *stages]
+    process = subprocess.run(command, cwd=hostile, env=ENVIRONMENT, capture_output=True, text=True)
+    assert process.returncode != 0
+    assert all(f"Running stage '{stage}'" in process.stdout for stage in stages)
+    assert not (hostile / "marker").exists(), process.stdout + process.stderr

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fieldcast import models
 from fieldcast.pipeline import config
 from fieldcast.pipeline.cli.check import facts_of
 from fieldcast.pipeline.datasets import store
@@ -28,6 +29,10 @@ from tests.conftest import ROOT, merged
 
 pytestmark = pytest.mark.slow
 
+KNMI_MODELS = (  # one of each kind
+    "persistence", "climatology", "damped_persistence", "advection", "lagrangian_quantiles", "steps", "convlstm",
+    "video_transformer", "unet_quantiles",
+)  # fmt: skip
 ERA5_MODELS = (
     "persistence", "climatology", "damped_persistence", "linear", "video_transformer", "transformer_quantiles",
     "transformer_ensemble",
@@ -49,6 +54,7 @@ def run(
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(models, "scheduler_of", lambda _: "synchronous")  # processes take longer to start than to work
     (folder / "mlflow.db").write_bytes(tracker.read_bytes())
     (folder / "data/raw").mkdir(parents=True)
     for name, place in {"knmi": "radar/knmi", "era5": "era5", "mnist": "mnist"}.items():
@@ -64,10 +70,9 @@ def run(
     scores = {}
     for model in only or params.models:
         train(params, model)
-        forecast(CHECKPOINTS / model, OBSERVATIONS, init_times, FORECASTS / f"{model}.zarr", params.forecast)
-        made = store.open_forecasts(FORECASTS / f"{model}.zarr")
-        observed = store.open_observations(OBSERVATIONS)
-        sums = verify(made, observed, params.verify)
+        out = FORECASTS / f"{model}.zarr"
+        forecast(CHECKPOINTS / model, OBSERVATIONS, init_times, out, params.forecast, scheduler="synchronous")
+        sums = verify(store.open_forecasts(out), store.open_observations(OBSERVATIONS), params.verify)
         scores[model] = by_key(scores_of(sums))
     return scores
 
@@ -80,13 +85,11 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "train": {"epochs": 1},
         "models": {
             "convlstm": {"hidden": [8]},
-            "video_transformer": {"dim": 16, "heads": 2},
-            "unet": {"channels": 4},
+            "video_transformer": {"dim": 16, "heads": 2, "channels": 4},
             "unet_quantiles": {"channels": 4},
         },
     }
-    scores = run("knmi-radar", changes, archive, tmp_path / "knmi", monkeypatch, tracker)
-    assert len(scores) == 12
+    scores = run("knmi-radar", changes, archive, tmp_path / "knmi", monkeypatch, tracker, KNMI_MODELS)
     for model, curves in scores.items():
         for threshold in ("0.5", "1", "2", "5"):
             assert len(curves[f"csi_{threshold}_mm_h"]) == 6, model
@@ -111,8 +114,12 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def era5(archive: Path, tmp_path_factory: pytest.TempPathFactory, tracker: Path) -> Iterator[tuple[Path, Scores]]:
     """Yield a folder with the stages' outputs and the scores of four references and three transformers."""
     folder = tmp_path_factory.mktemp("era5") / "project"
-    halved = {split: {"every_steps": 2} for split in ("train", "test")}
-    changes = {"train": {"epochs": 2}, "prepare": {"splits": halved}}
+    narrow = {"stem": "patch", "dim": 32, "heads": 2}
+    changes = {
+        "train": {"epochs": 2},
+        "prepare": {"splits": {"train": {"every_steps": 3}, "test": {"every_steps": 2}}},
+        "models": {model: narrow for model in ERA5_MODELS if "transformer" in model},
+    }
     with pytest.MonkeyPatch.context() as monkeypatch:
         yield folder, run("era5-uk", changes, archive, folder, monkeypatch, tracker, ERA5_MODELS)
 
@@ -170,15 +177,20 @@ def test_era5_members(era5: tuple[Path, Scores], model: str) -> None:
 def test_moving_mnist(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: Path) -> None:
     """MSE as the field defines it: squared error summed over a frame's pixels, mean over frames and sequences."""
     changes = {
-        "source": {"sequences_train": 100, "sequences_test": 20},
+        "source": {"sequences_train": 60, "sequences_test": 20},
         "prepare": {
             "splits": {
-                "train": {"start": "2000-01-01T09:00", "end": "2000-03-20T09:00"},  # days 0 to 79
-                "validation": {"start": "2000-03-26T09:00", "end": "2000-04-04T09:00"},  # 85 to 94
-                "test": {"start": "2000-04-10T09:00", "end": "2000-04-29T09:00"},  # 100 to 119: other digits
+                "train": {"start": "2000-01-01T09:00", "end": "2000-02-09T09:00"},  # days 0 to 39
+                "validation": {"start": "2000-02-15T09:00", "end": "2000-02-24T09:00"},  # 45 to 54
+                "test": {"start": "2000-03-01T09:00", "end": "2000-03-20T09:00"},  # 60 to 79: other digits
             }
         },
         "train": {"epochs": 1, "batch_size": 4, "max_minutes": None},
+        "models": {
+            "convlstm": {"hidden": [16]},
+            "simvp": {"hidden": 32},
+            "video_transformer": {"dim": 32, "heads": 2, "channels": 4},
+        },
     }
     scores = run("moving-mnist", changes, archive, tmp_path / "mnist", monkeypatch, tracker)
 

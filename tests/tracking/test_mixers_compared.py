@@ -14,7 +14,7 @@ from fieldcast.pipeline.tracking import patience
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 TINY = {"hidden": [8], "patch": 4}
-MIXERS = ("convlstm", "convgru", "trajgru", "attention")
+MIXERS = ("convlstm", "attention")
 LEARNED = {
     **{f"by_{mixer}": ("recurrent", {**TINY, "cell": mixer}) for mixer in MIXERS},
     "by_convolution": ("simvp", {"channels": 4, "hidden": 8, "blocks": 1}),
