@@ -17,12 +17,12 @@ def check(kind, stated, budget_gb, batch_size=8, cells=(24, 32)):
 
 
 def test_what_fits_is_told_apart_from_what_does_not():
-    stated = {"dim": 16, "heads": 2, "patch": 2}
-    need = check("video_transformer", stated, 10.0)
+    stated = {"hidden": [8], "patch": 2}
+    need = check("recurrent", stated, 10.0)
     exact = need.of_batch(8) / 1e9
-    assert check("video_transformer", stated, exact) == need
+    assert check("recurrent", stated, exact) == need
     with pytest.raises(InputError) as caught:
-        check("video_transformer", stated, exact * 0.9)
+        check("recurrent", stated, exact * 0.9)
     said = str(caught.value)
     assert said.startswith("params.yaml: models.mine needs ")
     assert "to train on batches of 8" in said
