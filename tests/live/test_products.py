@@ -22,7 +22,6 @@ from fieldcast.pipeline.live.monitoring.status import read_status
 from fieldcast.pipeline.live.monitoring.verification import scores_of
 from tests.live.contexts import START, live_context, write_learned
 
-pytestmark = pytest.mark.usefixtures("unsynced")
 ASKED: dict[str, Any] = {"members": True, "exceed": {"rain_rate": [0.3, 2]}, "quantiles": [0.1, 0.5, 0.9]}
 OPTIONS = {"output": "quantiles", "members": 4, "channels": 3, "levels": 1}
 
