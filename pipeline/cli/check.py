@@ -25,6 +25,7 @@ from fieldcast.pipeline.datasets.times import minutes_of
 from fieldcast.pipeline.errors import InputError, UserError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels, frame_of
 from fieldcast.pipeline.live.archive.exports import check_kinds
+from fieldcast.pipeline.live.feed.limits import require_threshold
 from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger
 from fieldcast.pipeline.sources import SourceInfo, inspect_source
 from fieldcast.pipeline.sources.samples import some_frames
@@ -78,6 +79,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         (check_regions, source),
         (check_spacing, source),
         (check_live, minutes),
+        (check_thresholds, source),
         (check_leads, minutes),
     ):
         faults.of(check, params, subject)
@@ -130,6 +132,9 @@ def count_init_times(params: config.Params, source: SourceInfo) -> dict[str, int
 def check_names(params: config.Params, variables: list[str]) -> list[str]:
     """Return the channels in order; raise `InputError` where an option names a variable that the source lacks."""
     channels = channel_order(variables, params.prepare)
+    for name in params.live.limits:
+        if name not in channels:
+            raise InputError(f"params.yaml: live.limits names {name!r}, models read {', '.join(channels)}")
     targets = params.prepare.targets or channels
     for name in params.verify.thresholds:
         if name not in targets:
@@ -192,6 +197,21 @@ def check_packages(params: config.Params) -> None:
 def check_live(params: config.Params, step_minutes: float) -> None:
     """Raise `InputError` where forecasts could not be scheduled as the section `live` asks for."""
     CycleSchedule.of(step_minutes, 0, params.live.every_minutes, params.sample.history, params.sample.horizon)
+    missing, history = params.live.late_data.max_missing_frames, params.sample.history
+    if missing >= history > 1:
+        raise InputError(
+            f"params.yaml: live.late_data.max_missing_frames is {missing}, expected less than the {history} frames of "
+            "a history: its newest is never filled"
+        )
+
+
+def check_thresholds(params: config.Params, source: SourceInfo) -> None:
+    """Raise `InputError`, a line for each fault, for a threshold that no value or every value reaches."""
+    faults = Faults()
+    for name, thresholds in params.verify.thresholds.items():
+        for threshold in thresholds:
+            faults.of(require_threshold, name, threshold, source.variables.get(name, ""))
+    faults.refuse()
 
 
 def check_sizes(params: config.Params, source: SourceInfo) -> None:
@@ -207,9 +227,14 @@ def check_sizes(params: config.Params, source: SourceInfo) -> None:
     params.forecast.check_online(source.grid_shape, params.sample.crop_cells)
     if params.verify.neighbourhoods_km and any(params.verify.thresholds.values()):
         try:
-            spacing_km(source.grid)
+            sides = spacing_km(source.grid)
         except InputError as error:
             raise InputError(f"params.yaml: verify.neighbourhoods_km: {error}") from None
+        if params.verify.neighbourhoods_km[0] < min(sides) / 2:
+            raise InputError(
+                f"params.yaml: verify.neighbourhoods_km has {params.verify.neighbourhoods_km[0]:g}, less than half "
+                f"of a cell of {sides[0]:.3g} x {sides[1]:.3g} km"
+            )
 
 
 def check_spacing(params: config.Params, source: SourceInfo) -> None:

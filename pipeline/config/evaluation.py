@@ -18,7 +18,7 @@ Distance = Annotated[float, Field(gt=0, le=40_000)]  # km; the circumference of 
 class Online(Section):
     """Online learning of networks over the test period, as in Shi et al. (2017, arXiv:1706.03458), 3.4."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4  # of AdaGrad
+    learning_rate: Annotated[float, Field(ge=1e-12, le=10)] = 1e-4  # of AdaGrad
     threshold: Annotated[float, Field(ge=0, le=1e12)] = 0.0  # normalised; samples with a smaller loss are left out
 
 
@@ -108,6 +108,13 @@ class Promotion(Section):
     score: Literal["rmse", "mae", "crps"] = "rmse"
     leads_minutes: Annotated[list[Minutes], Field(min_length=1)] | None = None  # pooled, and each; default: all leads
     guards: Guards = Guards()
+
+    @field_validator("leads_minutes")
+    @classmethod
+    def _leads_differ(cls, value: list[int] | None) -> list[int] | None:
+        if value and len(set(value)) < len(value):
+            raise ValueError(f"a lead is there twice: {value}")
+        return value
 
 
 class Track(Section):

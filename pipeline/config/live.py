@@ -18,12 +18,22 @@ Days = Annotated[float, Field(gt=0, le=366 * 100)]
 
 def _in_order(limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     low, high = limits
+    if low is None and high is None:
+        raise ValueError("expected a lower or an upper limit, found none")
     if low is not None and high is not None and low >= high:
         raise ValueError(f"expected a lower limit below the upper one, found {low:g} and {high:g}")
     return limits
 
 
 Value = Annotated[float, Field(ge=-1e30, le=1e30)]
+
+
+def _different(kinds: list[str]) -> list[str]:
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"one is there twice: {kinds}")
+    return kinds
+
+
 ValueLimits = Annotated[tuple[Value | None, Value | None], AfterValidator(_in_order)]
 
 
@@ -31,7 +41,7 @@ class FeedLook(Section):
     """Limits of one look at the feed; what they leave out is taken at later looks."""
 
     max_megabytes: Annotated[float, Field(gt=0, le=1e6)] = 256.0  # downloaded; a larger file is refused
-    max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 90.0  # a third at most for all requests, or one file
+    max_seconds: Annotated[float, Field(ge=1, le=86_400)] = 90.0  # a third at most for all requests, or one file
 
 
 class LateData(Section):
@@ -98,6 +108,6 @@ class Live(Section):
     reserve_megabytes: Annotated[float, Field(ge=0, le=1e9)] = 64.0  # of the disk that a cycle leaves free
     limits: dict[Name, ValueLimits] = {}  # [lowest, highest] value by variable; a frame beyond is refused
     products: Products = Products()
-    copies: list[Literal["netcdf", "geotiff"]] = []
+    copies: Annotated[list[Literal["netcdf", "geotiff"]], AfterValidator(_different)] = []
     drift: Drift = Drift()
     retention: Retention = Retention()

@@ -65,7 +65,7 @@ class Train(Section):
     epochs: Count
     max_minutes: Limit | None = None  # the schedule finishes inside it; null: no limit, and repeatable
     batch_size: Count = 16
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    learning_rate: Annotated[float, Field(ge=1e-12, le=10)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
     warmup: Share = 0.05  # share of the schedule with a rising learning rate
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99

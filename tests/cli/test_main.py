@@ -103,6 +103,21 @@ def test_neighbourhoods_need_rows_and_units(tmp_path: Path, small: dict[str, Any
             {"promotion": {"leads_minutes": [5, 35]}},
             "leads_minutes names 35, forecasts are for 5 to 20 minutes",
         ),
+        (
+            {"verify": {"thresholds": {"rain_rate": [1e-9, 4000.0]}}},
+            "rain_rate has 4000 mm h-1, expected more",
+        ),
+        ({"verify": {"thresholds": {"rain_rate": [-1.0, 1.0]}}}, "verify.thresholds.rain_rate has -1 mm h-1"),
+        (
+            {"verify": {"neighbourhoods_km": [1e-9]}},
+            "neighbourhoods_km has 1e-09, less than half of a cell of 2",
+        ),
+        ({"promotion": {"leads_minutes": [10, 10]}}, "a lead is there twice"),
+        ({"live": {"copies": ["netcdf", "netcdf"]}}, "one is there twice"),
+        ({"live": {"limits": {"t2m": [200, 300]}}}, "live.limits names 't2m', models read rain_rate"),
+        ({"live": {"limits": {"rain_rate": [None, None]}}}, "expected a lower or an upper limit, found none"),
+        ({"live": {"late_data": {"max_missing_frames": 9}}}, "max_missing_frames is 9, expected less than the"),
+        ({"train": {"learning_rate": 1e-300}}, "train.learning_rate is 1e-300"),
         ({"verify": {"regions": {"sea": {"y": [1e9, 2e9], "x": [0, 1]}}}}, "verify.regions.sea.y is"),
         (
             {"prepare": {"splits": {"test": {"start": "2024-07-01T00:00", "end": "2024-07-02T00:00"}}}},

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.missing import Limits
 
 POSSIBLE: dict[str, Limits] = {  # by units, generously: records of the World Meteorological Organization
-    "mm h-1": (None, 3000.0),  # 38 mm in a minute, 2280 mm/h
+    RAIN_RATE_UNITS: (None, 3000.0),  # 38 mm in a minute, 2280 mm/h
     "K": (100.0, 400.0),  # -89 to 57 degrees at the ground, -143 in the mesosphere
     "degC": (-173.0, 127.0),
     "m s-1": (-500.0, 500.0),  # 113 at the ground, about 200 in jets
@@ -47,6 +48,17 @@ def limits_of(channels: Sequence[Channel], given: GivenLimits) -> dict[str, Limi
             f"{', '.join(names)}"
         )
     return {channel.name: given[channel.name] if channel.name in given else _limits(channel) for channel in channels}
+
+
+def require_threshold(name: str, threshold: float, units: str) -> None:
+    """Raise `InputError` for a threshold of `verify` that no value of these units or every one reaches."""
+    low, high = POSSIBLE.get(units, (None, None))
+    low = 0.0 if units == RAIN_RATE_UNITS else low
+    if (low is not None and threshold <= low) or (high is not None and threshold > high):
+        raise InputError(
+            f"params.yaml: verify.thresholds.{name} has {threshold:g} {units}, expected more than {low:g} and at most "
+            f"{high:g}"
+        )
 
 
 def beyond(values: Mapping[str, np.ndarray], limits: Mapping[str, Limits]) -> str | None:
