@@ -29,6 +29,7 @@ from fieldcast.pipeline.sources.missing import without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
 
 LOCK = threading.Lock()  # ecCodes is not built for threads everywhere
+END = b"7777"  # of every message
 LEVELS = ("typeOfLevel", "level", "number", "stepType")  # one of each is a field
 ERA5_PERIOD_SECONDS = {"oper": 3600, "enda": 10_800}  # accumulations since the step before, whatever the range says
 LATITUDE = {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude"}
@@ -45,6 +46,7 @@ class Message:
     offset: int  # in bytes
     name: str
     time: np.datetime64  # valid time, in seconds
+    grid: str  # a digest of its definition
     keys: Mapping[str, Any]
     attributes: Mapping[str, str]
     seconds: int  # of an accumulation, 0 for what is none and where the file does not tell
@@ -112,12 +114,22 @@ def _chosen(path: str, options: GriddedOptions) -> dict[str, list[Message]]:
     """Return the messages of each wanted variable, of one level and one member."""
     messages = messages_of(path, tuple(sorted(options.select)))
     names = sorted({message.name for message in messages})
+    for key in options.select:
+        if key != "number" and all(_level(message, key) is None for message in messages):
+            raise InputError(f"{path}: source.select names '{key}', which no message has: correct it")
     chosen = {}
     for name in options.variables:
         own = [message for message in messages if name in (message.name, message.keys["shortName"])]
         if not own:
             raise InputError(f"{path}: no variable '{name}', found {', '.join(names)}: correct source.variables")
         chosen[name] = _as_rates(path, name, _one_level(path, name, own, options.select), options)
+    first = chosen[options.variables[0]][0]
+    for message in (each for some in chosen.values() for each in some):
+        if message.grid != first.grid:
+            raise InputError(
+                f"{path}: GRIB message {message.number} ('{message.name}') has another grid than message "
+                f"{first.number} ('{first.name}'): keep fields of different grids apart"
+            )
     return chosen
 
 
@@ -193,21 +205,29 @@ def messages_of(path: str, more: tuple[str, ...] = ()) -> tuple[Message, ...]:
 
 @lru_cache(maxsize=64)
 def _messages(path: str, more: tuple[str, ...], state: tuple[int, int]) -> tuple[Message, ...]:
-    """Return the header of every message; `state`, size and time of change, is there for the cache alone."""
+    """Return the header of every message; `state`: its size, and for the cache alone its time of change."""
     import eccodes
 
     found: list[Message] = []
-    with LOCK, Path(path).open("rb") as stream:
+    end = 0
+    with LOCK, Path(path).open("rb") as stream, Path(path).open("rb") as gaps:
         while True:
             number = len(found) + 1
             try:
                 handle = eccodes.codes_grib_new_from_file(stream, headers_only=False)
+                start = state[0] if handle is None else int(_get(handle, "offset"))
+                gaps.seek(end)
+                if END in gaps.read(start - end):  # ecCodes passes over what does not begin as a message
+                    raise InputError(f"{path}: GRIB message {number} is broken (byte {end} on): replace the file")
                 if handle is None:
                     return tuple(found)
                 try:
                     found.append(_message(handle, number, more))
+                    end = start + int(_get(handle, "totalLength"))
                 finally:
                     eccodes.codes_release(handle)
+            except InputError:
+                raise
             except (eccodes.CodesInternalError, ValueError) as error:
                 raise InputError(
                     f"{path}: GRIB message {number} is broken ({one_line(error)}): replace the file"
@@ -229,7 +249,8 @@ def _message(handle: Any, number: int, more: tuple[str, ...]) -> Message:
     attributes = {key: str(value) for key, value in attributes.items() if value and value != "unknown"}
     time = np.datetime64(text, "s") + np.timedelta64(second, "s")
     seconds = _period_seconds(handle, str(keys["stepType"]))
-    return Message(number, int(_get(handle, "offset")), name, time, keys, attributes, seconds)
+    grid = str(_get(handle, "md5GridSection"))
+    return Message(number, int(_get(handle, "offset")), name, time, grid, keys, attributes, seconds)
 
 
 def _period_seconds(handle: Any, step_type: str) -> int:

@@ -119,6 +119,38 @@ def first_cell(options: GriddedOptions) -> tuple[xr.Dataset, np.ndarray]:
     return opened.grid(), segment.read(np.arange(segment.times.size), slice(0, 1), slice(0, 1)).tp.values[:, 0, 0]
 
 
+def hourly(count: int = 4, **more: object) -> list[tuple[dict[str, object], np.ndarray]]:
+    """Return fields of temperature, an hour apart."""
+    keys = {**DEGREES, **gribs.SCREEN, **gribs.DAY, **more}
+    return [({**keys, "dataTime": 100 * hour}, np.full((2, 3), 280.0 + hour)) for hour in range(count)]
+
+
+def test_a_message_whose_beginning_is_damaged_is_named(tmp_path):
+    gribs.write(tmp_path / "a.grib2", hourly())
+    content = (tmp_path / "a.grib2").read_bytes()
+    second = content.index(b"GRIB", 10)
+    for spoilt in (second, content.rindex(b"GRIB")):
+        (tmp_path / "a.grib2").write_bytes(content[:spoilt] + b"grib" + content[spoilt + 4 :])
+        with pytest.raises(InputError, match=rf"GRIB message \d is broken .byte {spoilt} on.: replace the file"):
+            inspect_source(source(tmp_path, "a.grib2", "t2m"))
+    header = b"\x01\r\r\nTTAA00 KWBC 010000\r\r\n"  # as bulletins have it
+    (tmp_path / "a.grib2").write_bytes(content[:second] + header + content[second:])
+    assert inspect_source(source(tmp_path, "a.grib2", "t2m")).time_axis.times.size == 4
+
+
+def test_messages_of_another_grid_are_named(tmp_path):
+    wider = {**hourly()[1][0], "Ni": 4, "longitudeOfLastGridPointInDegrees": 8}
+    gribs.write(tmp_path / "a.grib2", [hourly()[0], (wider, np.zeros((2, 4))), hourly()[2]])
+    with pytest.raises(InputError, match=r"message 2 \('t2m'\) has another grid than message 1"):
+        inspect_source(source(tmp_path, "a.grib2", "t2m"))
+
+
+def test_a_key_that_no_message_has_is_named(tmp_path):
+    gribs.write(tmp_path / "a.grib2", hourly(2))
+    with pytest.raises(InputError, match=r"source.select names 'lev', which no message has"):
+        inspect_source(source(tmp_path, "a.grib2", "t2m", select={"lev": 2}))
+
+
 def test_units_by_the_options_leave_an_accumulation_what_it_is(tmp_path):
     gribs.write(tmp_path / "a.grib2", [rain("0-3", 6), rain("3-6", 3)])
     grid, values = first_cell(source(tmp_path, "a.grib2", "tp", units="mm"))
