@@ -1,6 +1,7 @@
 """Copies are read back by other libraries: GDAL (rasterio) and plain HDF5 (h5netcdf)."""
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -366,14 +367,23 @@ def test_a_copy_that_fails_costs_nothing_else(
     assert copy_events(context) == ["copy_failed", "copies_complete"]
 
 
-def test_a_damaged_forecast_has_no_copy_and_costs_no_other_one(tmp_path: Path) -> None:
+def flip_a_chunk(forecast: Path, _other: Path) -> None:
+    newest = next(path for path in (forecast / "rain_rate" / "c").rglob("*") if path.is_file())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+
+
+def take_another(forecast: Path, other: Path) -> None:
+    shutil.rmtree(forecast)
+    shutil.copytree(other, forecast)  # whole, by its own manifest
+
+
+@pytest.mark.parametrize("damage", [flip_a_chunk, take_another])
+def test_a_damaged_forecast_has_no_copy_and_costs_no_other_one(tmp_path: Path, damage: Any) -> None:
     context = live_context(tmp_path)
     cycle.run(context)
     context.clock.sleep(300)
     cycle.run(context)
-    chunks = path_of(context.folder, START + minutes(5)) / "rain_rate" / "c"
-    newest = next(path for path in chunks.rglob("*") if path.is_file())
-    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    damage(path_of(context.folder, START + minutes(5)), path_of(context.folder, START))
     cycle.run(live_context(tmp_path, context.clock.now(), {"copies": ["netcdf"]}))
     assert list(copies_of(context)) == ["20240601T060000Z.nc"]
     assert copy_events(context) == ["copy_failed"]

@@ -41,7 +41,7 @@ MUTATIONS = (
     ),
     M(
         "pipeline/live/cycle.py",
-        "(~np.isfinite(fields) & observed).sum()",
+        "(~np.isfinite(members) & observed).sum()",
         "0",
         "tests/live/test_cycle.py::test_values_that_are_not_finite",
     ),
@@ -134,7 +134,7 @@ MUTATIONS = (
     ),
     M(
         "pipeline/live/archive/publish.py",
-        "            _read_back(staging, grid, fields)\n",
+        "            _read_back(staging, forecast)\n",
         "",
         f"{PUBLISH}::test_a_disk_that_gives_back",
     ),
