@@ -1,4 +1,4 @@
-# Every target sets up what it needs. `make repro` and `make test` are all that a fresh machine needs.
+# Every target sets up what it needs. `make repro` and `make test` are all that a fresh machine needs; `make` lists the others.
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +20,10 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test test-fast campaign mutations check check-style check-types check-lock lock audit ui bench ablation models architecture house replay pictures clean
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "%-14s %s\n", $$1, $$2}'
+
+.PHONY: help setup repro test test-fast campaign mutations check check-style check-types check-lock lock audit ui bench ablation models architecture house replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 

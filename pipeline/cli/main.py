@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,9 +27,19 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"fieldcast {metadata.version('fieldcast')}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    """Make every function below a command, even if there is only one."""
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take options that are of no command; make every function below one, even if there is only one."""
 
 
 @app.command(epilog="Example: `fieldcast check --params examples/knmi-radar.yaml`")
@@ -98,7 +109,7 @@ def ui(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Runs in MLflow: ids, names (the newest of that name) or aliases.")],
     params: ParamsFile = Path("params.yaml"),
-    out: Annotated[Path, typer.Option(help="A folder for report, pictures and metrics.json.")] = Path("data/compared"),
+    out: Annotated[Path, typer.Option(help="A folder for report, pictures and scores.")] = Path("data/compared"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
 ) -> None:
     """Compare verified runs of the experiment that learned from the same data, with a report of their own.
@@ -116,7 +127,7 @@ def compare(
     comparison = past_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
     report.write_report(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
     if as_json:
-        sys.stdout.write((out / "metrics.json").read_text())
+        sys.stdout.write((out / report.ALL_SCORES).read_text())
         return
     console = Console(width=WIDTH)
     console.print(terminal_table(comparison))

@@ -34,7 +34,7 @@ from fieldcast.pipeline.verification.continuous import mse_skill
 from fieldcast.pipeline.verification.scores import TABLE, Score, Scores, by_key
 from fieldcast.pipeline.verification.significance import Evidence, evidence
 
-DIGITS = 6  # significant digits in metrics.json; ties are ties at this precision
+DIGITS = 6  # significant digits in files; ties are ties at this precision
 CASES = 2
 
 Metrics = dict[str, Scores]
@@ -117,8 +117,10 @@ def trainings(entries: Mapping[str, Entry]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def write_metrics(metrics: Metrics, path: Path) -> None:
-    """Write `metrics` as JSON: leads as text in ascending order, all else sorted, NaN (nothing to score) as null.
+def write_scores(metrics: Metrics, path: Path) -> None:
+    """Write scores as JSON, `{model: {score: {lead: value}}}`.
+
+    Leads are text in ascending order, all else is sorted, and NaN (nothing to score) is null.
 
     Raise `InputError` for a score that is infinite.
     """

@@ -30,6 +30,7 @@ __pycache__/
 /data/live/
 /data/compared/
 /data/outbox/
+/dvc_plots/
 .*.partial
 .*.partial-old
 """

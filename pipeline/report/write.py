@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +15,22 @@ from matplotlib.figure import Figure
 
 from fieldcast.pipeline.datasets.schema import INIT_TIME
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.evaluation.comparison import Comparison, facts, write_metrics
+from fieldcast.pipeline.evaluation.comparison import Comparison, Metrics, facts, write_scores
 from fieldcast.pipeline.report import maps
 from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report.content import GAIN, Content
 from fieldcast.pipeline.report.html import Page, Picture, render
 from fieldcast.pipeline.report.maps import Case
 from fieldcast.pipeline.report.plots import Gain, Panel
-from fieldcast.pipeline.report.style import Styles, model_styles, pixels, write_gif, write_pixels, write_png
+from fieldcast.pipeline.report.style import (
+    Styles,
+    model_styles,
+    pixels,
+    spread_out,
+    write_gif,
+    write_pixels,
+    write_png,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class ShownCase:
 
 
 REPORT, METRICS, FIGURES = "report.html", "metrics.json", "figures"
+ALL_SCORES = "scores.json"  # of which `metrics.json` has the headlines
 
 
 def check_folder(folder: Path) -> None:
@@ -42,9 +52,23 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the comparison: choose another")
     others = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    others = [name for name in others if name not in (REPORT, METRICS, FIGURES)]
+    others = [name for name in others if name not in (REPORT, METRICS, ALL_SCORES, FIGURES)]
     if others:
         raise InputError(f"{folder} holds {others[0]}, expected a new folder or an earlier comparison: choose another")
+
+
+def headlines(comparison: Comparison) -> Metrics:
+    """Return the scores that every summary begins with at three leads, some twenty numbers a model."""
+    leads = list(comparison.metrics[next(iter(comparison.comparable))][comparison.leading[0]])
+    few = [leads[k] for k in spread_out(3, len(leads))]
+    return {
+        model: {
+            score: {lead: scores[score].get(lead, math.nan) for lead in few}
+            for score in comparison.leading
+            if score in scores
+        }
+        for model, scores in comparison.metrics.items()
+    }
 
 
 def write_report(
@@ -54,14 +78,15 @@ def write_report(
     cases: Sequence[ShownCase] = (),
     more_facts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `metrics.json`, `report.html` and `figures/` into `folder`, in place of earlier ones.
+    """Write `metrics.json`, `scores.json`, `report.html` and `figures/` into `folder`, in place of earlier ones.
 
     Without `cases` (no fields at hand) the report has no maps. `more_facts` are labels and texts beside `facts`.
     """
     pictures = folder / FIGURES
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
-    write_metrics(comparison.metrics, folder / METRICS)
+    write_scores(comparison.metrics, folder / ALL_SCORES)
+    write_scores(headlines(comparison), folder / METRICS)
     content = Content(comparison)
     drawn = [*_curves(content, comparison, pictures), *_diagrams(content, comparison, pictures)]
     drawn += list(_cases(cases, pictures))

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,9 @@ def test_a_comparison_replaces_nothing_else(
     assert isinstance(result.exception, InputError)  # exit code 2, see above
     assert expected in str(result.exception)
     assert (tmp_path / "mine" / "figures" / "holiday.png").exists()
+
+
+def test_the_version_is_told() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert done.exit_code == 0
+    assert done.output == f"fieldcast {metadata.version('fieldcast')}\n"

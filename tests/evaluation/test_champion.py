@@ -178,7 +178,7 @@ def test_any_runs_are_compared(office: Office, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["compare", "persistence", "champion", "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "climatology is better than every other model at every lead" in " ".join(done.output.split())
-    assert json.loads((out / "metrics.json").read_text())["persistence"]["rmse"]["5"] == pytest.approx(1.0, rel=0.05)
+    assert json.loads((out / "scores.json").read_text())["persistence"]["rmse"]["5"] == pytest.approx(1.0, rel=0.05)
     assert (out / "report.html").stat().st_size > 10_000
     one = CliRunner().invoke(app, ["compare", "climatology", "champion"])
     assert "1 run, expected two or more" in str(one.exception)

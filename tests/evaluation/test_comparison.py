@@ -61,8 +61,8 @@ def compared(entries):
 def test_values_and_file(compared, tmp_path):
     assert compared.metrics["convlstm"][RMSE] == pytest.approx({5: 0.5, 10: 0.75, 15: 1.5}, rel=0.05)
     assert math.isnan(compared.metrics["convlstm"][Score("csi", 500.0, units="mm h-1")][5])
-    comparison.write_metrics(compared.metrics, tmp_path / "metrics.json")
-    stored = json.loads((tmp_path / "metrics.json").read_text())
+    comparison.write_scores(compared.metrics, tmp_path / "scores.json")
+    stored = json.loads((tmp_path / "scores.json").read_text())
     assert list(stored) == sorted(ERRORS)
     assert list(stored["advection"]["rmse"]) == ["5", "10", "15"]
     assert stored["advection"]["csi_500_mm_h"]["5"] is None
@@ -228,12 +228,17 @@ def test_the_report_is_whole_and_repeatable(compared, tmp_path):
     assert "source.kind</dt><dd>&lt;storms&gt;" in html
     assert html.index("RMSE: advection is better") < html.index("<table")
     assert html == (tmp_path / "two" / "report.html").read_text()
+    metrics, scores = (json.loads((tmp_path / "one" / name).read_text()) for name in ("metrics.json", "scores.json"))
+    assert {len(each) * len(each["rmse"]) for each in metrics.values()} == {18}  # six scores at three leads
+    for model, few in metrics.items():
+        assert few.items() <= scores[model].items()
+        assert len(few) < len(scores[model])
     files = {path.name for path in (tmp_path / "one" / "figures").iterdir()}
     assert {"skill.png", "skill_rmse.png", "skill_difference_rmse.png", "performance.png", "cost.png"} <= files
 
 
 def test_an_infinite_score_is_not_written(tmp_path):
     scores = {Score("psnr", field="rain"): {5: 20.0, 10: math.inf}}
-    with pytest.raises(InputError, match=r"metrics.json: .*psnr of convlstm at 10 minutes is inf: nothing is written"):
-        comparison.write_metrics({"convlstm": scores}, tmp_path / "metrics.json")
+    with pytest.raises(InputError, match=r"scores.json: .*psnr of convlstm at 10 minutes is inf: nothing is written"):
+        comparison.write_scores({"convlstm": scores}, tmp_path / "scores.json")
     assert not list(tmp_path.iterdir())

@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "a",
     "GIT_COMMITTER_EMAIL": "a@example.org",
 }
-METRICS = "data/comparison/metrics.json"
+METRICS, ALL_SCORES = "data/comparison/metrics.json", "data/comparison/scores.json"
 REFERENCE, NETWORK = "persistence", "convlstm_quantiles"
 MODELS = (REFERENCE, NETWORK)  # one of each way through the stages: each is three more processes
 EPOCHS = 3
@@ -143,7 +143,7 @@ def changed(path: Path, text: str) -> Iterator[None]:
 
 
 def test_all_models_are_compared(finished: Finished) -> None:
-    metrics = json.loads((finished.folder / METRICS).read_text())
+    metrics = json.loads((finished.folder / ALL_SCORES).read_text())
     assert sorted(metrics) == sorted(MODELS)
     for model, scores in metrics.items():
         assert model in finished.output
@@ -152,13 +152,14 @@ def test_all_models_are_compared(finished: Finished) -> None:
     for name in ("report.html", "figures/skill.png", "figures/case.png", "figures/case.gif"):
         assert (finished.folder / "data/comparison" / name).stat().st_size > 5_000
     assert json.loads(run(finished.folder, "dvc", "metrics", "show", "--json"))
+    assert "skill.png" in run(finished.folder, "dvc", "plots", "show", "--json")
 
 
 def test_runs_hold_scores_and_images(finished: Finished, client: MlflowClient) -> None:
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    metrics = json.loads((finished.folder / METRICS).read_text())
+    metrics = json.loads((finished.folder / ALL_SCORES).read_text())
     assert len(runs) == len(client.search_model_versions("name='small'")) == len(metrics)
     champion = client.get_model_version_by_alias("small", "champion")
     assert champion.description.startswith("champion: ")
