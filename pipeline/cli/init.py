@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fieldcast.pipeline.cli.check import facts_of
+from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.proposal import project
 from fieldcast.pipeline.proposal.choices import choose
 from fieldcast.pipeline.proposal.survey import Survey, survey
@@ -27,7 +28,13 @@ def init_project(folder: Path, source: str | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "params.yaml"
         path.write_text(params)
-        facts = facts_of(path)
+        try:
+            facts = facts_of(path)
+        except InputError as error:
+            raise InputError(
+                f"{source or 'the default project'}: what is proposed for it is refused, {error}: correct the archive "
+                "or its units, or write params.yaml by hand"
+            ) from None
     done = project.write_project(folder, params, getattr(found.options, "path", None) if found else None)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name in SHOWN:

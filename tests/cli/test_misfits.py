@@ -84,10 +84,10 @@ def test_check_looks_at_frames_where_there_are_no_observations(
     content = merged(small, {"verify": {"thresholds": {}}})
     content["source"] = {"kind": "gridded", "path": "a.nc", "variables": ["t2m"]}
     content["prepare"]["transform"] = {}
-    content["verify"]["thresholds"] = {"t2m": [1, 290]}
+    content["verify"]["thresholds"] = {"t2m": [290, 350]}
     content["models"] = {"persistence": {"kind": "persistence"}}
     del content["live"]
     Path("params.yaml").write_text(yaml.safe_dump(content))
     first, wet = facts_of(Path("params.yaml"))["warnings"]
-    assert first.startswith("verify.thresholds.t2m has 1, outside of the values looked at, 288 to 296 K")
+    assert first.startswith("verify.thresholds.t2m has 350, outside of the values looked at, 288 to 296 K")
     assert wet.startswith("prepare.wet_above is 0.1")

@@ -80,7 +80,7 @@ def test_hourly_temperatures(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_daily_sea_surface_with_land(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sea = fields("D", 300, sst="degC")
-    sea["sst"] = sea["sst"].where(sea["lon"] < 12)
+    sea["sst"] = (sea["sst"].where(sea["lon"] < 12) - 265).assign_attrs(units="degC")
     sea.to_netcdf("sst.nc")
     params = proposed("sst.nc")
     assert "warning" not in capsys.readouterr().out
@@ -184,14 +184,16 @@ def test_the_repository_is_no_empty_folder(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_cannot_be_a_project_is_refused_before_anything_is_written(folder: Path) -> None:
     fields("h", 12, t2m="K").to_netcdf("short.nc")
     xr.Dataset({"a": ("x", np.arange(3.0))}).to_netcdf("flat.nc")
+    fields("h", 300, t2m="degC").to_netcdf("wrong.nc")
     for name, words in (
         ("short.nc", "12 frames, too few"),
         ("flat.nc", r"no variable has a CF time and two horizontal axes, found a \('x',\)"),
         ("nowhere/*.nc", "nothing found"),
+        ("wrong.nc", r"wrong.nc: what is proposed for it is refused, params.yaml: verify.thresholds.t2m has .* degC"),
     ):
         with pytest.raises(InputError, match=words):
             init_project(Path(), name)
-    assert {path.name for path in folder.iterdir()} == {"short.nc", "flat.nc"}
+    assert {path.name for path in folder.iterdir()} == {"short.nc", "flat.nc", "wrong.nc"}
 
 
 def test_stages_depend_on_digests_of_the_installed_code(folder: Path) -> None:
