@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -208,9 +208,14 @@ def check_live(params: config.Params, step_minutes: float) -> None:
 def check_thresholds(params: config.Params, source: SourceInfo) -> None:
     """Raise `InputError`, a line for each fault, for a threshold that no value or every value reaches."""
     faults = Faults()
-    for name, thresholds in params.verify.thresholds.items():
-        for threshold in thresholds:
-            faults.of(require_threshold, name, threshold, source.variables.get(name, ""))
+    asked: tuple[tuple[str, Mapping[str, Sequence[float]]], ...] = (
+        ("verify.thresholds", params.verify.thresholds),
+        ("live.products.exceed", params.live.products.exceed),
+    )
+    for key, by_variable in asked:
+        for name, thresholds in by_variable.items():
+            for threshold in thresholds:
+                faults.of(require_threshold, f"{key}.{name}", threshold, source.variables.get(name, ""))
     faults.refuse()
 
 

@@ -50,14 +50,13 @@ def limits_of(channels: Sequence[Channel], given: GivenLimits) -> dict[str, Limi
     return {channel.name: given[channel.name] if channel.name in given else _limits(channel) for channel in channels}
 
 
-def require_threshold(name: str, threshold: float, units: str) -> None:
-    """Raise `InputError` for a threshold of `verify` that no value of these units or every one reaches."""
+def require_threshold(key: str, threshold: float, units: str) -> None:
+    """Raise `InputError` for a threshold, at `key` of the parameters, that none or all values of these units reach."""
     low, high = POSSIBLE.get(units, (None, None))
     low = 0.0 if units == RAIN_RATE_UNITS else low
     if (low is not None and threshold <= low) or (high is not None and threshold > high):
         raise InputError(
-            f"params.yaml: verify.thresholds.{name} has {threshold:g} {units}, expected more than {low:g} and at most "
-            f"{high:g}"
+            f"params.yaml: {key} has {threshold:g} {units}, expected more than {low:g} and at most {high:g}"
         )
 
 
