@@ -29,6 +29,7 @@ from fieldcast.pipeline.sources.template import fields, grid_template
 CANVAS, DIGIT = 64, 28
 STEP = 0.1  # of the free range, a frame
 IDX_IMAGES = 0x00000803
+MOST_BYTES = 2**28  # of a file of digits, unpacked; 60,000 images are 47 million
 INTENSITY = {"long_name": "Intensity", "units": "1", "valid_min": 0.0, "valid_max": 1.0}
 
 
@@ -111,9 +112,12 @@ def trajectory(rng: np.random.Generator, frames: int) -> np.ndarray:
 def read_digits(path: str) -> np.ndarray:
     """Return the digits of an IDX file, (n, 28, 28) uint8; raise `InputError` when it is not one or is truncated."""
     try:
-        raw = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
+        with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb") as stream:
+            raw = stream.read(MOST_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: truncated or broken gzip file: replace the file") from error
+    if len(raw) > MOST_BYTES:
+        raise InputError(f"{path}: more than {MOST_BYTES} bytes of images: take another file")
     head = np.frombuffer(raw[:16], ">u4") if len(raw) >= 16 else np.zeros(4)
     if head[0] != IDX_IMAGES or tuple(head[2:]) != (DIGIT, DIGIT):
         raise InputError(f"{path}: no IDX file of {DIGIT} x {DIGIT} images: correct the path")

@@ -1,9 +1,11 @@
+import gzip
+
 import numpy as np
 import pytest
 
 from fieldcast.pipeline.config.sources import MovingMnistOptions
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.sources import inspect_source, open_source
+from fieldcast.pipeline.sources import inspect_source, moving_mnist, open_source
 from fieldcast.pipeline.sources.moving_mnist import draw_sequence, trajectory
 from tests.sources import archives
 
@@ -52,6 +54,15 @@ def test_sequences_repeat_by_seed(options):
 
     np.testing.assert_array_equal(first(options), first(options))
     assert not np.array_equal(first(options), first(options.model_copy(update={"seed": 1})))
+
+
+def test_a_bomb_in_place_of_digits_is_not_unpacked_whole(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(moving_mnist, "MOST_BYTES", 2**20)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(2**24)))
+    with pytest.raises(InputError, match=r"bomb.gz: more than 1048576 bytes of images: take another file"):
+        open_source(options.model_copy(update={"train_images": str(tmp_path / "bomb.gz")})).segments()[0].read(
+            np.arange(2), slice(None), slice(None)
+        )
 
 
 def test_broken_digit_files_are_named(options, tmp_path):
