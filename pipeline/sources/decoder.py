@@ -13,7 +13,6 @@ import resource
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -21,11 +20,13 @@ from math import ceil
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Semaphore
 from typing import Any, TypeVar
 
 from fieldcast.pipeline.config.sources import Decoding
 from fieldcast.pipeline.errors import InputError
 
+MOST_CHILDREN = 8  # of a process: each has a hundred megabytes of its own
 START_SECONDS = 120  # a child's imports, on a machine with other work
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
 MAIN = "import sys; from fieldcast.pipeline.sources.decoder import serve; serve(int(sys.argv[1]))"
@@ -39,7 +40,9 @@ class SlowError(InputError):
 
 
 _seconds: ContextVar[float | None] = ContextVar("seconds", default=None)
-_idle: dict[int, list[Child]] = defaultdict(list)  # by process, since a fork shares no child with its parent
+# by process, since a fork shares no child with its parent
+_idle: dict[int, list[Child]] = {}
+_slots: dict[int, Semaphore] = {}
 
 
 def decode(where: str, bounds: Decoding, work: Callable[..., T], *arguments: Any) -> T:
@@ -49,14 +52,15 @@ def decode(where: str, bounds: Decoding, work: Callable[..., T], *arguments: Any
     """
     at_most = _seconds.get()
     seconds = bounds.max_seconds if at_most is None else min(at_most, bounds.max_seconds)
-    idle = _idle[os.getpid()]
-    child = idle.pop() if idle else Child()
-    try:
-        result, error = child.ask(where, (work, arguments), seconds, bounds.max_megabytes)
-    except BaseException:
-        child.end()
-        raise
-    idle.append(child)
+    with _slots.setdefault(os.getpid(), Semaphore(MOST_CHILDREN)):
+        idle = _idle.setdefault(os.getpid(), [])
+        child = idle.pop() if idle else Child()
+        try:
+            result, error = child.ask(where, (work, arguments), seconds, bounds.max_megabytes)
+        except BaseException:
+            child.end()
+            raise
+        idle.append(child)
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]

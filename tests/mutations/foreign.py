@@ -16,6 +16,12 @@ FOREIGN = (
     ),
     M(
         "pipeline/sources/decoder.py",
+        "with _slots.setdefault(os.getpid(), Semaphore(MOST_CHILDREN)):",
+        "if True:",
+        f"{DECODER}::test_a_process_has_no_more_children",
+    ),
+    M(
+        "pipeline/sources/decoder.py",
         "int(megabytes * 2**20)",
         "2**40",
         f"{DECODER}::test_what_goes_wrong_in_a_child",

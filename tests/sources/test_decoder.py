@@ -4,7 +4,9 @@ import os
 import signal
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 import psutil
@@ -91,6 +93,13 @@ def test_a_child_whose_parent_is_gone_ends_by_itself():
     child._connection.send(("a.nc", "/", 0.01, 64, (time.sleep, (60,))))
     assert child._process.wait(20) == -signal.SIGALRM
     child.end()
+
+
+def test_a_process_has_no_more_children_than_it_may(monkeypatch):
+    monkeypatch.setattr(decoder, "_slots", {os.getpid(): Semaphore(1)})
+    with ThreadPoolExecutor(4) as pool:
+        pids = set(pool.map(lambda _: decode("a.nc", BOUNDS, os.getpid), range(8)))
+    assert len(pids) == 1
 
 
 def test_a_bomb_in_an_archive_is_refused_by_name(tmp_path):
