@@ -82,6 +82,7 @@ def test_what_does_not_fit_is_named(project: Path) -> None:
         (history.assign(rain_rate=rain.expand_dims(level=2)), "rain_rate has dimensions level, time, y, x, expected"),
         (history.assign(rain_rate=rain.where(rain.y > rain.y[5], np.inf)), "rain_rate is inf at 2024-06-01T00:10:00"),
         (history.isel(time=slice(0)), "it has no frame, expected 3"),
+        (history + 1000, "rain_rate is about 1000, and 0 to "),
     ):
         with pytest.raises(InputError, match="history: ") as caught:
             model.forecast(wrong)

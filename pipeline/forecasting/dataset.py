@@ -77,6 +77,7 @@ class LoadedModel:
         chosen = observed[TIME].values[-1:] if init_times is None else np.asarray(init_times, "datetime64[ns]")
         _check(observed, chosen, self.config)
         samples = _samples(observed, chosen, self.config)
+        _check_values(samples, self.config)
         fields = forecast_members(self.forecaster, samples, chosen, tile_cells, overlap_cells)
         require_complete(self.config.model, fields, samples, chosen, self.config)
         grid = with_decisions(store.forecast_grid(observed, self.config.target_names), self.checkpoint)
@@ -182,6 +183,18 @@ def _check(observed: xr.Dataset, init_times: np.ndarray, config: CheckpointConfi
                 f"history: there is no frame at {missing[0].astype('datetime64[s]')}, one of {config.history} up to"
                 f" {init_time.astype('datetime64[s]')} every {config.step_minutes:g} minutes: add it, with NaN where"
                 " nothing was observed"
+            )
+
+
+def _check_values(samples: np.ndarray, config: CheckpointConfig) -> None:
+    """Raise `InputError` where most values (b, t, c, y, x) of a variable are far from its training: other units."""
+    for c, channel in enumerate(config.channels):
+        values, width = samples[:, :, c], channel.max - channel.min
+        middle = float(np.nanmedian(values)) if np.isfinite(values).any() else channel.min
+        if width > 0 and not channel.min - width <= middle <= channel.max + width:
+            raise InputError(
+                f"history: {channel.name} is about {middle:.4g}, and {channel.min:.4g} to {channel.max:.4g} "
+                f"{channel.units} in the training of {config.model}: convert it to these units, or train anew"
             )
 
 

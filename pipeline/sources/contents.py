@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -14,7 +15,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources import grib
 from fieldcast.pipeline.sources.coordinates import horizontal
 from fieldcast.pipeline.sources.decoder import decode
-from fieldcast.pipeline.sources.files import find, is_url
+from fieldcast.pipeline.sources.files import find, is_url, listed
 from fieldcast.pipeline.sources.gridded import PATTERNS, GriddedSource, engine_of, is_zarr, labels_of, open_raw
 from fieldcast.pipeline.sources.radar.composites import FORMATS
 from fieldcast.pipeline.sources.valid_time import frame_times
@@ -54,8 +55,19 @@ def variables_of(path: str) -> list[Variable]:
     horizontal axes.
     """
     options = GriddedOptions.model_construct(path=path, variables=[])  # no variable is known yet
-    first = path if is_zarr(options) else GriddedSource(options).paths()[0]
+    first = path if is_zarr(options) else _first_file(path, options)
     return decode(first, options.decoding, _variables, first, options)
+
+
+def _first_file(path: str, options: GriddedOptions) -> str:
+    files = [] if is_url(path) else listed(path, ["*"])
+    if files and not listed(path, PATTERNS):
+        endings = ", ".join(sorted({Path(name).suffix or Path(name).name for name in files})[:5])
+        raise InputError(
+            f"{path}: {len(files)} files, {endings}, of no format that is read: radar of KNMI (HDF5), BOM (NetCDF) or "
+            f"FMI (PGM), and {' '.join(PATTERNS)} .zarr: convert them to NetCDF"
+        )
+    return GriddedSource(options).paths()[0]
 
 
 def _variables(first: str, options: GriddedOptions) -> list[Variable]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutations.foreign import FOREIGN
 from tests.mutations.mutation import Mutation
+from tests.mutations.projects import PROJECTS
 
 M = Mutation
 VERIFY, LEDGER, PUBLISH = "tests/stages/test_verify.py", "tests/live/test_ledger.py", "tests/live/test_archive.py"
@@ -495,5 +496,6 @@ MUTATIONS = (
         "tests/tracking/test_outage.py::test_slow_answers_use_up",
     ),
     *FOREIGN,
+    *PROJECTS,
 )
 SURVIVORS: frozenset[str] = frozenset()  # files and old texts of guards without which every test passes

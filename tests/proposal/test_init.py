@@ -182,6 +182,9 @@ def test_the_repository_is_no_empty_folder(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_cannot_be_a_project_is_refused_before_anything_is_written(folder: Path) -> None:
+    Path("maps").mkdir()
+    for ending in ("gif", "hdf"):
+        Path(f"maps/a.{ending}").write_bytes(b"nothing")
     fields("h", 12, t2m="K").to_netcdf("short.nc")
     xr.Dataset({"a": ("x", np.arange(3.0))}).to_netcdf("flat.nc")
     fields("h", 300, t2m="degC").to_netcdf("wrong.nc")
@@ -189,11 +192,12 @@ def test_what_cannot_be_a_project_is_refused_before_anything_is_written(folder: 
         ("short.nc", "12 frames, too few"),
         ("flat.nc", r"no variable has a CF time and two horizontal axes, found a \('x',\)"),
         ("nowhere/*.nc", "nothing found"),
+        ("maps", r"maps: 2 files, .gif, .hdf, of no format that is read: radar of KNMI"),
         ("wrong.nc", r"wrong.nc: what is proposed for it is refused, params.yaml: verify.thresholds.t2m has .* degC"),
     ):
         with pytest.raises(InputError, match=words):
             init_project(Path(), name)
-    assert {path.name for path in folder.iterdir()} == {"short.nc", "flat.nc", "wrong.nc"}
+    assert {path.name for path in folder.iterdir()} == {"maps", "short.nc", "flat.nc", "wrong.nc"}
 
 
 def test_stages_depend_on_digests_of_the_installed_code(folder: Path) -> None:
