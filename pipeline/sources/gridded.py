@@ -308,7 +308,9 @@ def whole_grib(path: str) -> str:
 
 def _require_variable(path: str, name: str, names: Sequence[str]) -> None:
     if name not in names:
-        raise InputError(f"{path}: no variable '{name}', found {', '.join(sorted(names))}: correct source.variables")
+        raise InputError(
+            f"{path}: no variable '{name}', found {', '.join(sorted(names)) or 'none'}: correct source.variables"
+        )
 
 
 def _canonical(path: str, raw: xr.Dataset, options: GriddedOptions) -> OpenFile:

@@ -105,6 +105,12 @@ def test_ordinary_files_pass(tmp_path: Path) -> None:
     check_hdf5(tmp_path / "c.h5")
 
 
+def test_a_store_without_variables_says_so(tmp_path: Path) -> None:
+    xr.Dataset().to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    with pytest.raises(InputError, match="no variable 't', found none: correct"):
+        inspect_source(GriddedOptions(path=str(tmp_path / "a.zarr"), variables=["t"]))
+
+
 def test_a_grid_larger_than_any_is_refused(tmp_path: Path) -> None:
     times = np.datetime64("2024-01-01", "ns") + np.arange(2) * np.timedelta64(1, "h")
     path = tmp_path / "a.nc"
