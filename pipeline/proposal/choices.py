@@ -168,7 +168,7 @@ def _thresholds(survey: Survey, name: str) -> list[float]:
     values = survey.values[name]
     if survey.info.variables[name] == RAIN_RATE_UNITS:
         reached = [level for level in RAIN_THRESHOLDS if _share(values, level) >= 1e-3]
-        return reached[-4:] if reached else _quantiles(values)
+        return (reached[1:5] if len(reached) > 4 else reached) or _quantiles(values)  # rarer ones have few events
     return _quantiles(values)
 
 

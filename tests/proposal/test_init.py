@@ -111,7 +111,7 @@ def test_a_radar_archive(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     for i in range(60):
         moment = pd.Timestamp("2016-09-28T14:00") + i * pd.Timedelta(minutes=5)
         counts = np.full((20, 18), 255, np.uint8)
-        counts[3:12, 4:15] = rng.integers(0, 130, (9, 11))
+        counts[3:12, 4:15] = rng.integers(0, 160, (9, 11))
         write_fmi(folder / f"{i:02}.pgm.gz", moment.strftime("%Y%m%d%H%M"), counts)
     params = proposed(str(folder))
     assert "warning" not in capsys.readouterr().out
@@ -120,6 +120,7 @@ def test_a_radar_archive(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert params.source.crop is not None
     assert (params.source.crop.y, params.source.crop.x) == ((3, 12), (4, 15))
     assert params.prepare.transform["rain_rate"].kind == "log"
+    assert params.verify.thresholds["rain_rate"] == [0.5, 1, 2, 5]  # of all to 20 mm/h
     assert params.models["unet"].options.model_dump()["base"] == "lagrangian_regression"
 
 
