@@ -46,6 +46,7 @@ COLOURS = {
     "climatology": "#b59f00",
     "damped_persistence": "#56b4e9",
     "advection": "#000000",
+    "sprog": "#7570b3",
     "steps": "#009e73",
     "convlstm": "#0072b2",
     "convlstm_quantiles": "#aa4499",

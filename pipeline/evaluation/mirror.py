@@ -17,6 +17,7 @@ from fieldcast.pipeline.verification.scores import Score
 from fieldcast.pipeline.verification.significance import Difference, evidence
 
 RMSE = Score("rmse")
+MATTERS = 0.005  # of the RMSE: paired differences of a tenth of that may be certain
 AS_IT_IS, FLIPPED = "as it is", "flipped"
 
 
@@ -26,6 +27,11 @@ class MirrorTest:
 
     rmse: Mapping[float, float]
     growth: Mapping[float, Difference]
+
+    def is_worse(self, lead: float) -> bool:
+        """Return whether flipped fields are forecast worse: certainly, and by a share of the RMSE that `MATTERS`."""
+        difference = self.growth[lead]
+        return difference.word == "worse" and difference.value >= MATTERS * self.rmse[lead]
 
 
 def mirror_test(sums: xr.Dataset, options: Compare) -> MirrorTest | None:
@@ -44,10 +50,10 @@ def mirror_test(sums: xr.Dataset, options: Compare) -> MirrorTest | None:
 
 
 def mirror_sentences(tests: Mapping[str, MirrorTest]) -> list[str]:
-    """Return a sentence about each model that is certainly worse at some lead."""
+    """Return a sentence about each model that is certainly worse at some lead, and by a share that `MATTERS`."""
     sentences = []
     for model, test in tests.items():
-        worse = unbroken({lead: difference.word == "worse" for lead, difference in test.growth.items()})
+        worse = unbroken({lead: test.is_worse(lead) for lead in test.growth})
         if worse:
             sentences.append(
                 f"{readable(model)} forecasts flipped fields worse, RMSE {spans(worse, list(test.rmse))}: it has "

@@ -131,4 +131,4 @@ def data_address(path: Path) -> str:
     return f"data:{MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-SPARE_COLOURS = ("#8c564b", "#5e3c99", "#e0218a", "#8fce00")
+SPARE_COLOURS = ("#a6761d", "#17becf", "#e0218a", "#8fce00")

@@ -55,6 +55,15 @@ def test_larger_errors_of_flipped_fields_are_noticed() -> None:
     assert mirror_test(made_sums(errors), OPTIONS) is None
 
 
+def test_errors_that_grow_certainly_but_by_nothing_that_matters_have_no_sentence() -> None:
+    errors = np.random.default_rng(1).normal(0, 1, (60, 3, 9))
+    test = mirror_test(with_mirrored(made_sums(errors), made_sums(1.004 * errors)), OPTIONS)
+    assert test is not None
+    assert [difference.word for difference in test.growth.values()] == ["worse"] * 3
+    assert mirror_sentences({"a_model": test}) == []
+    assert mirror_fact({"a_model": test}).endswith("a model +0.4 %")
+
+
 def test_the_stages_make_and_count_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = rewrite(project, {"models": {"unet": {"kind": "unet", "channels": 4, "levels": 1, "frame": "moving"}}})
     train(params, "unet")

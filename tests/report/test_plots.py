@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
@@ -10,6 +11,7 @@ from fieldcast.pipeline.datasets.labels import lead_unit
 from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report import style as figures
 from fieldcast.pipeline.report.plots import Bins, Gain, Panel, Performance, Reliability, Spectrum, apart
+from tests.conftest import ROOT
 
 NAMES = ["persistence", "convlstm", "mine"]
 STYLES = figures.model_styles(NAMES, ["persistence"])
@@ -67,6 +69,12 @@ def test_differences_are_lines_in_bands_about_the_best_reference():
     low, high = axis.get_ylim()
     assert -0.6 < low < -0.4
     assert 0.3 < high < 0.5  # references that are far off leave the picture
+
+
+def test_no_model_of_the_default_project_looks_like_another() -> None:
+    names = list(yaml.safe_load((ROOT / "params.yaml").read_text())["models"])
+    styles = figures.model_styles([*names, "one", "two", "three"], [])
+    assert len({style["color"] for style in styles.values()}) == len(styles)
 
 
 def test_each_model_has_one_style():
