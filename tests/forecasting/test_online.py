@@ -287,7 +287,10 @@ def test_tiles_are_refused(archive: Path, tmp_path: Path, few: np.ndarray) -> No
 @pytest.mark.parametrize(
     ("online", "expected"),
     [
-        ({"learning_rate": 0}, "forecast.online.learning_rate is 0: Input should be greater than 0"),
+        (
+            {"learning_rate": 0},
+            "forecast.online.learning_rate is 0: Input should be greater than or equal to 0.000000000001",
+        ),
         ({"threshold": -1}, "forecast.online.threshold is -1: Input should be greater than or equal to 0"),
         ({"optimiser": "adam"}, "forecast.online.optimiser is 'adam': unknown key; remove it or correct its spelling"),
         (True, "forecast.online is True: Input should be an object"),

@@ -164,6 +164,7 @@ def test_the_signature_holds_inputs_too(tmp_path: Path) -> None:
         "crs": None,
         "step_minutes": 60,
         "phase_seconds": 0,
+        "located": None,  # no latitude and longitude of each cell
     }
 
 

@@ -74,14 +74,14 @@ class Scores:
     mean_error: list[float]
     thresholds: list[float]
     csi: list[list[float]]  # by lead, then threshold
-    crps: list[float]  # of the cycles whose members were published; NaN without
+    crps: list[float]  # of the cycles whose members were published; empty without any, as the next two are
     brier: list[list[float]]  # of these too, by lead, then threshold
     coverage: list[float]  # of the central 90 % interval
 
     @property
     def has_members(self) -> bool:
         """Return whether members of a cycle were published and scored."""
-        return not all(math.isnan(value) for value in self.crps)
+        return bool(self.crps)
 
     @property
     def overall(self) -> dict[str, float]:
@@ -90,13 +90,13 @@ class Scores:
             math.sqrt(_mean([value * value for value in side])) for side in (self.rmse, self.persistence_rmse)
         )
         ratio = rmse / persistence if persistence > 0 else math.nan
-        of_members = {"crps": _mean(self.crps), "coverage_90": _mean(self.coverage)}
+        of_members = {"crps": _mean(self.crps), "coverage_90": _mean(self.coverage)} if self.has_members else {}
         return {
             "rmse": rmse,
             "persistence_rmse": persistence,
             "rmse_ratio": ratio,
             "mean_error": _mean(self.mean_error),
-            **{name: value for name, value in of_members.items() if not math.isnan(value)},
+            **of_members,
         }
 
 
@@ -134,6 +134,7 @@ def _field_scores(name: str, parts: Sequence[Mapping[str, Any]]) -> Scores:
     leads = sorted({lead for part in parts for lead in part["lead_minutes"]})
     forecast, persistence = (_labelled(parts, side, leads, thresholds) for side in ("forecast", "persistence"))
     distribution = forecast.assign(weight=forecast["member_weight"])
+    has_members = bool((distribution["weight"] > 0).any())
     return Scores(
         field=name,
         units=units,
@@ -144,9 +145,9 @@ def _field_scores(name: str, parts: Sequence[Mapping[str, Any]]) -> Scores:
         mean_error=continuous.mean_error(forecast).values.tolist(),
         thresholds=thresholds,
         csi=categorical.csi(forecast).values.tolist(),
-        crps=probabilistic.crps(distribution).values.tolist(),
-        brier=probabilistic.brier(distribution).values.tolist(),
-        coverage=probabilistic.coverage_90(distribution).values.tolist(),
+        crps=probabilistic.crps(distribution).values.tolist() if has_members else [],
+        brier=probabilistic.brier(distribution).values.tolist() if has_members else [],
+        coverage=probabilistic.coverage_90(distribution).values.tolist() if has_members else [],
     )
 
 
