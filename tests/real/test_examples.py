@@ -110,6 +110,19 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert all(bool(np.isfinite(p.detach().numpy()).all()) for p in loaded.network.parameters())
 
 
+@pytest.mark.parametrize(("name", "frames", "init_times"), [("bom", 144, "16"), ("fmi", 40, "8")])
+def test_the_other_radar_examples_fit_their_archives(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, frames: int, init_times: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw", name).symlink_to(archive / "radar" / name)
+    Path("params.yaml").write_text((ROOT / "examples" / f"{name}-radar.yaml").read_text())
+    facts = facts_of(Path("params.yaml"))
+    assert facts["frames"] == f"{frames} of {frames} (0 missing)"
+    assert facts["init times"].endswith(f"test {init_times}")
+
+
 @pytest.fixture(scope="module")
 def era5(archive: Path, tmp_path_factory: pytest.TempPathFactory, tracker: Path) -> Iterator[tuple[Path, Scores]]:
     """Yield a folder with the stages' outputs and the scores of four references and three transformers."""
