@@ -127,14 +127,21 @@ class RadarOptions(SharedOptions):
 
     kind: Literal["radar"] = "radar"
     path: Text  # a folder (searched in depth) or a glob
-    format: Literal["knmi", "bom", "fmi"]
+    format: Literal["knmi", "bom", "fmi", "odim"]
+    quantity: Literal["RATE", "ACRR", "DBZH"] | None = None  # of a file that has several (odim); by default RATE
     decoding: Decoding = Decoding()
-    z_r: Range | None = None  # a and b of Z = a R^b, for reflectivity (fmi) alone; its default is (223, 1.53)
+    z_r: Range | None = None  # a and b of Z = a R^b for reflectivity; default: fmi (223, 1.53), odim (200, 1.6)
+
+    @model_validator(mode="after")
+    def _quantity_has_an_effect(self) -> RadarOptions:
+        if self.quantity and self.format != "odim":
+            raise ValueError(f"quantity is for format odim, not for {self.format}: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _z_r_has_an_effect(self) -> RadarOptions:
-        if self.z_r and self.format != "fmi":
-            raise ValueError(f"z_r is for reflectivity (format fmi), not for {self.format}: leave it out")
+        if self.z_r and not (self.format == "fmi" or self.quantity == "DBZH"):
+            raise ValueError(f"z_r is for reflectivity (fmi, or quantity DBZH), not for {self.format}: leave it out")
         if self.z_r and not 0 < min(self.z_r) <= max(self.z_r) <= 1e6:
             raise ValueError(f"z_r is {list(self.z_r)}, expected two positive numbers such as [223, 1.53]")
         return self

@@ -19,6 +19,7 @@ SHARES = (0.5, 0.8, 0.95)  # of the values, at which other thresholds lie
 MOST_TEST, MOST_VALIDATION, MOST_TRAIN = 150, 100, 2400  # init times of a first run
 STEPS = 300  # of a first training
 BATCH = 8
+FEWEST_OF_MOTION = 2  # frames of a history: one has no motion, and rain is moved along
 FEWEST = 24  # init times in all three splits together
 TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.4  # of all init times; of those after training
 LONG_DAYS = 15  # of training, from which climatology goes by hour of day
@@ -55,9 +56,10 @@ class Choices:
 def choose(survey: Survey) -> Choices:
     """Return settings for the archive; raise `InputError` where it is too short for any."""
     present, step = survey.info.time_axis.present, survey.step_minutes
-    history, horizon, splits = _periods(survey.info.time_axis.times, present, *_lengths(step))
     first = next(iter(survey.info.variables))
     values, rain = survey.values[first], survey.is_rain
+    fewest = FEWEST_OF_MOTION if rain else 1
+    history, horizon, splits = _periods(survey.info.time_axis.times, present, *_lengths(step), fewest)
     samples = min(splits["train"].count, MOST_TRAIN)
     leads = [step * lead for lead in dict.fromkeys((max(1, horizon // 2), horizon))]
     return Choices(
@@ -110,18 +112,23 @@ def _lengths(step: float) -> tuple[int, int]:
     return 7, 7
 
 
-def _periods(times: np.ndarray, present: np.ndarray, history: int, horizon: int) -> tuple[int, int, dict[str, Period]]:
-    """Return history, horizon and splits; lengths are halved until enough init times have all of their frames."""
+def _periods(
+    times: np.ndarray, present: np.ndarray, history: int, horizon: int, fewest: int
+) -> tuple[int, int, dict[str, Period]]:
+    """Return history, horizon and splits; lengths shrink until enough init times have all of their frames.
+
+    A history keeps the `fewest` frames at least.
+    """
     while True:
         splits = _splits(times, _complete(present, history, horizon), history + horizon)
         if splits is not None:
             return history, horizon, splits
-        if history + horizon <= 2:
+        if history + horizon <= fewest + 1:
             raise InputError(
                 f"the archive has {int(present.sum())} frames, too few for training, validation and test, which lie "
                 f"apart: expected some {FEWEST} consecutive init times: name more files"
             )
-        history, horizon = max(1, history // 2), max(1, horizon // 2)
+        history, horizon = max(fewest, 3 * history // 4), max(1, 3 * horizon // 4)
 
 
 def _complete(present: np.ndarray, history: int, horizon: int) -> np.ndarray:

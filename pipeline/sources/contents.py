@@ -37,11 +37,13 @@ def radar_format(path: str) -> RadarOptions | None:
     """Return the options of a radar archive whose first file one of the formats reads; None where none does."""
     if is_url(path):
         return None
-    for name, kind in FORMATS.items():
-        options = RadarOptions.model_validate({"path": path, "format": name})
+    others = [{"format": "odim", "quantity": name} for name in ("ACRR", "DBZH")]
+    for content in [*({"format": name} for name in FORMATS), *others]:
+        options = RadarOptions.model_validate({"path": path, **content})
+        kind = FORMATS[options.format]
         try:
             files = find(path, kind.patterns)
-            decode(files[0], options.decoding, kind.header, files[0])
+            decode(files[0], options.decoding, kind.header, files[0], options)
         except InputError:  # of another format
             continue
         return options
@@ -64,8 +66,8 @@ def _first_file(path: str, options: GriddedOptions) -> str:
     if files and not listed(path, PATTERNS):
         endings = ", ".join(sorted({Path(name).suffix or Path(name).name for name in files})[:5])
         raise InputError(
-            f"{path}: {len(files)} files, {endings}, of no format that is read: radar of KNMI (HDF5), BOM (NetCDF) or "
-            f"FMI (PGM), and {' '.join(PATTERNS)} .zarr: convert them to NetCDF"
+            f"{path}: {len(files)} files, {endings}, of no format that is read: radar of formats {', '.join(FORMATS)}, "
+            f"and {' '.join(PATTERNS)} .zarr: convert them to NetCDF"
         )
     return GriddedSource(options).paths()[0]
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tests.sources.archives import fmi_bytes, write_bom, write_knmi
+from tests.sources.archives import fmi_bytes, write_bom, write_knmi, write_odim
 
 Spoilt = tuple[str, dict[str, Any], str, bytes]  # what it is, the source, the file's name, its content
 CUTS = (0, 1, 3, 4, 8, 16, 64, 200, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
-KINDS = ("netcdf4", "netcdf3", "grib", "bom", "knmi", "fmi", "digits")
+KINDS = ("netcdf4", "netcdf3", "grib", "bom", "knmi", "fmi", "odim", "digits")
 OTHERS = {
     "text": b"no archive\n" * 50,
     "zeros": bytes(5000),
@@ -57,6 +57,7 @@ def _whole(kind: str, folder: Path) -> tuple[dict[str, Any], str, bytes]:
         "bom": lambda path: write_bom(path, "2020-10-31 06:00"),
         "knmi": lambda path: write_knmi(path, "2020-10-31 06:00"),
         "fmi": lambda path: path.write_bytes(fmi_bytes("202010310600")),
+        "odim": lambda path: write_odim(path, "2020-10-31 06:00"),
         "digits": lambda path: path.write_bytes(struct.pack(">4i", 2051, 4, 28, 28) + bytes(range(196)) * 16),
     }
     sources = {
@@ -66,6 +67,7 @@ def _whole(kind: str, folder: Path) -> tuple[dict[str, Any], str, bytes]:
         "bom": ({**radar, "format": "bom"}, "66_20201031_060000.prcp-c10.nc"),
         "knmi": ({**radar, "format": "knmi"}, "RAD_NL25_RAP_5min_202010310600.h5"),
         "fmi": ({**radar, "format": "fmi"}, "202010310600_fmi.radar.composite.lowest_FIN.pgm"),
+        "odim": ({**radar, "format": "odim"}, "T_PAAH21_C_EUOC_20201031060000.hdf"),
         "digits": ({"kind": "moving_mnist"}, "digits"),
     }
     path = folder / "whole"

@@ -144,11 +144,11 @@ def test_missing_broken_and_empty_files(tmp_path: Path) -> None:
 
 def test_all_examples_and_the_default_are_valid() -> None:
     files = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
-    assert len(files) == 8
+    assert len(files) == 9
     for path in files:
         params = config.read(path)
         kinds = {entry.kind for entry in params.models.values()}
-        short = path.stem in ("bom-radar", "fmi-radar")  # events for the default networks alone
+        short = path.stem in ("bom-radar", "fmi-radar", "rmi-radar")  # events for the default networks alone
         assert kinds >= {"persistence", *(["unet"] if short else ["recurrent", "video_transformer"])}, path
         if path.stem.endswith("-variants"):  # as many networks as there is time for, one value a cell
             assert len(set(params.models) - set(models.REFERENCES)) >= 8, path

@@ -24,7 +24,7 @@ from fieldcast.pipeline.proposal.project import default_params, dvc_text, write_
 from fieldcast.pipeline.proposal.survey import Values
 from fieldcast.pipeline.proposal.text import yaml_value
 from tests.conftest import ROOT
-from tests.sources.archives import write_fmi
+from tests.sources.archives import write_fmi, write_odim
 
 
 @pytest.fixture
@@ -124,6 +124,17 @@ def test_a_radar_archive(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert params.models["unet"].options.model_dump()["base"] == "lagrangian_regression"
 
 
+def test_a_history_of_rain_has_motion(folder: Path) -> None:
+    for i in range(39):
+        moment = pd.Timestamp("2021-07-04T15:50") + i * pd.Timedelta(minutes=5)
+        counts = np.random.default_rng(i).integers(0, 120, (9, 11)).astype(np.uint8)
+        write_odim(folder / f"{i:02}.hdf", str(moment), counts)
+    params = proposed(str(folder))
+    assert isinstance(params.source, RadarOptions)
+    assert params.source.format == "odim"
+    assert (params.sample.history, params.sample.horizon) == (2, 2)  # 24 init times and two gaps leave no more
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     """Yield the address of a Zarr store behind HTTP."""
@@ -193,7 +204,7 @@ def test_what_cannot_be_a_project_is_refused_before_anything_is_written(folder: 
         ("short.nc", "12 frames, too few"),
         ("flat.nc", r"no variable has a CF time and two horizontal axes, found a \('x',\)"),
         ("nowhere/*.nc", "nothing found"),
-        ("maps", r"maps: 2 files, .gif, .hdf, of no format that is read: radar of KNMI"),
+        ("maps", r"maps: 2 files, .gif, .hdf, of no format that is read: radar of formats knmi, bom, fmi, "),
         ("wrong.nc", r"wrong.nc: what is proposed for it is refused, params.yaml: verify.thresholds.t2m has .* degC"),
     ):
         with pytest.raises(InputError, match=words):

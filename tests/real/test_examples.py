@@ -110,7 +110,7 @@ def test_knmi_radar(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert all(bool(np.isfinite(p.detach().numpy()).all()) for p in loaded.network.parameters())
 
 
-@pytest.mark.parametrize(("name", "frames", "init_times"), [("bom", 144, "16"), ("fmi", 40, "8")])
+@pytest.mark.parametrize(("name", "frames", "init_times"), [("bom", 144, "16"), ("fmi", 40, "8"), ("rmi", 39, "6")])
 def test_the_other_radar_examples_fit_their_archives(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, frames: int, init_times: str
 ) -> None:

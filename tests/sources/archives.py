@@ -2,10 +2,12 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
+import pyproj
 import xarray as xr
 
 KNMI_COUNTS = np.array([[0, 7, 65535], [120, 1, 0]], np.uint16)  # hundredths of a millimetre in 5 minutes
@@ -82,6 +84,54 @@ def fmi_bytes(obstime: str, values: np.ndarray = FMI_BYTES, parameter: str = "Co
 
 def write_fmi(path: Path, obstime: str, values: np.ndarray = FMI_BYTES, parameter: str = "CorrectedReflectivity"):
     path.write_bytes(gzip.compress(fmi_bytes(obstime, values, parameter), mtime=0))
+    return path
+
+
+ODIM_COUNTS = np.array([[0, 255, 40], [1, 90, 0]], np.uint8)  # undetect, nodata, values by gain and offset
+LAEA = "+proj=laea +lat_0=55.0 +lon_0=10.0 +x_0=1950000.0 +y_0=-2100000.0 +units=m +ellps=WGS84"
+
+
+def write_odim(
+    path: Path,
+    moment: str,
+    counts: np.ndarray = ODIM_COUNTS,
+    quantities: tuple[str, ...] = ("RATE",),
+    layout: int = 2024,
+    packing: dict[str, float] | None = None,
+    where: dict[str, Any] | None = None,
+):
+    """Write a composite: in 2018 each quantity is a dataset of its own, in 2024 all are in one.
+
+    The array of quantity i holds `counts + i` where these are neither 0 (undetect) nor 255 (nodata).
+    """
+    packed = {"gain": 0.5, "offset": -10.0, "nodata": 255.0, "undetect": 0.0} if packing is None else packing
+    stop = pd.Timestamp(moment)
+    start = stop - pd.Timedelta(minutes=15)
+    height, width = counts.shape
+    corners = {"LL": (0, 0), "LR": (width, 0), "UL": (0, height), "UR": (width, height)}
+    with h5py.File(path, "w") as file:
+        place = file.create_group("where")
+        place.attrs.update(projdef=np.bytes_(LAEA), xscale=2000.0, yscale=1000.0, xsize=width, ysize=height)
+        for corner, (columns, rows) in corners.items():
+            degrees = pyproj.Proj(LAEA)(400_000 + 2000 * columns, -1_000_000 + 1000 * rows, inverse=True)
+            place.attrs.update({f"{corner}_{name}": value for name, value in zip(("lon", "lat"), degrees, strict=True)})
+        place.attrs.update(where or {})
+        file.create_group("what").attrs.update(
+            object=np.bytes_("COMP"),
+            date=np.bytes_(stop.strftime("%Y%m%d")),
+            time=np.bytes_(stop.strftime("%H%M%S")),
+            source=np.bytes_("ORG:247"),
+        )
+        for i, quantity in enumerate(quantities):
+            dataset = file.require_group(f"dataset{i + 1 if layout == 2018 else 1}")
+            period = dataset.require_group("what")
+            for side, time in (("start", start), ("end", stop)):
+                period.attrs[f"{side}date"] = np.bytes_(time.strftime("%Y%m%d"))
+                period.attrs[f"{side}time"] = np.bytes_(time.strftime("%H%M%S"))
+            data = dataset.create_group("data1" if layout == 2018 else f"data{i + 1}")
+            data["data"] = np.where(np.isin(counts, [0, 255]), counts, counts + i).astype(counts.dtype)
+            what = period if layout == 2018 else data.create_group("what")
+            what.attrs.update(quantity=np.bytes_(quantity), **packed)
     return path
 
 

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.files import Header
@@ -26,7 +27,7 @@ KEPT = ("title", "institution", "licence", "station_id", "station_name")
 HDF5_OWN = ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")
 
 
-def header(path: str) -> Header:
+def header(path: str, options: RadarOptions) -> Header:
     """Return time and grid of one file; raise `InputError` when it is broken or holds no accumulation."""
     with opened(path, WHAT) as file:
         units = attribute(file["precipitation"], "units")
@@ -39,7 +40,7 @@ def header(path: str) -> Header:
         return Header(path, np.array([end], "datetime64[ns]"), _template(file))
 
 
-def rate(path: str, y: slice, x: slice, z_r: tuple[float, float] | None = None) -> np.ndarray:
+def rate(path: str, y: slice, x: slice, options: RadarOptions) -> np.ndarray:
     """Return the mean rain rate of the file's period in mm/h, (y, x) float32, NaN where nothing is measured."""
     with opened(path, WHAT) as file:
         field = file["precipitation"]

@@ -1,8 +1,8 @@
 """Archives of radar composites, one frame a file, as rain rate in mm/h.
 
-Each format is one function `header(path) -> Header` and one `rate(path, y, x, z_r) -> array`, listed
-in `FORMATS`. Time stamps are those of the archive: the *end* of the accumulation period for KNMI
-(`product_datetime_end`) and BOM (`valid_time`), the time of observation for FMI (`obstime`).
+Each format is one function `header(path, options) -> Header` and one `rate(path, y, x, options) -> array`, listed
+in `FORMATS`. Time stamps are those of the archive: the *end* of the period of an accumulation, the nominal time of
+what is no accumulation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, find, read_headers
 from fieldcast.pipeline.sources.missing import without_impossible
-from fieldcast.pipeline.sources.radar import bom, fmi, knmi
+from fieldcast.pipeline.sources.radar import bom, fmi, knmi, odim
 from fieldcast.pipeline.sources.template import fields
 
 
@@ -28,14 +28,15 @@ class Format(NamedTuple):
     """Reader of one kind of file: names, header, and the field in mm/h with NaN outside the radars' range."""
 
     patterns: tuple[str, ...]
-    header: Callable[[str], Header]
-    rate: Callable[[str, slice, slice, tuple[float, float] | None], np.ndarray]
+    header: Callable[[str, RadarOptions], Header]
+    rate: Callable[[str, slice, slice, RadarOptions], np.ndarray]
 
 
 FORMATS: dict[str, Format] = {
     "knmi": Format(("*.h5", "*.hdf5", "*.hdf"), knmi.header, knmi.rate),
     "bom": Format(("*.nc",), bom.header, bom.rate),
     "fmi": Format(("*.pgm.gz", "*.pgm"), fmi.header, fmi.rate),
+    "odim": Format(("*.hdf", "*.h5", "*.hdf5"), odim.header, odim.rate),
 }
 
 
@@ -48,16 +49,17 @@ class RadarSource:
     @property
     def _headers(self) -> list[Header]:
         if "headers" not in self.__dict__:  # functools.cached_property holds a lock that all sources share
-            kind = FORMATS[self.options.format]
-            self.__dict__["headers"] = read_headers(
-                kind.header, find(self.options.path, kind.patterns), self.options.decoding
-            )
+            files = find(self.options.path, FORMATS[self.options.format].patterns)
+            self.__dict__["headers"] = read_headers(self._header, files, self.options.decoding)
         known: list[Header] = self.__dict__["headers"]
         return known
 
     def segments(self) -> Sequence[RadarFile]:
         """Return one segment a file; raise `InputError` for files that are broken or differ in grid or units."""
         return [RadarFile(header.path, header.times, self.options) for header in self._headers]
+
+    def _header(self, path: str) -> Header:
+        return FORMATS[self.options.format].header(path, self.options)
 
     def grid(self) -> xr.Dataset:
         """Return the template: `rain_rate (0, y, x)` in mm h-1 with y, x and CRS of the first file."""
@@ -78,7 +80,7 @@ class RadarFile:
 
     def _decoded(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         try:
-            rate = FORMATS[self.options.format].rate(self.name, y, x, self.options.z_r)
+            rate = FORMATS[self.options.format].rate(self.name, y, x, self.options)
         except (OSError, EOFError) as error:
             raise InputError(f"{self.name}: cannot be read ({error}): replace the file") from error
         clean, refused = without_impossible(rate[None][frames], (0.0, None))

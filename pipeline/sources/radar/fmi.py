@@ -17,9 +17,11 @@ import numpy as np
 import pyproj
 import xarray as xr
 
+from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.files import Header
+from fieldcast.pipeline.sources.radar.reflectivity import rain_rate
 from fieldcast.pipeline.sources.template import RAIN_RATE, grid_template
 
 WHAT = "an FMI composite (PGM with a commented header)"
@@ -51,7 +53,7 @@ class Image:
             raise InputError(f"{self.path}: header entry '{name}' is '{self.entry(name)}', expected numbers") from error
 
 
-def header(path: str) -> Header:
+def header(path: str, options: RadarOptions) -> Header:
     """Return time and grid of one file; raise `InputError` when it is broken or holds no reflectivity."""
     image = read_image(path)
     if image.entry("param") != PARAMETER:
@@ -65,17 +67,11 @@ def header(path: str) -> Header:
     return Header(path, np.array([time], "datetime64[ns]"), _template(image))
 
 
-def rate(path: str, y: slice, x: slice, z_r: tuple[float, float] | None = None) -> np.ndarray:
+def rate(path: str, y: slice, x: slice, options: RadarOptions) -> np.ndarray:
     """Return the rain rate in mm/h, (y, x) float32, NaN outside the radars' range."""
-    return rain_rate(read_image(path).values[y, x], z_r or Z_R)
-
-
-def rain_rate(values: np.ndarray, z_r: tuple[float, float]) -> np.ndarray:
-    """Return mm/h for the image's bytes: dBZ = (value - 64) / 2, then R = (10^(dBZ/10) / a)^(1/b)."""
-    a, b = z_r
-    rate = (10 ** ((np.arange(256) - 64) / 20) / a) ** (1 / b)
-    rate[NO_ECHO], rate[OUTSIDE] = 0.0, np.nan
-    return np.asarray(rate.astype(np.float32)[values])
+    table = rain_rate((np.arange(256) - 64) / 2, options.z_r or Z_R)
+    table[NO_ECHO], table[OUTSIDE] = 0.0, np.nan
+    return np.asarray(table.astype(np.float32)[read_image(path).values[y, x]])
 
 
 def read_image(path: str) -> Image:

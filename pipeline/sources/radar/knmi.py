@@ -13,6 +13,7 @@ import numpy as np
 import pyproj
 import xarray as xr
 
+from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.files import Header
@@ -24,7 +25,7 @@ QUANTITY = "ACCUMULATED_PRECIPITATION_[MM]"
 FORMULA = re.compile(r"^GEO\s*=\s*([-+.\deE]+)\s*\*\s*PV\s*([-+]\s*[.\d]+(?:[eE][-+]?\d+)?)?$")
 
 
-def header(path: str) -> Header:
+def header(path: str, options: RadarOptions) -> Header:
     """Return time and grid of one file; raise `InputError` when it is broken or holds no accumulation in mm."""
     with opened(path, WHAT) as file:
         image, data = file["image1"], file["image1/image_data"]
@@ -38,7 +39,7 @@ def header(path: str) -> Header:
         return Header(path, np.array([end], "datetime64[ns]"), _template(file["geographic"], data.shape))
 
 
-def rate(path: str, y: slice, x: slice, z_r: tuple[float, float] | None = None) -> np.ndarray:
+def rate(path: str, y: slice, x: slice, options: RadarOptions) -> np.ndarray:
     """Return the mean rain rate of the file's period in mm/h, (y, x) float32, NaN outside the radars' range."""
     with opened(path, WHAT) as file:
         counts = file["image1/image_data"][y, x]
