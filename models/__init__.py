@@ -44,6 +44,7 @@ class Kind:
     network: str | None = None  # class in `<kind>.model` of a kind that is learned; None: a reference
     fitted: bool = False  # a reference whose module has `fit`
     fitted_on: int | None = None  # init times at most, evenly spread over the training period; None: all
+    cross_fitted: bool = False  # fits its training period closely: as a base, samples get it fitted without their part
     in_torch: bool = False  # a reference that uses all cores by itself
     needs_pysteps: bool = False
     one_at_a_time: bool = False  # within a process: several run side by side in processes, not in threads
@@ -55,7 +56,7 @@ KINDS: dict[str, Kind] = {
     "damped_persistence": Kind(DampedPersistenceOptions, fitted=True),
     "advection": Kind(AdvectionOptions, in_torch=True),
     "lagrangian_regression": Kind(LagrangianRegressionOptions, fitted=True, fitted_on=400, in_torch=True),
-    "linear": Kind(LinearOptions, fitted=True, fitted_on=4000),
+    "linear": Kind(LinearOptions, fitted=True, fitted_on=4000, cross_fitted=True),
     "sprog": Kind(SprogOptions, needs_pysteps=True, one_at_a_time=True),
     "steps": Kind(StepsOptions, needs_pysteps=True, one_at_a_time=True),
     "recurrent": Kind(RecurrentOptions, network="Recurrent"),

@@ -223,7 +223,7 @@ def fit_learned(
     """Return the weights of a learned model."""
     from fieldcast.pipeline.training.fit import fit  # Lightning takes seconds to import, and references do without
 
-    return fit(params, description, read_climatology(PREPARED), base.arrays, resume, run)
+    return fit(params, description, read_climatology(PREPARED), base, resume, run)
 
 
 def _run_id(resume: Path) -> str | None:

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +43,10 @@ from fieldcast.pipeline.training import checkpoint_files
 from fieldcast.pipeline.training.augmentation import Turning
 from fieldcast.pipeline.training.checkpoint_files import CheckpointFiles
 from fieldcast.pipeline.training.lightning_module import Budget, ForecastModule
-from fieldcast.pipeline.training.samples import Batch, SampleDataset, SampleShape, loader
+from fieldcast.pipeline.training.references import Part
+from fieldcast.pipeline.training.samples import Batch, HeldOut, SampleDataset, SampleShape, loader
 from fieldcast.pipeline.training.termination import handle
+from fieldcast.pipeline.training.validation import Base
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,14 @@ log = logging.getLogger(__name__)
 class Samples(LightningDataModule):
     """Training and validation batches; both see crops of the same size."""
 
-    def __init__(self, params: config.Params, description: CheckpointConfig, guide: Guide | None = None) -> None:
+    def __init__(
+        self,
+        params: config.Params,
+        description: CheckpointConfig,
+        guide: Guide | None = None,
+        parts: Sequence[Part] = (),
+    ) -> None:
         super().__init__()
-        self.guide = guide
         self.options, self.sample = params.train, params.sample
         names = description.channel_names
         self.reader = FrameReader(OBSERVATIONS, names, params.sample.cache)
@@ -66,7 +73,8 @@ class Samples(LightningDataModule):
             params.sample.crop_cells,
             params.sample.min_valid_share,
         )
-        self.training, self.validation = (self._dataset(split) for split in ("train", "validation"))
+        self.training = self._dataset("train", HeldOut(guide, parts) if guide is not None and parts else guide)
+        self.validation = self._dataset("validation", guide)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
@@ -78,9 +86,9 @@ class Samples(LightningDataModule):
         options = self.options
         return loader(self.validation, options.batch_size, options.seed, options.workers, shuffle=False)
 
-    def _dataset(self, split: str) -> SampleDataset:
+    def _dataset(self, split: str, guide: Guide | HeldOut | None) -> SampleDataset:
         init_times = read_init_times(PREPARED / "init_times.csv", split)
-        return SampleDataset(self.reader, init_times, self.shape, self.guide)
+        return SampleDataset(self.reader, init_times, self.shape, guide)
 
 
 SPREAD_SAMPLES = 50
@@ -161,7 +169,7 @@ def fit(
     params: config.Params,
     description: CheckpointConfig,
     climatology: xr.Dataset,
-    base: Mapping[str, np.ndarray],
+    base: Base,
     resume: Path,
     run: Run,
 ) -> Fitted:
@@ -176,8 +184,8 @@ def fit(
     if (os.cpu_count() or 1) <= FEW_CORES:
         torch.set_num_threads(1)
     options.check_units([channel.units for channel in description.channels[: description.targets]])
-    network = build_network(description, *statistics(description, climatology), base)
-    samples = Samples(params, description, network.guide)
+    network = build_network(description, *statistics(description, climatology), base.arrays)
+    samples = Samples(params, description, network.guide, base.parts)
     if options.compile != "off":
         network.model.compile(mode=options.compile)  # in place: the names of the weights stay
     budget = Budget(options.max_minutes)
@@ -203,7 +211,7 @@ def fit(
     run.metrics({"train/seconds": budget.seconds(), "train/samples_per_second": rate}, 0)
     arrays = {key: value.float().numpy() for key, value in weights.items()}
     return Fitted(
-        arrays | {f"{BASE}{name}": array for name, array in base.items()},
+        arrays | {f"{BASE}{name}": array for name, array in base.arrays.items()},
         facts,
         training_costs(description, options, network, budget, len(samples.training)),
     )

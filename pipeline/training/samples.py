@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fieldcast.pipeline.datasets.frames import FrameReader
 from fieldcast.pipeline.datasets.times import to_seconds
 from fieldcast.pipeline.forecasting.base import Guide
+from fieldcast.pipeline.training.references import Part
 
 CROP_DRAWS = 10
 GUIDANCE_BYTES = 2 * 10**9
@@ -41,7 +43,7 @@ class SampleDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, reader: FrameReader, init_times: np.ndarray, shape: SampleShape, guide: Guide | None = None
+        self, reader: FrameReader, init_times: np.ndarray, shape: SampleShape, guide: Guide | HeldOut | None = None
     ) -> None:
         self.reader, self.shape = reader, shape
         self.guidance = None if guide is None else Guidance(guide)
@@ -97,10 +99,23 @@ class SampleDataset(Dataset[Batch]):
         return (*best, size_y, size_x)
 
 
+class HeldOut:
+    """Guide of training samples: the base of each was fitted without the part of the training period it lies in."""
+
+    def __init__(self, guide: Guide, parts: Sequence[Part]) -> None:
+        self.flow = guide.flow
+        self.lasts = [part.last for part in parts]
+        self.guides = [replace(guide, arrays=part.arrays) for part in parts]
+
+    def base(self, history: np.ndarray, seconds: np.ndarray) -> Tensor | None:
+        """Return the base of one sample as `Guide.base` does; `seconds` (1,) is its init time."""
+        return self.guides[bisect_left(self.lasts, int(seconds[0]))].base(history, seconds)
+
+
 class Guidance:
     """Flow and base of the samples of a dataset, each computed once, as long as they fit into `GUIDANCE_BYTES`."""
 
-    def __init__(self, guide: Guide) -> None:
+    def __init__(self, guide: Guide | HeldOut) -> None:
         self.guide, self.bytes = guide, 0
         self.known: dict[int, dict[str, np.ndarray]] = {}
 

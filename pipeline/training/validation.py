@@ -19,7 +19,7 @@ from fieldcast.pipeline.forecasting.base import base_options
 from fieldcast.pipeline.forecasting.checkpoint import BASE, CheckpointConfig, Fitted
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, best_device, forecast_members, forecaster_of
 from fieldcast.pipeline.training import coupling
-from fieldcast.pipeline.training.references import fit_kind
+from fieldcast.pipeline.training.references import Part, by_kind, fit_kind, fit_parts
 
 DECISION_BYTES = 2**29  # of forecasts kept for their decisions
 SHARE_TIMES = 60  # init times at most, for the comparison with a base
@@ -28,21 +28,27 @@ CALIBRATION_TIMES = 200  # init times at most
 
 @dataclass(frozen=True)
 class Base:
-    """Forecast that a network changes: the kind of reference at each lead, and their arrays by `<kind>.<name>`."""
+    """Forecast that a network changes: the kind of reference at each lead, and their arrays by `<kind>.<name>`.
+
+    `parts` have those for training samples, where the base of a sample is fitted without it.
+    """
 
     kinds: tuple[str, ...]
     arrays: dict[str, np.ndarray]
+    parts: tuple[Part, ...] = ()
 
 
 def fit_base(params: config.Params, description: CheckpointConfig) -> Base:
     """Return the base of a network, fitted; with `auto` at each lead the reference that errs least."""
     options = params.models[description.model].options
     assert isinstance(options, LearnedOptions)
-    kinds = BASES if options.base == "auto" else tuple(dict.fromkeys(description.bases))
-    fitted = {kind: fit_kind(params, description, kind, base_options(kind, options.motion)).arrays for kind in kinds}
+    chosen = BASES if options.base == "auto" else tuple(dict.fromkeys(description.bases))
+    kinds = {kind: base_options(kind, options.motion) for kind in chosen}
+    fitted = {kind: fit_kind(params, description, kind, of_kind).arrays for kind, of_kind in kinds.items()}
     bases = best_bases(params, description, fitted) if options.base == "auto" else description.bases
-    arrays = {f"{kind}.{name}": array for kind in dict.fromkeys(bases) for name, array in fitted[kind].items()}
-    return Base(bases, arrays)
+    used = {kind: kinds[kind] for kind in dict.fromkeys(bases)}
+    arrays = by_kind({kind: fitted[kind] for kind in used})
+    return Base(bases, arrays, fit_parts(params, description, used, arrays))
 
 
 def best_bases(

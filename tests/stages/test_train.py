@@ -17,9 +17,13 @@ import torch
 import xarray as xr
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from fieldcast.models.damped_persistence.options import DampedPersistenceOptions
 from fieldcast.models.layers.outputs import BASES
+from fieldcast.models.layers.reference import Case
+from fieldcast.models.linear import forecast as linear
+from fieldcast.models.linear.options import LinearOptions
 from fieldcast.models.recurrent.convgru import ConvGRUCell
 from fieldcast.models.recurrent.convlstm import ConvLSTMCell
 from fieldcast.pipeline import check, config
@@ -27,13 +31,14 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.code import code_digest
 from fieldcast.pipeline.datasets.frames import read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKED, CHECKPOINTS, OBSERVATIONS, PREPARED, RESUME
-from fieldcast.pipeline.datasets.preparation.climatology import complete
+from fieldcast.pipeline.datasets.preparation.climatology import complete, read_climatology
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.signature import Statistics
+from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import costs
-from fieldcast.pipeline.forecasting.checkpoint import Fitted
+from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, build_network, load
 from fieldcast.pipeline.train import (
     await_resume,
@@ -348,6 +353,41 @@ def test_auto_takes_the_best_reference_of_each_lead(project: Path) -> None:
     made = load(CHECKPOINTS / "unet")
     assert made.config.bases == base.kinds
     assert "base at each lead" in (CHECKPOINTS / "unet" / "card.md").read_text()
+
+
+def test_base_of_a_training_sample_is_fitted_without_its_part_of_the_period(project: Path) -> None:
+    """A regression with many weights fits its own training period: a network would see errors that are too small."""
+    params = rewrite(project, {"models": {"unet": {"kind": "unet", "channels": 4, "levels": 1, "base": "linear"}}})
+    description = describe(params, "unet", "0" * 32)
+    base = fit_base(params, description)
+    network = build_network(description, *fit.statistics(description, read_climatology(PREPARED)), base.arrays)
+    samples = fit.Samples(params, description, network.guide, base.parts)
+    init_times = samples.training.init_times
+    for part in np.array_split(np.arange(len(init_times)), 5):
+        rest = np.delete(init_times, part)
+        arrays = fit_kind(params, description, "linear", LinearOptions(), rest).arrays
+        for index in (part[0], part[-1]):
+            sample = samples.training[(int(index), 0)]
+            expected = linear_forecast(description, sample["history"], init_times[index : index + 1], arrays)
+            np.testing.assert_allclose(sample["base"].numpy(), expected, rtol=1e-5, atol=1e-6)
+    whole = {name.removeprefix("linear."): array for name, array in base.arrays.items()}
+    validation = samples.validation[(0, 0)]
+    expected = linear_forecast(description, validation["history"], samples.validation.init_times[:1], whole)
+    np.testing.assert_allclose(validation["base"].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def linear_forecast(
+    description: CheckpointConfig, history: Tensor, init_time: np.ndarray, arrays: dict[str, np.ndarray]
+) -> np.ndarray:
+    step = from_minutes(description.step_minutes)
+    case = Case(init_time, description.horizon, step, 1.0, LinearOptions(), arrays)
+    return linear.members(history.numpy()[:, :, : description.targets], case)[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["lagrangian_regression", "damped_persistence"])
+def test_base_with_few_weights_is_fitted_once(project: Path, kind: str) -> None:
+    params = rewrite(project, {"models": {"unet": {"kind": "unet", "channels": 4, "levels": 1, "base": kind}}})
+    assert fit_base(params, describe(params, "unet", "0" * 32)).parts == ()
 
 
 def test_damping_by_hand(project: Path) -> None:
