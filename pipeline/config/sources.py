@@ -127,7 +127,7 @@ class RadarOptions(SharedOptions):
 
     kind: Literal["radar"] = "radar"
     path: Text  # a folder (searched in depth) or a glob
-    format: Literal["knmi", "bom", "fmi", "odim"]
+    format: Literal["knmi", "bom", "fmi", "odim", "mrms", "radolan", "mch"]
     quantity: Literal["RATE", "ACRR", "DBZH"] | None = None  # of a file that has several (odim); by default RATE
     decoding: Decoding = Decoding()
     z_r: Range | None = None  # a and b of Z = a R^b for reflectivity; default: fmi (223, 1.53), odim (200, 1.6)

@@ -86,8 +86,8 @@ def grib_header(path: str, options: GriddedOptions) -> Header:
     times = np.array([time for time, _ in _places(list(chosen.values()))], "datetime64[ns]")
     first = chosen[options.variables[0]][0]
     with _opened(path, first) as handle:
-        y, x, crs = _grid(path, handle)
-        institution = _get(handle, "centreDescription")
+        y, x, crs = grid_of(path, handle)
+        institution = get(handle, "centreDescription")
     y, x = check_axis(path, Y, y), check_axis(path, X, x)
     attributes = {name: dict(messages[0].attributes) for name, messages in chosen.items()}
     return Header(
@@ -215,15 +215,15 @@ def _messages(path: str, more: tuple[str, ...], state: tuple[int, int]) -> tuple
             number = len(found) + 1
             try:
                 handle = eccodes.codes_grib_new_from_file(stream, headers_only=False)
-                start = state[0] if handle is None else int(_get(handle, "offset"))
+                start = state[0] if handle is None else int(get(handle, "offset"))
                 gaps.seek(end)
                 if END in gaps.read(start - end):  # ecCodes passes over what does not begin as a message
                     raise InputError(f"{path}: GRIB message {number} is broken (byte {end} on): replace the file")
                 if handle is None:
                     return tuple(found)
                 try:
-                    found.append(_message(handle, number, more))
-                    end = start + int(_get(handle, "totalLength"))
+                    found.append(message_of(handle, number, more))
+                    end = start + int(get(handle, "totalLength"))
                 finally:
                     eccodes.codes_release(handle)
             except InputError:
@@ -234,38 +234,40 @@ def _messages(path: str, more: tuple[str, ...], state: tuple[int, int]) -> tuple
                 ) from error
 
 
-def _message(handle: Any, number: int, more: tuple[str, ...]) -> Message:
-    keys = {key: _get(handle, key) for key in (*LEVELS, "shortName", "marsType", *more)}
+def message_of(handle: Any, number: int, more: tuple[str, ...] = ()) -> Message:
+    """Return the header of a message, with `more` of its keys."""
+    keys = {key: get(handle, key) for key in (*LEVELS, "shortName", "marsType", *more)}
     keys["stepType"] = keys["stepType"] or "instant"
-    name = str(_get(handle, "cfVarName") or keys["shortName"])
-    day, clock = int(_get(handle, "validityDate")), int(_get(handle, "validityTime"))
+    name = str(get(handle, "cfVarName") or keys["shortName"])
+    day, clock = int(get(handle, "validityDate")), int(get(handle, "validityTime"))
     text = f"{day // 10000:04d}-{day // 100 % 100:02d}-{day % 100:02d}T{clock // 100:02d}:{clock % 100:02d}"
-    second = int(_get(handle, "second") or 0)
+    second = int(get(handle, "second") or 0)
     attributes = {
-        "units": _get(handle, "units"),
-        "standard_name": _get(handle, "cfName"),
-        "long_name": _get(handle, "name"),
+        "units": get(handle, "units"),
+        "standard_name": get(handle, "cfName"),
+        "long_name": get(handle, "name"),
     }
     attributes = {key: str(value) for key, value in attributes.items() if value and value != "unknown"}
     time = np.datetime64(text, "s") + np.timedelta64(second, "s")
     seconds = _period_seconds(handle, str(keys["stepType"]))
-    grid = str(_get(handle, "md5GridSection"))
-    return Message(number, int(_get(handle, "offset")), name, time, grid, keys, attributes, seconds)
+    grid = str(get(handle, "md5GridSection"))
+    return Message(number, int(get(handle, "offset")), name, time, grid, keys, attributes, seconds)
 
 
 def _period_seconds(handle: Any, step_type: str) -> int:
     """Return the length of an accumulation, 0 for what is none."""
     if step_type != "accum":
         return 0
-    if _get(handle, "marsClass") == "ea":
-        return ERA5_PERIOD_SECONDS.get(str(_get(handle, "marsStream")), 3600)
+    if get(handle, "marsClass") == "ea":
+        return ERA5_PERIOD_SECONDS.get(str(get(handle, "marsStream")), 3600)
     unit = {0: 60, 1: 3600, 2: 86_400, 10: 10_800, 11: 21_600, 12: 43_200, 13: 1}.get(
-        _get(handle, "stepUnits", int), 3600
+        get(handle, "stepUnits", int), 3600
     )
-    return unit * max(int(_get(handle, "endStep", int)) - int(_get(handle, "startStep", int)), 0)
+    return unit * max(int(get(handle, "endStep", int)) - int(get(handle, "startStep", int)), 0)
 
 
-def _get(handle: Any, key: str, kind: type | None = None) -> Any:
+def get(handle: Any, key: str, kind: type | None = None) -> Any:
+    """Return a key of a message; None where it has none of that name."""
     import eccodes
 
     if not eccodes.codes_is_defined(handle, key):
@@ -293,73 +295,77 @@ def _opened(path: str, message: Message) -> Iterator[Any]:
 
 def _cut(path: str, message: Message | None, y: slice, x: slice) -> np.ndarray | None:
     """Return the wanted cells of a field in the order of its coordinates, NaN where the bitmap has none."""
-    import eccodes
-
     if message is None:
         return None
     with _opened(path, message) as handle:
-        values = eccodes.codes_get_values(handle)
-        if _get(handle, "bitmapPresent"):
-            values = np.where(values == _get(handle, "missingValue", float), np.nan, values)
-        rows, columns = int(_get(handle, "Ny")), int(_get(handle, "Nx"))
-        if _get(handle, "jPointsAreConsecutive"):
-            field = values.reshape(columns, rows).T
-        else:
-            field = values.reshape(rows, columns)
-        if _get(handle, "alternativeRowScanning"):
-            field = np.where((np.arange(rows) % 2 == 1)[:, None], field[:, ::-1], field)
-    return np.asarray(field[y, x] * message.factor)
+        return np.asarray(field_of(handle)[y, x] * message.factor)
 
 
-def _grid(path: str, handle: Any) -> tuple[xr.Variable, xr.Variable, pyproj.CRS | None]:
+def field_of(handle: Any) -> np.ndarray:
+    """Return the values of a message (y, x) in the order of its coordinates, NaN where the bitmap has none."""
+    import eccodes
+
+    values = eccodes.codes_get_values(handle)
+    if get(handle, "bitmapPresent"):
+        values = np.where(values == get(handle, "missingValue", float), np.nan, values)
+    rows, columns = int(get(handle, "Ny")), int(get(handle, "Nx"))
+    field: np.ndarray = (
+        values.reshape(columns, rows).T if get(handle, "jPointsAreConsecutive") else values.reshape(rows, columns)
+    )
+    if get(handle, "alternativeRowScanning"):
+        field = np.where((np.arange(rows) % 2 == 1)[:, None], field[:, ::-1], field)
+    return field
+
+
+def grid_of(path: str, handle: Any) -> tuple[xr.Variable, xr.Variable, pyproj.CRS | None]:
     """Return y, x and the CRS of a field; a plain latitude-longitude grid has none."""
-    kind = _get(handle, "gridType")
+    kind = get(handle, "gridType")
     if kind in ("regular_ll", "rotated_ll", "regular_gg"):
         return *_degrees(handle, kind), _rotated(handle) if kind == "rotated_ll" else None
-    if not _get(handle, "projString") or not _get(handle, "Nx"):
+    if not get(handle, "projString") or not get(handle, "Nx"):
         raise InputError(f"{path}: the grid is of type {kind}, expected rows and columns: regrid the file")
-    crs = pyproj.CRS.from_user_input(_get(handle, "projString"))
-    corner = (_get(handle, f"{name}OfFirstGridPointInDegrees", float) for name in ("longitude", "latitude"))
+    crs = pyproj.CRS.from_user_input(get(handle, "projString"))
+    corner = (get(handle, f"{name}OfFirstGridPointInDegrees", float) for name in ("longitude", "latitude"))
     first = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True).transform(*corner)
     axes = []
     for axis, start, size, backwards in (
-        (Y, first[1], "Ny", not _get(handle, "jScansPositively")),
-        (X, first[0], "Nx", bool(_get(handle, "iScansNegatively"))),
+        (Y, first[1], "Ny", not get(handle, "jScansPositively")),
+        (X, first[0], "Nx", bool(get(handle, "iScansNegatively"))),
     ):
-        step = float(_get(handle, f"D{axis}InMetres", float)) * (-1 if backwards else 1)
+        step = float(get(handle, f"D{axis}InMetres", float)) * (-1 if backwards else 1)
         attributes = {"units": "m", "standard_name": f"projection_{axis}_coordinate"}
-        axes.append(xr.Variable(axis, start + step * np.arange(int(_get(handle, size))), attributes))
+        axes.append(xr.Variable(axis, start + step * np.arange(int(get(handle, size))), attributes))
     return axes[0], axes[1], crs
 
 
 def _degrees(handle: Any, kind: str) -> tuple[xr.Variable, xr.Variable]:
     ends = {
-        name: [float(_get(handle, f"{name}Of{end}GridPointInDegrees", float)) for end in ("First", "Last")]
+        name: [float(get(handle, f"{name}Of{end}GridPointInDegrees", float)) for end in ("First", "Last")]
         for name in ("latitude", "longitude")
     }
-    y = np.linspace(ends["latitude"][0], ends["latitude"][1], int(_get(handle, "Ny")))
+    y = np.linspace(ends["latitude"][0], ends["latitude"][1], int(get(handle, "Ny")))
     if kind == "regular_gg":
         import eccodes
 
         y = np.sort(eccodes.codes_get_double_array(handle, "distinctLatitudes"))
         y = y if ends["latitude"][0] < ends["latitude"][1] else y[::-1]
     west, east = ends["longitude"]
-    if _get(handle, "iScansNegatively"):
+    if get(handle, "iScansNegatively"):
         east -= 360 * (east > west)
     else:
         west -= 360 * (west > east)
-    x = np.linspace(west, east, int(_get(handle, "Nx")))
+    x = np.linspace(west, east, int(get(handle, "Nx")))
     attributes = (ROTATED_LATITUDE, ROTATED_LONGITUDE) if kind == "rotated_ll" else (LATITUDE, LONGITUDE)
     return xr.Variable(Y, y, attributes[0]), xr.Variable(X, x, attributes[1])
 
 
 def _rotated(handle: Any) -> pyproj.CRS:
-    south, east = (_get(handle, f"{name}OfSouthernPoleInDegrees", float) for name in ("latitude", "longitude"))
+    south, east = (get(handle, f"{name}OfSouthernPoleInDegrees", float) for name in ("latitude", "longitude"))
     return pyproj.CRS.from_cf(
         {
             "grid_mapping_name": "rotated_latitude_longitude",
             "grid_north_pole_latitude": -float(south),
             "grid_north_pole_longitude": float((east + 360) % 360 - 180),
-            "north_pole_grid_longitude": float(_get(handle, "angleOfRotation", float) or 0.0),
+            "north_pole_grid_longitude": float(get(handle, "angleOfRotation", float) or 0.0),
         }
     )

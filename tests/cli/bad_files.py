@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tests.sources.archives import fmi_bytes, write_bom, write_knmi, write_odim
+from tests.sources.archives import fmi_bytes, write_bom, write_knmi, write_mch, write_mrms, write_odim, write_radolan
 
 Spoilt = tuple[str, dict[str, Any], str, bytes]  # what it is, the source, the file's name, its content
 CUTS = (0, 1, 3, 4, 8, 16, 64, 200, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
-KINDS = ("netcdf4", "netcdf3", "grib", "bom", "knmi", "fmi", "odim", "digits")
+KINDS = ("netcdf4", "netcdf3", "grib", "bom", "knmi", "fmi", "odim", "mrms", "radolan", "mch", "digits")
 OTHERS = {
     "text": b"no archive\n" * 50,
     "zeros": bytes(5000),
@@ -58,6 +58,9 @@ def _whole(kind: str, folder: Path) -> tuple[dict[str, Any], str, bytes]:
         "knmi": lambda path: write_knmi(path, "2020-10-31 06:00"),
         "fmi": lambda path: path.write_bytes(fmi_bytes("202010310600")),
         "odim": lambda path: write_odim(path, "2020-10-31 06:00"),
+        "mrms": lambda path: write_mrms(path, "2020-10-31 06:00"),
+        "radolan": lambda path: write_radolan(path, "2020-10-31 06:50"),
+        "mch": lambda path: write_mch(path, "2020-10-31 06:00"),
         "digits": lambda path: path.write_bytes(struct.pack(">4i", 2051, 4, 28, 28) + bytes(range(196)) * 16),
     }
     sources = {
@@ -68,6 +71,9 @@ def _whole(kind: str, folder: Path) -> tuple[dict[str, Any], str, bytes]:
         "knmi": ({**radar, "format": "knmi"}, "RAD_NL25_RAP_5min_202010310600.h5"),
         "fmi": ({**radar, "format": "fmi"}, "202010310600_fmi.radar.composite.lowest_FIN.pgm"),
         "odim": ({**radar, "format": "odim"}, "T_PAAH21_C_EUOC_20201031060000.hdf"),
+        "mrms": ({**radar, "format": "mrms"}, "PrecipRate_00.00_20201031-060000.grib2"),
+        "radolan": ({**radar, "format": "radolan"}, "raa01-rw_10000-2010310650-dwd---bin"),
+        "mch": ({**radar, "format": "mch"}, "AQC203050600F_00005.801.gif"),
         "digits": ({"kind": "moving_mnist"}, "digits"),
     }
     path = folder / "whole"

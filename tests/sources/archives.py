@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyproj
 import xarray as xr
+from PIL import Image
 
 KNMI_COUNTS = np.array([[0, 7, 65535], [120, 1, 0]], np.uint16)  # hundredths of a millimetre in 5 minutes
 FMI_BYTES = np.array([[0, 255, 64], [104, 144, 0]], np.uint8)
@@ -132,6 +133,73 @@ def write_odim(
             data["data"] = np.where(np.isin(counts, [0, 255]), counts, counts + i).astype(counts.dtype)
             what = period if layout == 2018 else data.create_group("what")
             what.attrs.update(quantity=np.bytes_(quantity), **packed)
+    return path
+
+
+MRMS_VALUES = np.array([[0, -3, 1.5], [-1, 12, 0]])
+RADOLAN_VALUES = {(0, 0): 0x29C4, (0, 1): 0x8003, (0, 2): 0x100A, (1, 0): 25, (1, 1): 0x4001}
+
+
+def write_radolan(
+    path: Path,
+    moment: str,
+    shape: tuple[int, int] = (900, 900),
+    product: str = "RW",
+    minutes: int = 60,
+    digits: int = 1,
+):
+    """Write an accumulation that is dry but for `RADOLAN_VALUES`: none, clutter, secondary, plain, negative."""
+    values = np.zeros(shape, "<u2")
+    for place, value in RADOLAN_VALUES.items():
+        values[place] = value
+    stop = pd.Timestamp(moment)
+    tail = f"VS 3SW   2.13.1PR E-{digits:02d}INT{minutes:4d}GP{shape[0]:4d}x{shape[1]:4d}MS 10<boo,ros>\x03"
+    head = f"{product}{stop:%d%H%M}10000{stop:%m%y}BY"
+    size = len(head) + 7 + len(tail) + values.nbytes
+    raw = f"{head}{size:7d}{tail}".encode() + values.tobytes()
+    path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
+    return path
+
+
+def write_mch(
+    path: Path, moment: str, scale: str = "mmh2LASSEN8bitmm_mn", minutes: int = 5, size: tuple[int, int] = (640, 710)
+):
+    """Write classes that are dry but for the first row's: 0, 1, 2, 72, 250, 251, 255."""
+    classes = np.zeros(size, np.uint8)
+    classes[0, :7] = [0, 1, 2, 72, 250, 251, 255]
+    image = Image.frombytes("P", size[::-1], classes.tobytes())
+    image.putpalette([level for red in range(256) for level in (red, 255, 255)])
+    comment = f"generated\nPRDT=AQC{pd.Timestamp(moment):%y%j%H%M} SCALE={scale} ACCUm={minutes:06d}\n"
+    image.save(path, format="GIF", comment=comment.encode(), optimize=False)
+    return path
+
+
+def write_mrms(path: Path, moment: str, values: np.ndarray = MRMS_VALUES, number: int = 1):
+    """Write a field whose first row lies in the north, by cells of half a degree."""
+    import eccodes
+
+    height, width = values.shape
+    handle = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2")
+    keys = {
+        **{
+            "centre": 161,
+            "discipline": 209,
+            "parameterCategory": 6,
+            "parameterNumber": number,
+            "Ni": width,
+            "Nj": height,
+        },
+        **{"latitudeOfFirstGridPointInDegrees": 40, "latitudeOfLastGridPointInDegrees": 40 - (height - 1) / 2},
+        **{"longitudeOfFirstGridPointInDegrees": 260, "longitudeOfLastGridPointInDegrees": 260 + (width - 1) / 2},
+        **{"iDirectionIncrementInDegrees": 0.5, "jDirectionIncrementInDegrees": 0.5},
+        **{"dataDate": int(f"{pd.Timestamp(moment):%Y%m%d}"), "dataTime": int(f"{pd.Timestamp(moment):%H%M}")},
+    }
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    eccodes.codes_set_values(handle, values.ravel())
+    raw = eccodes.codes_get_message(handle)
+    eccodes.codes_release(handle)
+    path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
     return path
 
 

@@ -20,7 +20,7 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, find, read_headers
 from fieldcast.pipeline.sources.missing import without_impossible
-from fieldcast.pipeline.sources.radar import bom, fmi, knmi, odim
+from fieldcast.pipeline.sources.radar import bom, fmi, knmi, mch, mrms, odim, radolan
 from fieldcast.pipeline.sources.template import fields
 
 
@@ -37,6 +37,9 @@ FORMATS: dict[str, Format] = {
     "bom": Format(("*.nc",), bom.header, bom.rate),
     "fmi": Format(("*.pgm.gz", "*.pgm"), fmi.header, fmi.rate),
     "odim": Format(("*.hdf", "*.h5", "*.hdf5"), odim.header, odim.rate),
+    "mrms": Format(("*.grib2.gz", "*.grib2"), mrms.header, mrms.rate),
+    "radolan": Format(("*-bin.gz", "*-bin"), radolan.header, radolan.rate),
+    "mch": Format(("*.gif",), mch.header, mch.rate),
 }
 
 

@@ -6,12 +6,9 @@ Z = a R^b with a = 223, b = 1.53 (Leinonen et al. 2012, J. Appl. Meteor. Clim. 5
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import pyproj
@@ -21,6 +18,7 @@ from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.datasets.schema import X, Y
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.sources.files import Header
+from fieldcast.pipeline.sources.radar.compressed import read_bytes
 from fieldcast.pipeline.sources.radar.reflectivity import rain_rate
 from fieldcast.pipeline.sources.template import RAIN_RATE, grid_template
 
@@ -76,12 +74,7 @@ def rate(path: str, y: slice, x: slice, options: RadarOptions) -> np.ndarray:
 
 def read_image(path: str) -> Image:
     """Return the image; raise `InputError` when it is no binary PGM or has fewer bytes than its header says."""
-    try:
-        raw = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{path}: truncated file, expected {WHAT}: replace the file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}), expected {WHAT}: replace the file") from error
+    raw = read_bytes(path, WHAT)
     top = re.match(rb"P5\s+((?:#[^\n]*\n\s*)*)(\d+)\s+(\d+)\s+255\s", raw)
     if not top:
         raise InputError(f"{path}: no binary PGM with 8 bits, expected {WHAT}: correct source.path or source.format")
