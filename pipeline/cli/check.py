@@ -26,6 +26,7 @@ from fieldcast.pipeline.errors import InputError, UserError
 from fieldcast.pipeline.forecasting.checkpoint import extra_channels, frame_of
 from fieldcast.pipeline.live.archive.exports import check_kinds
 from fieldcast.pipeline.live.feed.limits import require_threshold
+from fieldcast.pipeline.live.places.geojson import read_features
 from fieldcast.pipeline.live.schedule import CycleSchedule, cron_trigger
 from fieldcast.pipeline.sources import SourceInfo, inspect_source
 from fieldcast.pipeline.sources.samples import some_frames
@@ -67,6 +68,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     faults.of(check_packages, params)
     faults.of(cron_trigger, params.live.schedule)
     faults.of(check_kinds, params.live.copies)
+    faults.of(check_places, params)
     source = faults.of(inspect_source, params.source, params.ingest)
     if source is None:
         faults.refuse()
@@ -203,6 +205,12 @@ def check_live(params: config.Params, step_minutes: float) -> None:
             f"params.yaml: live.late_data.max_missing_frames is {missing}, expected less than the {history} frames of "
             "a history: its newest is never filled"
         )
+
+
+def check_places(params: config.Params) -> None:
+    """Raise `InputError` where the file of `live.places` cannot be read as places, wherever the grid lies."""
+    if params.live.places is not None:
+        read_features(params.live.places)
 
 
 def check_thresholds(params: config.Params, source: SourceInfo) -> None:

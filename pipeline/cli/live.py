@@ -137,6 +137,40 @@ def status(
     raise typer.Exit(current.exit_code())
 
 
+@live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast places`, after `dvc repro` and for each new model")
+def places(
+    params: ParamsFile = Path("params.yaml"),
+    folder: LiveFolder = LIVE_FOLDER,
+    model: ModelName = None,
+    as_json: Json = False,
+) -> None:
+    """Calibrate the ranges of `live.places` on the validation period, and show how they do on the test period.
+
+    Needs the observations and init times of `dvc repro`; the next cycle uses what is found. Exit code 2: wrong input.
+    """
+    from dataclasses import asdict
+
+    from fieldcast.pipeline.datasets.atomic import make_folder, replace_durable
+    from fieldcast.pipeline.live.deployed_model import resolve_model
+    from fieldcast.pipeline.live.places import held_out, ranges
+    from fieldcast.pipeline.live.places.areas import read_places
+
+    values = _live_params(params, model)
+    if values.live.places is None:
+        raise typer.BadParameter(f"{params} has no live.places: name a GeoJSON file there", param_hint="--params")
+    make_folder(folder)
+    deployed = resolve_model(values, folder)
+    areas = read_places(values.live.places, deployed.config.signature)
+    fitted = held_out.fit(deployed, areas)
+    replace_durable(folder / ranges.FILE, ranges.packed(fitted))
+    measured = held_out.measure(deployed, areas, fitted)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(row) for row in measured], indent=2) + "\n")
+    else:
+        Console().print(held_out.table(measured))
+        Console().print(f"Ranges: {folder / ranges.FILE}", highlight=False)
+
+
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast audit`")
 def audit(folder: LiveFolder = LIVE_FOLDER) -> None:
     """Check every byte of ledger, catalogue and published forecasts. Exit code 74: something has changed."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fieldcast.pipeline.config.section import Amount, Count, Minutes, Name, Section, Share, Text
+from fieldcast.pipeline.config.section import Amount, Count, Folder, Minutes, Name, Section, Share, Text
 from fieldcast.pipeline.config.sources import SourceOptions
 
 Hours = Annotated[float, Field(ge=0, le=24 * 366)]
@@ -108,6 +108,8 @@ class Live(Section):
     reserve_megabytes: Annotated[float, Field(ge=0, le=1e9)] = 64.0  # of the disk that a cycle leaves free
     limits: dict[Name, ValueLimits] = {}  # [lowest, highest] value by variable; a frame beyond is refused
     products: Products = Products()
+    places: Folder | None = None  # a GeoJSON file of named points and areas, of which ranges are forecast
+    stations: Folder | None = None  # CSV of name, time and values there: the truth for places of these names
     copies: Annotated[list[Literal["netcdf", "geotiff"]], AfterValidator(_different)] = []
     drift: Drift = Drift()
     retention: Retention = Retention()

@@ -74,11 +74,11 @@ def offsets_at(mean: np.ndarray, centres: np.ndarray, offsets: np.ndarray) -> np
     return mixed
 
 
-def fit(blocks: Iterable[tuple[np.ndarray, np.ndarray]], init_times: int) -> Calibration:
+def fit(blocks: Iterable[tuple[np.ndarray, np.ndarray]], init_times: int, *, dry_stays: bool = True) -> Calibration:
     """Return the calibration of blocks of members (b, m, lead, c, h, w) and observed (b, lead, c, h, w), NaN missing.
 
-    `init_times` are those of all blocks together. Where they hold more than `VALUES`, the same share of cells, drawn
-    anew for each init time with one seed, is taken.
+    `init_times` are those of all blocks together; without `dry_stays` the least value has offsets as others have. Where
+    the blocks hold more than `VALUES`, the same share of cells, drawn anew for each init time with one seed, is taken.
     """
     draws = np.random.default_rng(SEED)
     members, observed = [], []
@@ -89,10 +89,10 @@ def fit(blocks: Iterable[tuple[np.ndarray, np.ndarray]], init_times: int) -> Cal
             cells = draws.permutation(h * w)[:count]
             members.append(block[i].reshape(m, leads, channels, -1)[..., cells])
             observed.append(target[i].reshape(leads, channels, -1)[..., cells])
-    return _fit_cells(np.concatenate(members, axis=-1), np.concatenate(observed, axis=-1))
+    return _fit_cells(np.concatenate(members, axis=-1), np.concatenate(observed, axis=-1), dry_stays)
 
 
-def _fit_cells(members: np.ndarray, observed: np.ndarray) -> Calibration:
+def _fit_cells(members: np.ndarray, observed: np.ndarray, dry_stays: bool) -> Calibration:
     """Return the calibration of cells: members (m, lead, c, n), observed (lead, c, n)."""
     m, leads, channels, _ = members.shape
     offsets = np.zeros((leads, channels, CLASSES, m), dtype=np.float32)
@@ -109,7 +109,7 @@ def _fit_cells(members: np.ndarray, observed: np.ndarray) -> Calibration:
         for _ in range(ROUNDS):
             residuals = observed[lead, channel, valid] - ranked - offsets_at(mean, here, offsets[lead, channel]).T
             offsets[lead, channel] += [conformal_quantiles(residuals[:, chosen]) for chosen in inside]
-            if dry:
+            if dry and dry_stays:
                 offsets[lead, channel, 0] = 0
     return Calibration(offsets, centres)
 

@@ -25,6 +25,7 @@ from fieldcast.pipeline.live.clock import Clock, SystemClock, iso, parse
 from fieldcast.pipeline.live.deployed_model import DeployedModel, resolve_model
 from fieldcast.pipeline.live.feed.limits import FeedRules, limits_of
 from fieldcast.pipeline.live.feed.store import LiveObservations
+from fieldcast.pipeline.live.places.forecaster import PlaceForecaster
 from fieldcast.pipeline.live.schedule import CycleSchedule, Span, merge_spans
 from fieldcast.pipeline.live.timekeeping import FeedTimes, Look
 
@@ -51,6 +52,8 @@ class LiveContext:
         self.model: DeployedModel = resolve_model(self.params, self.folder, self.root)
         config = self.model.config
         check_products(self.params.live.products, config)
+        places = self.params.live.places
+        self.places = None if places is None else PlaceForecaster.read(self.root / places, self.folder, config)
         every = self.params.live.every_minutes
         phase = config.signature.phase_seconds
         self.schedule = CycleSchedule.of(config.step_minutes, phase, every, config.history, config.horizon)

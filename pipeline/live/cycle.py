@@ -30,6 +30,7 @@ from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.deployed_model import DeployedModel
 from fieldcast.pipeline.live.monitoring.drift import outside_share
 from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result, code_of
+from fieldcast.pipeline.live.places.issue import dataset_of, packed
 
 log = logging.getLogger(__name__)
 GOOD, FILLED = "good", "filled"
@@ -341,7 +342,8 @@ def _publish(context: LiveContext, prepared: Prepared, members: np.ndarray, ledg
         config.step_minutes,
     )
     grid = context.observations.grid()[config.target_names]
-    staging, digest = publish.stage(target, issue, grid, members, ledger.token, context.params.live.products)
+    products, places = context.params.live.products, _places(context, prepared, members, issue)
+    staging, digest = publish.stage(target, issue, grid, members, ledger.token, products, places)
     now = context.clock.now()
     prepared.seconds["publish"] = time.perf_counter() - before  # all but the rename and the record of it
     published = replace(
@@ -353,6 +355,16 @@ def _publish(context: LiveContext, prepared: Prepared, members: np.ndarray, ledg
     )
     publish.commit(folder, ledger, published, staging, now)
     return published
+
+
+def _places(context: LiveContext, prepared: Prepared, members: np.ndarray, issue: Issue) -> bytes | None:
+    """Return the file of forecasts for the places of `live.places`; None without any."""
+    if context.places is None:
+        return None
+    model_digest = "" if prepared.fallback else context.model.digest
+    forecasts = context.places.forecast(members, prepared.history, model_digest)
+    signature, quantities = context.model.config.signature, context.places.quantities
+    return packed(dataset_of(forecasts, quantities, signature, issue.init_time, issue.facts()))
 
 
 def _require_valid(prepared: Prepared, members: np.ndarray, model: DeployedModel) -> None:

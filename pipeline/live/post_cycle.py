@@ -9,9 +9,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from fieldcast.pipeline.config import Drift
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.errors import DamagedError, redacted
+from fieldcast.pipeline.errors import DamagedError, InputError, redacted
 from fieldcast.pipeline.live.archive import publish, recovery
 from fieldcast.pipeline.live.archive.exports import has_copy, write_copies
 from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State, Verification
@@ -23,6 +25,9 @@ from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring import drift
 from fieldcast.pipeline.live.monitoring.verification import sums_of
 from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, code_of
+from fieldcast.pipeline.live.places.issue import PLACES, has_places, open_places, write_places
+from fieldcast.pipeline.live.places.scores import OF_PLACES, place_sums
+from fieldcast.pipeline.live.places.stations import read_stations
 
 log = logging.getLogger(__name__)
 ALARMS = "alarms"  # the fact that holds the current alarms
@@ -48,7 +53,7 @@ def verify_issued(context: LiveContext, ledger: Ledger, now: datetime) -> int:
             continue
         try:
             sums = _sums(context, cycle, valid_times)
-        except DamagedError as error:
+        except (DamagedError, InputError) as error:  # of the forecast, or of live.stations
             log.error("verification of %s: %s", iso(cycle.init_time), error)
             continue
         verified = Verification(cycle.init_time, cycle.revision, now, cycle.model, cycle.model_version, sums)
@@ -92,7 +97,8 @@ def copy_issued(context: LiveContext, ledger: Ledger, outcomes: Sequence[Outcome
 
     A copy that is there is left alone. One that fails ends nothing else; it is noted, and tried again at the next look.
     """
-    if not (kinds := context.params.live.copies):
+    kinds = [*context.params.live.copies, *([PLACES] if context.places else [])]
+    if not kinds:
         return
     rows = {(row.init_time, row.revision): row for row in ledger.cycles(now - COPIED_LATER, states=VISIBLE)}
     for outcome in outcomes:  # of any time
@@ -108,10 +114,13 @@ def _copy_missing(folder: Path, rows: Sequence[Cycle], kind: str) -> list[str]:
     failures = []
     for row in rows:
         path = path_of(folder, row.init_time, row.revision)
-        if has_copy(folder / COPIES, path.stem, kind):
+        if has_copy(folder / COPIES, path.stem, kind) or (kind == PLACES and not has_places(path)):
             continue
         try:
             publish.check(path, row.manifest_sha256)
+            if kind == PLACES:
+                write_places(path, folder / COPIES)
+                continue
             products = store.open_whole(path / PRODUCTS) if has_products(path) else None
             with store.open_forecasts(path) as forecast:
                 write_copies(forecast, folder / COPIES, path.stem, [kind], products)
@@ -187,4 +196,13 @@ def _sums(context: LiveContext, cycle: Cycle, valid_times: list[datetime]) -> di
     names = context.model.config.target_names
     observed = context.observations.read(valid_times, names)
     history = context.observations.read(context.schedule.history_times(cycle.init_time), names)
-    return sums_of(forecast, observed, history, names, context.params.verify.thresholds, products)
+    sums = sums_of(forecast, observed, history, names, context.params.verify.thresholds, products)
+    if context.places is not None and has_places(path):
+        of_places = place_sums(open_places(path), observed, context.places, _stations(context))
+        sums = {name: of_field | {OF_PLACES: of_places[name]} for name, of_field in sums.items()}
+    return sums
+
+
+def _stations(context: LiveContext) -> pd.DataFrame | None:
+    path = context.params.live.stations
+    return None if path is None else read_stations(context.root / path, context.model.config.target_names)

@@ -137,7 +137,7 @@ def gain_figure(gain: Gain, styles: Styles) -> Figure:
         axis.set_ylim(min(*shown, 0) - room, max(*shown, 0) + room)
     axis.set_xticks(leads[spread_out(4, len(leads))])
     axis.set_xlim(leads[0] - 0.03 * leads[-1], leads[-1] * 1.06)
-    _dress(axis, gain.title, gain.unit)
+    dress(axis, gain.title, gain.unit)
     axis.set_xlabel(f"lead time, {unit}", fontsize=8, color=INK)
     return figure
 
@@ -162,7 +162,7 @@ def ratio_figure(title: str, ratios: Mapping[datetime, float], limit: float) -> 
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axis.xaxis.get_offset_text().set_fontsize(8)
-    _dress(axis, title, "below 1: better")
+    dress(axis, title, "below 1: better")
     axis.set_xlabel("init time, UTC", fontsize=8, color=INK)
     return figure
 
@@ -187,7 +187,7 @@ def spectra_figure(spectra: Sequence[Spectrum], styles: Styles) -> Figure:
         powers = spectrum.observed[spectrum.observed > 0]
         if powers.size:
             axis.set_ylim(powers.min() / 100, powers.max() * 4)  # a smooth forecast falls without end
-        _dress(axis, f"Lead {_lead_text(spectrum.lead)}", "power")
+        dress(axis, f"Lead {_lead_text(spectrum.lead)}", "power")
         axis.set_xlabel("wavelength, km", fontsize=8, color=INK)
     return figure
 
@@ -213,8 +213,8 @@ def reliability_figure(reliability: Reliability, styles: Styles) -> Figure:
         upper.axhline(frequency, color=GUIDE, linewidth=0.8, linestyle=":")
     upper.set(xlim=(0, 1), ylim=(0, 1))
     lower.set_yscale("log")
-    _dress(upper, f"Event {reliability.title}", "observed frequency")
-    _dress(lower, "Sharpness", "share of forecasts")
+    dress(upper, f"Event {reliability.title}", "observed frequency")
+    dress(lower, "Sharpness", "share of forecasts")
     lower.set_xlabel("forecast probability", fontsize=8, color=INK)
     return figure
 
@@ -226,7 +226,7 @@ def rank_figure(name: str, counts: np.ndarray, styles: Styles) -> Figure:
     share = counts * counts.size / counts.sum() if counts.sum() > 0 else np.zeros(counts.size)
     axis.bar(np.arange(counts.size), share, color=styles[name]["color"], width=0.85)
     axis.axhline(1, color=GUIDE, linewidth=0.8)
-    _dress(axis, readable(name), "relative to flat")
+    dress(axis, readable(name), "relative to flat")
     axis.set_xlabel("members below the observed", fontsize=8, color=INK)
     return figure
 
@@ -251,7 +251,7 @@ def performance_figure(performance: Performance, styles: Styles) -> Figure:
     points = {name: (1 - far, pod) for name, (pod, far) in performance.points.items()}
     _named_points(axis, points, styles)
     axis.set(xlim=(0, 1), ylim=(0, 1))
-    _dress(axis, performance.title, "", pad=12)
+    dress(axis, performance.title, "", pad=12)
     axis.set_xlabel("success ratio, 1 − FAR (dashed: frequency bias)", fontsize=8, color=INK)
     axis.set_ylabel("POD", fontsize=8, color=INK)
     return figure
@@ -275,7 +275,7 @@ def cost_figure(milliseconds: Mapping[str, float], skill: Mapping[str, float], l
     axis.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     _named_points(axis, points, styles)
-    _dress(axis, label, "")
+    dress(axis, label, "")
     axis.set_xlabel("milliseconds for one forecast", fontsize=8, color=INK)
     return figure
 
@@ -336,10 +336,11 @@ def _draw_panel(axis: Axes, panel: Panel, styles: Styles) -> None:
         axis.set_ylim(max(least, 0) if min(known) >= 0 else least, max(known) + room)
     if not known:
         axis.text(0.5, 0.5, "undefined: no such event", transform=axis.transAxes, ha="center", fontsize=8)
-    _dress(axis, panel.title, panel.unit)
+    dress(axis, panel.title, panel.unit)
 
 
-def _dress(axis: Axes, title: str, unit: str, pad: float = 4) -> None:
+def dress(axis: Axes, title: str, unit: str, pad: float = 4) -> None:
+    """Give a picture its title, the unit at the right, and the frame that all pictures have."""
     axis.set_title(title, fontsize=9.5, loc="left", color=INK, fontweight="bold", pad=pad)
     axis.set_title(unit, fontsize=8, loc="right", color=SOFT, pad=pad)
     axis.tick_params(labelsize=8, color=FAINT, labelcolor=INK, which="both")

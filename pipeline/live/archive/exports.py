@@ -40,6 +40,7 @@ from fieldcast.pipeline.datasets.schema import (
     lead_minutes,
 )
 from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.live.places.issue import NETCDF, PLACES, TABLE
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
 FURTHER = ".products.nc"  # behind the stamp
@@ -78,8 +79,9 @@ def write_copies(
 
 
 def has_copy(folder: Path, stamp: str, kind: str) -> bool:
-    """Return whether `write_copies` has written this kind for `stamp`."""
-    return (folder / (f"{stamp}.nc" if kind == "netcdf" else stamp)).exists()
+    """Return whether `write_copies`, or `write_places`, has written this kind for `stamp`."""
+    written = {"netcdf": f"{stamp}.nc", "geotiff": stamp, PLACES: f"{stamp}{TABLE}"}
+    return (folder / written[kind]).exists()
 
 
 def remove_copies(folder: Path, stamp: str) -> None:
@@ -89,8 +91,9 @@ def remove_copies(folder: Path, stamp: str) -> None:
     if images.exists():
         images.rename(folder / f".{stamp}.partial")  # gone at once for readers, not file by file
         sweep_partial(images)
-    for name in (f"{stamp}.nc", f".{stamp}.nc.partial", f"{stamp}{FURTHER}", f".{stamp}{FURTHER}.partial"):
-        (folder / name).unlink(missing_ok=True)
+    for ending in (".nc", FURTHER, NETCDF, TABLE):
+        for name in (f"{stamp}{ending}", f".{stamp}{ending}.partial"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _netcdfs(datasets: Sequence[xr.Dataset], folder: Path, stamp: str) -> Path:

@@ -44,6 +44,7 @@ from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger
 from fieldcast.pipeline.live.archive.products import PRODUCTS, has_products, products_of
 from fieldcast.pipeline.live.archive.records import cycle_record
 from fieldcast.pipeline.live.clock import iso, parse, stamp
+from fieldcast.pipeline.live.places.issue import PLACES, write_checked
 
 FORMAT = 1
 FORECASTS, COPIES, CATALOGUE, LEDGER = "forecasts", "copies", "latest.json", "ledger.sqlite"
@@ -95,12 +96,18 @@ def require_space(folder: Path, forecast_bytes: int, reserve_bytes: float) -> No
 
 
 def stage(
-    target: Path, issue: Issue, grid: xr.Dataset, members: np.ndarray, token: int, products: Products | None = None
+    target: Path,
+    issue: Issue,
+    grid: xr.Dataset,
+    members: np.ndarray,
+    token: int,
+    products: Products | None = None,
+    places: bytes | None = None,
 ) -> tuple[Path, str]:
     """Write a forecast beside `target`, checked and synced; return its folder and the SHA-256 of its manifest.
 
     `members` (m, lead, c, y, x) float32, in the order of the variables of `grid` (0, y, x): their mean is the forecast,
-    and `products` are what is published of them beside it.
+    and `products` are what is published of them beside it; `places` is the file of forecasts for places.
     """
     forecast = _labelled(issue, grid, mean_of_members(members[None]))
     further = products_of(forecast, members, products or Products())
@@ -117,6 +124,8 @@ def stage(
             _read_back(staging, forecast)
             if further is not None:
                 _read_back(staging / PRODUCTS, further)
+            if places is not None:
+                write_checked(staging / PLACES, places)
             content = manifest.sealed({"format": FORMAT, **issue.facts(), "files": manifest.facts_of_files(staging)})
             write_durable(staging / MANIFEST, content)
             failpoint("manifest_written")
@@ -362,7 +371,7 @@ def _open_all(folder: Path, entries: Sequence[dict[str, Any]]) -> list[xr.Datase
 
 def _is_shared(name: str) -> bool:
     """Return whether a file of a store is the same for every init time: neither times, fields nor attributes."""
-    of_one = name == "zarr.json" or name.startswith((f"{INIT_TIME}/c/", f"{VALID_TIME}/c/"))
+    of_one = name in ("zarr.json", PLACES) or name.startswith((f"{INIT_TIME}/c/", f"{VALID_TIME}/c/"))
     return not of_one and name.rpartition("/c/")[2].count("/") < 3  # a field's chunks have four indices
 
 

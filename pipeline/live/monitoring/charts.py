@@ -96,7 +96,7 @@ def error_chart(scores: Scores) -> Chart | None:
         f"{overall['persistence_rmse']:.3g} by persistence"
     )
     keys = [("issued", "issued"), ("persistence", "persistence")]
-    return Chart(_address(panel_figure(panel, STYLES)), description, keys)
+    return Chart(address_of(panel_figure(panel, STYLES)), description, keys)
 
 
 def error_panel(scores: Scores) -> Panel | None:
@@ -118,7 +118,7 @@ def ratio_chart(verified: Sequence[Verification], drift: Drift, now: datetime) -
     title = f"RMSE of {readable(scores_of(verified)[0].field)} / persistence"
     lines = ", ".join(f"{moment:%Y-%m-%d %H:%M} {ratio:.2f}" for moment, ratio in ratios.items())
     keys = [("issued", "issued"), ("alarm", f"alarm above {drift.max_rmse_ratio:g}")]
-    return Chart(_address(ratio_figure(title, ratios, drift.max_rmse_ratio)), f"{title}: {lines}", keys)
+    return Chart(address_of(ratio_figure(title, ratios, drift.max_rmse_ratio)), f"{title}: {lines}", keys)
 
 
 def pooled_ratios(verified: Sequence[Verification], drift: Drift, now: datetime) -> dict[datetime, float]:
@@ -139,7 +139,8 @@ def _mean_time(verified: Sequence[Verification]) -> datetime:
     return first + sum((one.init_time - first for one in verified), timedelta()) / len(verified)
 
 
-def _address(figure: Figure) -> str:
+def address_of(figure: Figure) -> str:
+    """Return a picture as a `data:` address."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "chart.png"
         write_png(figure, path)

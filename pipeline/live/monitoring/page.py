@@ -16,8 +16,10 @@ from fieldcast.pipeline.live.archive import publish
 from fieldcast.pipeline.live.archive.ledger import Cycle, State
 from fieldcast.pipeline.live.archive.publish import path_of
 from fieldcast.pipeline.live.monitoring.charts import animation, animation_address, error_chart, ratio_chart
+from fieldcast.pipeline.live.monitoring.plumes import PlacesPart, places_part
 from fieldcast.pipeline.live.monitoring.status import Status, age_text, headline
 from fieldcast.pipeline.live.outcomes import ExitCode
+from fieldcast.pipeline.live.places.issue import has_places, open_places
 
 MARKS = {  # in the strip of cycles, so that it can be read without colours; others have none
     State.DEGRADED: "~",
@@ -44,6 +46,7 @@ def write_page(status: Status, folder: Path, path: Path) -> None:
         lstrip_blocks=True,
     )
     picture, error = _newest_animation(status, folder)
+    places = None if error else _newest_places(status, folder)
     charts = [error_chart(scores) for scores in status.scores]
     charts.append(ratio_chart(status.verified, status.drift, status.now))
     page = environment.get_template("status.html.j2").render(
@@ -52,6 +55,7 @@ def write_page(status: Status, folder: Path, path: Path) -> None:
         headline=headline(status),
         animation=picture,
         error=error,
+        places=places,
         charts=[chart for chart in charts if chart is not None],
         age=age_text(status),
         readable=readable,
@@ -78,6 +82,14 @@ def _newest_animation(status: Status, folder: Path) -> tuple[dict[str, str] | No
         return _animated(path, status.newest.manifest_sha256), ""
     except (DamagedError, OSError) as error:
         return None, str(error)
+
+
+def _newest_places(status: Status, folder: Path) -> PlacesPart | None:
+    """Return the places of the newest forecast, whose bytes have been checked; None where it has none."""
+    if status.newest is None:
+        return None
+    path = path_of(folder, status.newest.init_time, status.newest.revision)
+    return places_part(open_places(path), status.place_scores) if has_places(path) else None
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,7 @@ from fieldcast.pipeline.live.clock import Clock, iso
 from fieldcast.pipeline.live.monitoring import drift, lateness
 from fieldcast.pipeline.live.monitoring.verification import Scores, scores_of
 from fieldcast.pipeline.live.outcomes import ExitCode
+from fieldcast.pipeline.live.places.scores import PlaceScores, place_scores
 from fieldcast.pipeline.live.timekeeping import Look
 
 DAY = timedelta(days=1)
@@ -98,6 +99,12 @@ class Status:
         days = sorted({_day(one) for one in self.verified})
         return {day: scores_of([one for one in self.verified if _day(one) == day]) for day in days}
 
+    @cached_property
+    def place_scores(self) -> list[PlaceScores]:
+        """Return the scores of the last days for places."""
+        fields = sorted({name for one in self.verified for name in one.sums})
+        return [score for name in fields for score in place_scores([one.sums.get(name, {}) for one in self.verified])]
+
     @property
     def model_share(self) -> float | None:
         """Return the share of the model in the seconds of the cycles that ran."""
@@ -132,6 +139,7 @@ class Status:
                 day: [{"field": one.field, "cycles": one.cycles, **one.overall} for one in scores]
                 for day, scores in self.days.items()
             },
+            "places": [asdict(score) for score in self.place_scores],
             "tracker_pending": self.pending,
             "events": self.events,
             "refused": self.refused,
