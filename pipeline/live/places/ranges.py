@@ -145,4 +145,4 @@ def inside(ranks: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
     Where no rain is the range's lower end, nothing falls below it: the range then holds up to 90 %.
     """
-    return ((observed >= ranks[1]) & (observed <= ranks[-2])).astype(np.float64)
+    return np.asarray((observed >= ranks[1]) & (observed <= ranks[-2]), np.float64)
