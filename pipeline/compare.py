@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
+from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
 from fieldcast.pipeline.errors import TrackerError, public
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
-from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare, eventful, extremes, minute
+from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare_all, eventful, extremes, minute
 from fieldcast.pipeline.evaluation.mean_flow import mean_flow
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.report.coastlines import coastlines
 from fieldcast.pipeline.report.maps import case_of, case_strip
-from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
-from fieldcast.pipeline.report.write import ShownCase, write_report
+from fieldcast.pipeline.report.terminal import print_comparisons, terminal
+from fieldcast.pipeline.report.write import About, Shown, ShownCase, write_report
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.identity import complete
 from fieldcast.pipeline.tracking.registry import Registry
-from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, scores_of, units_of
+from fieldcast.pipeline.verification.aggregation import read_sums, scores_of
 from fieldcast.pipeline.verification.scores import by_key
-
-LOCAL = "http://127.0.0.1:5000"  # where `make ui` listens
 
 log = logging.getLogger(__name__)
 
@@ -54,23 +55,23 @@ def _compare(params: config.Params, digests: Mapping[str, str], runs: Mapping[st
         complete(run, params, name)
         sums = SCORES / f"{name}.nc"
         log_scores(run, params.models[name].kind, by_key(scores_of(read_sums(sums))), sums)
-    comparison = compare({name: _entry(name, each, runs[name]) for name, each in params.models.items()}, params.compare)
-    cases = _cases(comparison)
+    entries = {name: _entry(name, each, runs[name]) for name, each in params.models.items()}
+    comparisons = compare_all(entries, params.compare)
+    shown = {field: Shown(_cases(each), _flows(each, params)) for field, each in comparisons.items()}
     settings = public(params.model_dump(mode="json"))
-    write_report(comparison, COMPARISON, settings, cases, _flows(comparison, params))
-    console = Console(width=WIDTH)
-    console.print(terminal_table(comparison))
-    console.print("\n".join(comparison.verdict), highlight=False, markup=False)
+    write_report(comparisons, COMPARISON, settings, shown, _about(params))
+    console = terminal()
+    print_comparisons(console, comparisons)
     answering = all(run.client is not None for run in runs.values())
-    for sentence in _promote(comparison, digests, params) if answering else []:
+    for sentence in _promote(entries, comparisons, digests, params) if answering else []:
         console.print(sentence, highlight=False, markup=False)
-    spent = {name: entry.costs for name, entry in comparison.entries.items()}
-    log_comparison(runs, COMPARISON, _tiles(cases, comparison.comparable), spent)
+    spent = {name: entry.costs for name, entry in entries.items()}
+    log_comparison(runs, COMPARISON, _tiles(shown, comparisons), spent)
 
 
 def _entry(name: str, model: config.ModelEntry, run: tracking.Run) -> Entry:
     spent = costs.read(COSTS / "training" / f"{name}.json", COSTS / "forecast" / f"{name}.json")
-    return Entry(read_sums(SCORES / f"{name}.nc"), model.kind, spent, run.url(LOCAL) or "", _recipe(model))
+    return Entry(read_sums(SCORES / f"{name}.nc"), model.kind, spent, run.page(), _recipe(model))
 
 
 def _recipe(model: config.ModelEntry) -> str:
@@ -81,7 +82,7 @@ def _recipe(model: config.ModelEntry) -> str:
 
 def _cases(comparison: Comparison) -> list[ShownCase]:
     """Return the most eventful init times, with maps of all leads, then the best and the worst forecast."""
-    field = fields_of(comparison.sums)[0]
+    field = comparison.variable
     observed = store.open_observations(OBSERVATIONS)[field]
     forecasts = {name: store.open_forecasts(FORECASTS / f"{name}.zarr")[field] for name in comparison.comparable}
     maps_of = partial(case_of, observed, forecasts, coast=coastlines(observed))
@@ -97,10 +98,9 @@ def _cases(comparison: Comparison) -> list[ShownCase]:
 
 def _flows(comparison: Comparison, params: config.Params) -> dict[str, str]:
     """Return the mean flow of the training and the test period as text; nothing for a field that is no rain."""
-    field = fields_of(comparison.sums)[0]
-    if units_of(comparison.sums, field) != RAIN_RATE_UNITS:
+    if comparison.units != RAIN_RATE_UNITS:
         return {}
-    reader = FrameReader(OBSERVATIONS, [field])
+    reader = FrameReader(OBSERVATIONS, [comparison.variable])
     flows = {
         f"Mean flow, {name} period": mean_flow(
             reader, read_init_times(PREPARED / "init_times.csv", split), params.sample.history
@@ -110,16 +110,37 @@ def _flows(comparison: Comparison, params: config.Params) -> dict[str, str]:
     return {label: "none to be seen" if flow is None else flow.text() for label, flow in flows.items()}
 
 
-def _tiles(cases: Sequence[ShownCase], names: Mapping[str, object]) -> dict[str, dict[str, np.ndarray]]:
+def _tiles(shown: Mapping[str, Shown], comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, np.ndarray]]:
     """Return the picture of each eventful case and model for MLflow's grid of images."""
     return {
-        f"case_{k + 1}": {name: case_strip(it.case, name) for name in names} for k, it in enumerate(cases) if it.slider
+        f"{f'{field}_' if len(shown) > 1 else ''}case_{k + 1}": {
+            name: case_strip(one.case, name) for name in comparisons[field].comparable
+        }
+        for field, own in shown.items()
+        for k, one in enumerate(own.cases)
+        if one.slider
     }
 
 
-def _promote(comparison: Comparison, digests: Mapping[str, str], params: config.Params) -> list[str]:
+def _about(params: config.Params) -> About:
+    """Return what the head of the report says: when, from which commit and which data it was made."""
+    commit = tracking.git_commit(Path())
+    head = {
+        "Made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by fieldcast {metadata.version('fieldcast')}",
+        "Commit": commit or "none",
+        "Data": f"source {params.source.kind}, prepared data {read_digest(PREPARED)}",
+    }
+    return About(params.track.experiment, head)
+
+
+def _promote(
+    entries: Mapping[str, Entry],
+    comparisons: Mapping[str, Comparison],
+    digests: Mapping[str, str],
+    params: config.Params,
+) -> list[str]:
     try:
-        return promote_by_rule(comparison, digests, params, Registry(params.track.experiment))
+        return promote_by_rule(entries, comparisons, digests, params, Registry(params.track.experiment))
     except TrackerError as error:
         log.warning("no model promoted: %s", error)
         return []

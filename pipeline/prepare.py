@@ -49,7 +49,7 @@ def prepare(observations: xr.Dataset, options: config.Prepare, history: int, hor
     statistics = statistics_of(observations, training, climatology, names, options)
     with replacing(folder) as partial:
         partial.mkdir()
-        quality.write(report, partial, options.splits.in_order(), observations[names[0]].attrs)
+        quality.write(report, partial, options.splits.in_order())
         init_times.to_csv(partial / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
         climatology.to_netcdf(partial / CLIMATOLOGY, engine="h5netcdf")
         statistics.write(partial)

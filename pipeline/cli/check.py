@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,14 +134,23 @@ def count_init_times(params: config.Params, source: SourceInfo) -> dict[str, int
 def check_names(params: config.Params, variables: list[str]) -> list[str]:
     """Return the channels in order; raise `InputError` where an option names a variable that the source lacks."""
     channels = channel_order(variables, params.prepare)
-    for name in params.live.limits:
-        if name not in channels:
-            raise InputError(f"params.yaml: live.limits names {name!r}, models read {', '.join(channels)}")
-    targets = params.prepare.targets or channels
-    for name in params.verify.thresholds:
-        if name not in targets:
-            raise InputError(f"params.yaml: verify.thresholds names {name!r}, forecast are {', '.join(targets)}")
+    _check_known("live.limits", params.live.limits, channels, "models read")
+    targets, promotion = params.prepare.targets or channels, params.promotion
+    _check_known("prepare.wet_above", _named(params.prepare.wet_above), channels, "models read")
+    _check_known("verify.thresholds", params.verify.thresholds, targets, "forecast are")
+    _check_known("promotion.variable", [promotion.variable] if promotion.variable else [], targets, "forecast are")
+    _check_known("promotion.guards.max_mean_error", _named(promotion.guards.max_mean_error), targets, "forecast are")
     return channels
+
+
+def _named(amounts: config.Amounts | None) -> Iterable[str]:
+    return amounts if isinstance(amounts, dict) else ()
+
+
+def _check_known(key: str, names: Iterable[str], expected: Sequence[str], what: str) -> None:
+    for name in names:
+        if name not in expected:
+            raise InputError(f"params.yaml: {key} names {name!r}, {what} {', '.join(expected)}")
 
 
 def check_values(params: config.Params, ranges: list[Range]) -> None:

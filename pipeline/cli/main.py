@@ -119,19 +119,19 @@ def compare(
     from fieldcast.pipeline import config
     from fieldcast.pipeline.evaluation import past_runs
     from fieldcast.pipeline.report import write as report
-    from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
+    from fieldcast.pipeline.report.terminal import print_comparisons, terminal
     from fieldcast.pipeline.tracking.registry import Registry
 
     settings = config.read(params)
     report.check_folder(out)
-    comparison = past_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
-    report.write_report(comparison, out, {"runs": ", ".join(runs), "compare": settings.compare.model_dump(mode="json")})
+    comparisons = past_runs.compare_runs(runs, settings.compare, Registry(settings.track.experiment))
+    about = report.About(settings.track.experiment, {"Runs": ", ".join(runs)})
+    report.write_report(comparisons, out, {"compare": settings.compare.model_dump(mode="json")}, about=about)
     if as_json:
         sys.stdout.write((out / report.ALL_SCORES).read_text())
         return
-    console = Console(width=WIDTH)
-    console.print(terminal_table(comparison))
-    console.print("\n".join(comparison.verdict), highlight=False, markup=False)
+    console = terminal()
+    print_comparisons(console, comparisons)
     console.print(f"Report: {out / 'report.html'}", highlight=False, markup=False)
 
 
@@ -187,16 +187,14 @@ def promote(
     """
     from fieldcast.pipeline import config
     from fieldcast.pipeline.evaluation.champion import propose
-    from fieldcast.pipeline.report.terminal import WIDTH, terminal_table
+    from fieldcast.pipeline.report.terminal import print_comparisons, terminal
     from fieldcast.pipeline.tracking.registry import CHAMPION, Registry
 
     settings = config.read(params)
     registry = Registry(settings.track.experiment)
     proposal = propose(run, settings, registry)
-    console = Console(width=WIDTH)
-    console.print(terminal_table(proposal.comparison))
-    if proposal.decision is not None:
-        console.print("\n".join(proposal.comparison.verdict), highlight=False, markup=False)
+    console = terminal()
+    print_comparisons(console, proposal.comparisons, verdict=proposal.decision is not None)
     console.print(f"The rule says: {proposal.reason}.", highlight=False, markup=False)
     if dry_run:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fieldcast.pipeline.config import Params
+from fieldcast.pipeline.config import Params, amount_of
 from fieldcast.pipeline.config.sources import SharedOptions
 from fieldcast.pipeline.datasets.grid import spacing_km
 from fieldcast.pipeline.datasets.preparation.ranges import NO_AMOUNTS, Range
@@ -16,7 +16,14 @@ GRID_KEYS = [key for key in SharedOptions.model_fields if key != "period"]  # of
 
 def misfits(params: Params, source: SourceInfo, ranges: Sequence[Range]) -> list[str]:
     """Return a sentence for each setting that does not fit; `ranges` are of the first variable and others, if known."""
-    return [*_thresholds(params, ranges), *_rain(params, ranges), *_neighbourhoods(params, source), *_live(params)]
+    return [
+        *_thresholds(params, ranges),
+        *_wet(params, ranges),
+        *_loss(params, ranges),
+        *_guards(params, ranges),
+        *_neighbourhoods(params, source),
+        *_live(params),
+    ]
 
 
 def _thresholds(params: Params, ranges: Sequence[Range]) -> Iterator[str]:
@@ -32,14 +39,34 @@ def _thresholds(params: Params, ranges: Sequence[Range]) -> Iterator[str]:
             )
 
 
-def _rain(params: Params, ranges: Sequence[Range]) -> Iterator[str]:
-    first, wet = ranges[0], params.prepare.wet_above
-    if first.low is not None and first.high is not None and not first.low <= wet < first.high:
+def _wet(params: Params, ranges: Sequence[Range]) -> Iterator[str]:
+    names = [each.name for each in ranges]
+    for each in ranges:
+        wet = amount_of(params.prepare.wet_above, each.name, names)
+        if wet is None or each.low is None or each.high is None or each.low <= wet < each.high:
+            continue
         yield (
-            f"prepare.wet_above is {wet:g}, and {first.name} is {first.low:.4g} to {first.high:.4g} {first.units}: the "
+            f"prepare.wet_above is {wet:g}, and {each.name} is {each.low:.4g} to {each.high:.4g} {each.units}: the "
             "quality report will call every cell wet, or none"
         )
-    targets = params.prepare.targets or [each.name for each in ranges]
+
+
+def _guards(params: Params, ranges: Sequence[Range]) -> Iterator[str]:
+    limit, targets = params.promotion.guards.max_mean_error, _targets(params, ranges)
+    if isinstance(limit, float) and len(targets) > 1:
+        units = ", ".join(f"{each.name} in {each.units}" for each in ranges if each.name in targets)
+        yield (
+            f"promotion.guards.max_mean_error is {limit:g}, a limit of {targets[0]} alone, and forecast are {units}: "
+            f"give limits by variable, such as {{{targets[0]}: {limit:g}, {targets[1]}: …}}"
+        )
+
+
+def _targets(params: Params, ranges: Sequence[Range]) -> list[str]:
+    return params.prepare.targets or [each.name for each in ranges]
+
+
+def _loss(params: Params, ranges: Sequence[Range]) -> Iterator[str]:
+    targets = _targets(params, ranges)
     if params.train.loss in ("mix", "balanced"):
         for each in ranges:
             if each.name in targets and each.units in NO_AMOUNTS:

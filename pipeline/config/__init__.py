@@ -28,6 +28,7 @@ from fieldcast.pipeline.config.read import (
     read,
     run_stage,
 )
+from fieldcast.pipeline.config.section import Amounts, amount_of
 from fieldcast.pipeline.config.sources import (
     Crop,
     GriddedOptions,
@@ -42,6 +43,7 @@ from fieldcast.pipeline.config.training import Rollout, ScheduledSampling, Train
 
 __all__ = [
     "PARAMS",
+    "Amounts",
     "Compare",
     "Crop",
     "Dask",
@@ -75,6 +77,7 @@ __all__ = [
     "Train",
     "Transform",
     "Verify",
+    "amount_of",
     "bases_of",
     "check_gaps",
     "load",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fieldcast.pipeline.config.section import Amount, Cells, Count, Frames, Name, Section, Share, Time
+from fieldcast.pipeline.config.section import Amount, Amounts, Cells, Count, Frames, Name, Section, Share, Time
 
 
 def _no_zone(value: datetime) -> datetime:
@@ -80,7 +80,7 @@ class Prepare(Section):
     max_missing_history: Missing = 0  # frames that may be missing in a history
     max_missing_horizon: Missing = 0  # frames that may be missing in a horizon
     min_valid_share: Share = 0.05  # a frame with fewer valid cells counts as missing
-    wet_above: Amount = 0.1  # a cell counts as wet in the quality report, in the first variable's units
+    wet_above: Amounts = 0.1  # cells above it are counted in the quality report; a plain number: of the first variable
 
     @model_validator(mode="after")
     def _targets_differ(self) -> Prepare:

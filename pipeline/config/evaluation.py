@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fieldcast.pipeline.config.section import Amount, Cells, Count, Minutes, Name, Section, Seed, Share
+from fieldcast.pipeline.config.section import Amounts, Cells, Count, Minutes, Name, Section, Seed, Share
 from fieldcast.pipeline.errors import InputError
 
 Address = Annotated[str, Field(pattern=r"^[a-z]+://\S+$")]
@@ -89,7 +89,7 @@ class Compare(Section):
 class Guards(Section):
     """Limits that every champion keeps at each of the named leads; null: not checked."""
 
-    max_mean_error: Amount | None = None  # absolute, in the first variable's units
+    max_mean_error: Amounts | None = None  # absolute, in the variable's units; a plain number: of the first variable
     min_spectrum_ratio: Share | None = 0.01  # of the fine scales: less is a field without any, see decision 21
     min_csi_ratio: Share | None = 0.5  # to the best reference's, at the highest threshold with events; 1: not worse
     min_coverage: Share | None = None  # of the 90 % interval, where a model gives one
@@ -103,9 +103,10 @@ class Guards(Section):
 
 
 class Promotion(Section):
-    """Rule by which a model becomes the champion: better in paired tests, and within the guards."""
+    """Rule by which a model becomes the champion: better in paired tests, and within the guards for all variables."""
 
     score: Literal["rmse", "mae", "crps"] = "rmse"
+    variable: Name | None = None  # whose score decides; default: the first that is forecast
     leads_minutes: Annotated[list[Minutes], Field(min_length=1)] | None = None  # pooled, and each; default: all leads
     guards: Guards = Guards()
 

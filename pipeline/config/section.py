@@ -1,5 +1,6 @@
 """The base of all sections of `params.yaml`, and the ranges of numbers that many of them have."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,8 +38,16 @@ Minutes = Annotated[int, Field(gt=0, le=366 * DAY_MINUTES)]
 Amount = Annotated[float, Field(gt=0, le=1e12)]  # in units of a variable
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]+$")]  # one line of it
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]+$")]  # of a variable
+Amounts = Amount | dict[Name, Amount]  # by variable; a plain number is of the first one
 Folder = Annotated[Path, AfterValidator(_one_line)]
 Time = Annotated[datetime, BeforeValidator(_time)]
+
+
+def amount_of(amounts: Amounts | None, name: str, names: Sequence[str]) -> float | None:
+    """Return the amount of the variable `name`, one of `names`; None where it has none."""
+    if isinstance(amounts, dict):
+        return amounts.get(name)
+    return amounts if name == names[0] else None
 
 
 class Section(BaseModel):

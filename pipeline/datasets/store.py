@@ -3,7 +3,7 @@
 A store is created empty and correctly shaped, then filled block by block, each block whole shards, so that blocks
 may be written side by side. A chunk is one field (y, x), or all members of one, a shard a block of times (or init
 times): few files, each rewritten whole. Bytes depend on the content alone: no clock, host or random order. Missing is
-NaN. Variables come back in the order of their names.
+NaN. Variables come back in the order in which the store was created with them.
 
 Every chunk and every index of a shard has its CRC-32C, and `finish` lists the files of a complete store in a manifest:
 opening a store compares the names and sizes of its files and the bytes of its metadata, reading a chunk compares that
@@ -48,6 +48,7 @@ from fieldcast.pipeline.datasets.schema import (
 from fieldcast.pipeline.errors import InputError, SchemaError
 
 METADATA = "zarr.json"
+ORDER = "variable_order"  # attribute of a store whose variables are not in the order of their names
 ZSTD_LEVEL = 3
 CODECS = (ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec())  # of every array; the checksum is that of the compressed bytes
 LEAD_UNITS = "minutes"
@@ -166,9 +167,10 @@ def write_block(path: Path, start: int, block: xr.Dataset) -> None:
 
 def add_refused(path: Path, counts: Mapping[str, np.ndarray]) -> None:
     """Add to observations the number of values `(time,)` that were refused, of each variable of which some were."""
+    own = dict(zarr.open_group(path, mode="r").attrs)  # which writing to the store replaces
     for name, numbers in counts.items():
         attributes = {"long_name": f"Values of {name} in the archive that were refused as impossible"}
-        added = xr.Dataset({refused_name(name): (TIME, numbers.astype(np.int32), attributes)})
+        added = xr.Dataset({refused_name(name): (TIME, numbers.astype(np.int32), attributes)}, attrs=own)
         encoding = {refused_name(name): {"chunks": numbers.shape, "compressors": CODECS}}
         added.to_zarr(path, mode="a", consolidated=False, encoding=encoding)
 
@@ -236,7 +238,7 @@ def _open(path: Path, chunks: Literal["shards"] | None, finished: bool = True) -
     consolidated = b'"consolidated_metadata": {' in (path / METADATA).read_bytes()
     with _naming_damage(path, finished):
         only_leads = {LEAD_TIME: True}  # a variable in seconds, of sunshine for instance, is a number
-        dataset = _sorted(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=only_leads))
+        dataset = _ordered(xr.open_zarr(path, chunks=None, consolidated=consolidated, decode_timedelta=only_leads))
     if finished:
         dataset = _checked(dataset, path)
     if chunks is None:
@@ -288,13 +290,19 @@ def _is_metadata(name: str) -> bool:
     return name.endswith(METADATA)
 
 
-def _sorted(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the dataset with its variables by name: a folder lists its members in any order."""
+def _ordered(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the dataset with its variables in the store's order, else by name: a folder lists its members in any."""
+    attributes = dict(dataset.attrs)
+    order = attributes.pop(ORDER, [])
     data, coords = (
-        {name: members[name].variable for name in sorted(members, key=str)}
+        {
+            name: members[name].variable
+            for name in [*order, *sorted(set(members) - set(order), key=str)]
+            if name in members
+        }
         for members in (dataset.data_vars, dataset.coords)
     )
-    return xr.Dataset(data, coords, dataset.attrs)
+    return xr.Dataset(data, coords, attributes)
 
 
 def _shards(stored: xr.Dataset) -> tuple[str, int, int]:
@@ -327,7 +335,8 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
         encoding[FRAME_PRESENT] = {"chunks": template[FRAME_PRESENT].shape}
     for each in template.variables:
         encoding.setdefault(str(each), {})["compressors"] = CODECS
-    bare = template.drop_encoding()
+    names = field_names(template)
+    bare = template.drop_encoding().assign_attrs({ORDER: names} if names != sorted(names) else {})
     bare.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, compute=False)
 
 

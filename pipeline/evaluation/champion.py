@@ -9,22 +9,27 @@ from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.datasets.labels import readable
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.comparability import incomparable
-from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare
+from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare_all, references_of
 from fieldcast.pipeline.evaluation.promotion import Decision, decide
 from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry, Version
 
 
 def promote_by_rule(
-    comparison: Comparison, checkpoints: Mapping[str, str], params: Params, registry: Registry
+    entries: Mapping[str, Entry],
+    comparisons: Mapping[str, Comparison],
+    checkpoints: Mapping[str, str],
+    params: Params,
+    registry: Registry,
 ) -> list[str]:
     """Return the decision as sentences, after moving the aliases.
 
+    `comparisons` are those of `entries` by variable; a model that one of them leaves out is no candidate.
     `checkpoints` are the digests of the models' folders. Where the current champion is none of them, its scores are
     those of its run. Raises `InputError` for leads that no forecast has, `TrackerError` when MLflow does not answer.
     """
     current = registry.version_with(CHAMPION)
-    sums = {name: entry.sums for name, entry in comparison.entries.items()}
-    excluded = dict(comparison.left_out)
+    sums = {name: entry.sums for name, entry in entries.items()}
+    excluded = left_out(comparisons)
     champion = None
     if current is not None:
         champion = next((name for name in sums if checkpoints[name] == current.checkpoint), None)
@@ -34,11 +39,21 @@ def promote_by_rule(
             except InputError as error:
                 return [f"champion: version {current.number} stays, it cannot be compared: {error}."]
             champion = f"{earlier.model} of version {current.number}"
+            comparable = {name: own for name, own in sums.items() if name not in excluded}
             sums[champion] = earlier.sums
-            reasons = incomparable({**comparison.comparable, champion: earlier.sums}, {})
+            reasons = incomparable({**comparable, champion: earlier.sums}, {})
             excluded |= {name: why for name, why in reasons.items() if name == champion}
-    decision = decide(sums, params.promotion, params.compare, comparison.references, champion, excluded)
+    decision = decide(sums, params.promotion, params.compare, references_of(entries), champion, excluded)
     return list(_carry_out(decision, checkpoints, current, registry))
+
+
+def left_out(comparisons: Mapping[str, Comparison]) -> dict[str, list[str]]:
+    """Return the reasons, each once, why models are not comparable with the others in some variable."""
+    reasons: dict[str, dict[str, None]] = {}
+    for comparison in comparisons.values():
+        for model, why in comparison.left_out.items():
+            reasons.setdefault(model, {}).update(dict.fromkeys(why))
+    return {model: list(why) for model, why in reasons.items()}
 
 
 def _carry_out(
@@ -71,7 +86,7 @@ class Proposal:
 
     version: Version
     current: Version | None
-    comparison: Comparison
+    comparisons: Mapping[str, Comparison]  # by variable
     decision: Decision | None  # by the rule; None without a current champion
 
     @property
@@ -93,11 +108,11 @@ def propose(wanted: str, params: Params, registry: Registry) -> Proposal:
         raise InputError(f"{wanted} is version {version.number}, which is the champion already")
     entries = {run.model: Entry(run.sums, run.kind, run.costs)}
     if current is None:
-        return Proposal(version, None, compare(entries, params.compare), None)
+        return Proposal(version, None, compare_all(entries, params.compare), None)
     office = registry.scored(CHAMPION)
     name = office.model if office.model != run.model else f"{office.model} of version {current.number}"
     entries = {name: Entry(office.sums, office.kind, office.costs), **entries}
-    comparison = compare(entries, params.compare)
+    comparisons = compare_all(entries, params.compare)
     sums = {each: entry.sums for each, entry in entries.items()}
-    decision = decide(sums, params.promotion, params.compare, comparison.references, name, comparison.left_out)
-    return Proposal(version, current, comparison, decision)
+    decision = decide(sums, params.promotion, params.compare, references_of(entries), name, left_out(comparisons))
+    return Proposal(version, current, comparisons, decision)

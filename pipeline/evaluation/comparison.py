@@ -1,11 +1,11 @@
-"""A comparison of models: scores, certainty of differences, models left out, verdict."""
+"""A comparison of models in one variable: scores, certainty of differences, models left out, verdict."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from fieldcast.pipeline.verification.aggregation import (
     field_scores,
     field_sums,
     fields_of,
+    of_field,
     scores_of,
     units_of,
 )
@@ -53,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of all models; differences of those that are comparable."""
+    """Scores of all models in one variable; differences of those that are comparable."""
 
     entries: Mapping[str, Entry]
     left_out: Mapping[str, Sequence[str]]  # model -> reasons why it is not comparable with the others
@@ -64,9 +65,19 @@ class Comparison:
     mirror: Mapping[str, MirrorTest] = field(default_factory=dict)  # of the models that are tested with flipped fields
 
     @property
+    def variable(self) -> str:
+        """Return the name of the variable."""
+        return only_field(self.sums)
+
+    @property
+    def units(self) -> str:
+        """Return the units of the variable."""
+        return units_of(self.sums, self.variable)
+
+    @property
     def references(self) -> list[str]:
         """Return the names of the models that learn nothing."""
-        return [name for name, entry in self.entries.items() if entry.kind in models.REFERENCES]
+        return references_of(self.entries)
 
     @property
     def rivals(self) -> list[str]:
@@ -84,13 +95,29 @@ class Comparison:
         return next(iter(self.comparable.values()))
 
 
-def compare(entries: Mapping[str, Entry], options: Compare) -> Comparison:
-    """Return the comparison of all `entries`; models that are not comparable are marked and part of no verdict.
+def compare_all(entries: Mapping[str, Entry], options: Compare) -> dict[str, Comparison]:
+    """Return a comparison of all `entries` for each variable, in the order of the forecasts.
 
     Raises `InputError` where there is nothing to compare.
     """
     if not entries:
         raise InputError("data/scores: no model to compare, expected the names in models")
+    fields = dict.fromkeys(field for entry in entries.values() for field in fields_of(entry.sums))
+    return {
+        field: compare(
+            {
+                name: replace(entry, sums=of_field(entry.sums, field))
+                for name, entry in entries.items()
+                if field in fields_of(entry.sums)
+            },
+            options,
+        )
+        for field in fields
+    }
+
+
+def compare(entries: Mapping[str, Entry], options: Compare) -> Comparison:
+    """Return the comparison of `entries` of one variable; models that are not comparable are part of no verdict."""
     sums = {name: entry.sums for name, entry in entries.items()}
     learned = {name: entry.costs.budget for name, entry in entries.items() if entry.kind not in models.REFERENCES}
     left_out = incomparable(sums, {name: learned.get(name) for name in entries})
@@ -99,13 +126,29 @@ def compare(entries: Mapping[str, Entry], options: Compare) -> Comparison:
     first = next(iter(comparable.values()))
     leading, tested = leading_scores(first), tested_scores(first)
     differences = evidence(comparable, tested, options, trainings(entries))
-    references = [name for name, entry in entries.items() if entry.kind in models.REFERENCES]
+    references = references_of(entries)
     certain = [score for score in leading if score in tested]
     mirrored = {name: test for name, own in sums.items() if (test := mirror_test(own, options)) is not None}
     sentences = verdict.verdict(
         differences, metrics, certain, references, left_out, learnt_on(comparable), mirror_sentences(mirrored)
     )
     return Comparison(entries, left_out, metrics, leading, differences, sentences, mirrored)
+
+
+def references_of(entries: Mapping[str, Entry]) -> list[str]:
+    """Return the names of the models that learn nothing."""
+    return [name for name, entry in entries.items() if entry.kind in models.REFERENCES]
+
+
+def joined_metrics(comparisons: Mapping[str, Comparison]) -> Metrics:
+    """Return the scores of all variables by model; with more than one variable each score names its own."""
+    joined: Metrics = {}
+    for variable, comparison in comparisons.items():
+        name = variable if len(comparisons) > 1 else ""
+        for model, scores in comparison.metrics.items():
+            named = {score._replace(field=name): by_lead for score, by_lead in scores.items()}
+            joined.setdefault(model, {}).update(named)
+    return joined
 
 
 def trainings(entries: Mapping[str, Entry]) -> list[list[str]]:
@@ -142,40 +185,42 @@ def write_scores(metrics: Metrics, path: Path) -> None:
 
 
 def leading_scores(sums: xr.Dataset) -> list[Score]:
-    """Return the scores that every summary begins with, all of the first field.
+    """Return the scores that every summary begins with.
 
     RMSE; the middle and the highest threshold's CSI (MAE without thresholds); the spectrum ratio, since a blurred
     forecast has a low RMSE; the middle FSS; CRPS.
     """
-    own, units, field = first_field(sums)
-    scores = [Score("rmse", field=field)]
+    field = only_field(sums)
+    own, units = field_sums(sums, field), units_of(sums, field)
+    scores = [Score("rmse")]
     if THRESHOLD in own.coords:
         thresholds = own[THRESHOLD].values
         levels = dict.fromkeys((middle(thresholds), float(thresholds[-1])))
-        scores += [Score("csi", threshold, None, units, field) for threshold in levels]
+        scores += [Score("csi", threshold, None, units) for threshold in levels]
     else:
-        scores.append(Score("mae", field=field))
-    scores.append(Score("spectrum_ratio", field=field))
+        scores.append(Score("mae"))
+    scores.append(Score("spectrum_ratio"))
     if SCALE in own.coords:
-        scores.append(Score("fss", middle(own[THRESHOLD].values), middle(own[SCALE].values), units, field))
-    return [*scores, Score("crps", field=field)]
+        scores.append(Score("fss", middle(own[THRESHOLD].values), middle(own[SCALE].values), units))
+    return [*scores, Score("crps")]
 
 
 def tested_scores(sums: xr.Dataset) -> list[Score]:
-    """Return the scores of the first field that have intervals and differences; of neighbourhoods the middle one."""
-    own, units, field = first_field(sums)
+    """Return the scores that have intervals and differences; of neighbourhoods the middle one."""
+    field = only_field(sums)
+    own = field_sums(sums, field)
     scale = middle(own[SCALE].values) if SCALE in own.coords else None
     return [
         score
-        for score in field_scores(own, units, field)
+        for score in field_scores(own, units_of(sums, field))
         if TABLE[score.name].tested and score.scale_km in (None, scale)
     ]
 
 
-def first_field(sums: xr.Dataset) -> tuple[xr.Dataset, str, str]:
-    """Return the sums of the first field, its units, and the field of its scores: '' where it is the only one."""
-    first, *others = fields_of(sums)
-    return field_sums(sums, first), units_of(sums, first), first if others else ""
+def only_field(sums: xr.Dataset) -> str:
+    """Return the name of the only field of sums."""
+    (field,) = fields_of(sums)
+    return field
 
 
 def skill(comparison: Comparison, model: str, rmse: Score) -> dict[float, float]:
@@ -209,11 +254,11 @@ def eventful(sums: xr.Dataset, count: int = CASES) -> list[np.datetime64]:
 
 def activity_of(sums: xr.Dataset) -> xr.DataArray:
     """Return the observed activity at each init time (see `eventful`); NaN where nothing was observed."""
-    first = fields_of(sums)[0]
-    own = field_sums(sums, first)
+    field = only_field(sums)
+    own = field_sums(sums, field)
     weight = own["weight"].sum(LEAD_TIME)
     weight = weight.where(weight > 0)
-    if THRESHOLD in own.coords and units_of(sums, first) == RAIN_RATE_UNITS:
+    if THRESHOLD in own.coords and units_of(sums, field) == RAIN_RATE_UNITS:
         return (own["hits"] + own["misses"]).isel({THRESHOLD: 0}).sum(LEAD_TIME) / weight
     return own["observed_squared"].sum(LEAD_TIME) / weight - (own["observed"].sum(LEAD_TIME) / weight) ** 2
 
@@ -225,8 +270,7 @@ def extremes(comparison: Comparison) -> dict[str, np.datetime64]:
     the more eventful half of the init times counts, since errors are small where nothing happens.
     """
     comparable = comparison.comparable
-    first = fields_of(comparison.sums)[0]
-    errors = {name: own[f"{first}.squared_error"].sum(LEAD_TIME) for name, own in comparable.items()}
+    errors = {name: own[f"{comparison.variable}.squared_error"].sum(LEAD_TIME) for name, own in comparable.items()}
     leader = min(errors, key=lambda name: float(errors[name].sum()))
     others = [own.values for name, own in errors.items() if name != leader]
     activity = activity_of(comparison.sums).values
@@ -247,11 +291,11 @@ def extremes(comparison: Comparison) -> dict[str, np.datetime64]:
 def facts(comparison: Comparison) -> dict[str, str]:
     """Return the extent of the comparison, as label and text: init times, period, lead times, cells."""
     sums = comparison.sums
-    inits, first, leads = sums[INIT_TIME].values, fields_of(sums)[0], lead_minutes(sums)
+    inits, leads = sums[INIT_TIME].values, lead_minutes(sums)
     divisor, unit = lead_unit(leads)
-    n = sums[f"{first}.n"]
+    n = sums[f"{comparison.variable}.n"]
     return {
-        "Field": f"{readable(first)}, {readable_units(units_of(sums, first))}",
+        "Field": f"{readable(comparison.variable)}, {readable_units(comparison.units)}",
         "Init times": f"{inits.size}, from {minute(inits.min())} to {minute(inits.max())} UTC",
         "Lead times": f"{len(leads)}, from {leads[0] / divisor:g} to {leads[-1] / divisor:g} {unit}",
         "Valid cells": f"{int(n.sum()):,} in all, {float(n.mean()):,.0f} a frame; the same for every model",

@@ -23,7 +23,7 @@ AS_IT_IS, FLIPPED = "as it is", "flipped"
 
 @dataclass(frozen=True)
 class MirrorTest:
-    """RMSE of the first field by lead in minutes, and by how much it grows where the model sees flipped fields."""
+    """RMSE by lead in minutes, and by how much it grows where the model sees flipped fields."""
 
     rmse: Mapping[float, float]
     growth: Mapping[float, Difference]
@@ -35,8 +35,8 @@ class MirrorTest:
 
 
 def mirror_test(sums: xr.Dataset, options: Compare) -> MirrorTest | None:
-    """Return the test of a model by its sums; None for a model that has no forecasts of flipped fields."""
-    name = fields_of(sums)[0]
+    """Return the test of a model by its sums of one field; None where it has no forecasts of flipped ones."""
+    (name,) = fields_of(sums)
     if f"{name}.{MIRRORED}_weight" not in sums:
         return None
     weight = sums[f"{name}.{MIRRORED}_weight"]

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from fieldcast.pipeline.config import Compare
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare
+from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare_all
 from fieldcast.pipeline.tracking.registry import Registry, ScoredRun
 
 SHORT = 8  # characters of a run's id that tell two runs of one model apart
 
 
-def compare_runs(wanted: Sequence[str], options: Compare, registry: Registry) -> Comparison:
-    """Return the comparison of the runs that `wanted` names; two runs of one model are distinguished by their ids.
+def compare_runs(wanted: Sequence[str], options: Compare, registry: Registry) -> dict[str, Comparison]:
+    """Return the comparison of the runs that `wanted` names, by variable.
 
-    Raises `InputError` for fewer than two runs, or for runs that learned from other data than the first.
+    Two runs of one model are distinguished by their ids. Raises `InputError` for fewer than two runs, or for runs that
+    learned from other data than the first.
     """
     runs = {run.run_id: run for run in (registry.scored(name) for name in wanted)}
     if len(runs) < 2:
@@ -28,7 +29,7 @@ def compare_runs(wanted: Sequence[str], options: Compare, registry: Registry) ->
                 f"{first.data or 'unknown'}; expected one data digest: train both on the same prepared data"
             )
     names = _names(list(runs.values()))
-    return compare(
+    return compare_all(
         {names[run.run_id]: Entry(run.sums, run.kind, run.costs, f"run {run.run_id}") for run in runs.values()}, options
     )
 

@@ -14,8 +14,8 @@ from fieldcast.pipeline.datasets.schema import lead_minutes
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.best_reference import best_joined
 from fieldcast.pipeline.evaluation.comparability import learnt_on
-from fieldcast.pipeline.evaluation.comparison import first_field
 from fieldcast.pipeline.evaluation.guards import Rivals, guard_fault, heavy_events
+from fieldcast.pipeline.verification.aggregation import fields_of, of_field
 from fieldcast.pipeline.verification.scores import Score, badness
 from fieldcast.pipeline.verification.significance import Difference, evidence, pool_leads
 
@@ -53,8 +53,9 @@ def decide(
     `sums` are those of all models, `excluded` holds reasons why some are not comparable, `champion` is the current one.
     A model that learnt on while it forecast is no candidate either: no schedule would issue what was scored. Over the
     pooled leads a candidate has to be better than the champion, without one than each lead's best reference; at each
-    single lead `Rivals` and the guards have to let it pass. The score is that of the first field. Raises `InputError`
-    for leads that no forecast has, or when no comparable model is left.
+    single lead `Rivals` and the guards have to let it pass, in all variables. The score is that of
+    `promotion.variable`. Raises `InputError` for a variable or leads that no forecast has, or when no comparable model
+    is left.
     """
     left_out = {**learnt_on(sums), **(excluded or {})}
     if champion is not None and champion in left_out:
@@ -64,14 +65,38 @@ def decide(
     compared = {model: own for model, own in sums.items() if model not in left_out}
     if not compared:
         raise InputError("data/scores: no model was scored on equal terms, see the comparison's list of reasons")
-    rivals = _rivals(compared, promotion, compare, [name for name in references if name in compared])
-    faults = {model: rivals.fault(model) or guard_fault(own, promotion) for model, own in compared.items()}
-    contest = _contest(compared, rivals, compare, champion, faults)
+    fields = fields_of(next(iter(compared.values())))
+    deciding = _deciding(promotion, fields)
+    parts = {field: {model: of_field(own, field) for model, own in compared.items()} for field in fields}
+    compared_references = [name for name in references if name in compared]
+    rivals = {
+        field: _rivals(part, promotion, compare, compared_references, decides=field == deciding)
+        for field, part in parts.items()
+    }
+    faults = {model: _fault(model, own, promotion, rivals) for model, own in compared.items()}
+    named = f"{readable(deciding)}: " if len(fields) > 1 else ""
+    contest = _contest(parts[deciding], rivals[deciding], compare, champion, faults, named)
     if len(compared) == 1:
         return Decision(
             None, contest.incumbent, False, f"{readable(contest.incumbent)} is the only comparable model", []
         )
     return _decision(contest, faults)
+
+
+def _deciding(promotion: Promotion, fields: Sequence[str]) -> str:
+    """Return the field whose score decides."""
+    deciding = promotion.variable or fields[0]
+    if deciding not in fields:
+        raise InputError(f"promotion.variable is {deciding!r}, forecast are {', '.join(fields)}")
+    return deciding
+
+
+def _fault(model: str, sums: xr.Dataset, promotion: Promotion, rivals: Mapping[str, Rivals]) -> str | None:
+    """Return what keeps a model from office in one of the variables, the one that decides first; None for nothing."""
+    for field in sorted(rivals, key=lambda field: not rivals[field].decides):
+        if fault := rivals[field].fault(model) or guard_fault(sums, promotion, field):
+            return f"{readable(field)}: {fault}" if len(rivals) > 1 else fault
+    return None
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,7 @@ class _Contest:
     confidence: float
     references: Sequence[str]
     passed_over: Sequence[str]  # better references, which a guard keeps from office
+    named: str  # the variable, where there are several: what texts begin with
 
     def at_each_lead(self, difference: Difference) -> str:
         """Return that a model that learns beats the references at each lead, which it had to; else nothing."""
@@ -96,7 +122,7 @@ class _Contest:
 
     def text(self, difference: Difference) -> str:
         """Return a difference in percent of the opponent's score, with its interval."""
-        return _difference_text(difference, self.value, self.where, self.confidence)
+        return self.named + _difference_text(difference, self.value, self.where, self.confidence)
 
 
 def _decision(contest: _Contest, faults: Mapping[str, str | None]) -> Decision:
@@ -120,16 +146,21 @@ def _kept_out(model: str, faults: Mapping[str, str | None]) -> str:
 
 
 def _rivals(
-    sums: Mapping[str, xr.Dataset], promotion: Promotion, compare: Compare, references: Sequence[str]
+    sums: Mapping[str, xr.Dataset],
+    promotion: Promotion,
+    compare: Compare,
+    references: Sequence[str],
+    *,
+    decides: bool,
 ) -> Rivals:
     first = next(iter(sums.values()))
     leads = sorted(promotion.leads_minutes or lead_minutes(first))
     _pooled(first, leads)  # raises for leads that no forecast has
-    score = Score(promotion.score, field=first_field(first)[2])
+    score = Score(promotion.score)
     ratio = promotion.guards.min_csi_ratio
     heavy = heavy_events(first, leads) if ratio else None
     found = evidence(sums, list(filter(None, (score, heavy))), compare)
-    return Rivals(references, found, leads, score, heavy, ratio or 0.0)
+    return Rivals(references, found, leads, score, heavy, ratio or 0.0, decides)
 
 
 def _contest(
@@ -138,6 +169,7 @@ def _contest(
     compare: Compare,
     champion: str | None,
     faults: Mapping[str, str | None],
+    named: str,
 ) -> _Contest:
     score = rivals.score
     pooled = {model: _pooled(own, rivals.leads) for model, own in sums.items()}
@@ -156,7 +188,9 @@ def _contest(
     differences = [one for model in others for one in found.between(model, opponent, score).values()]
     where = _where(lead_minutes(next(iter(sums.values()))), rivals.leads)
     passed_over = eligible[: eligible.index(incumbent)]
-    return _Contest(incumbent, values[opponent], differences, where, compare.confidence, rivals.references, passed_over)
+    return _Contest(
+        incumbent, values[opponent], differences, where, compare.confidence, rivals.references, passed_over, named
+    )
 
 
 def _pooled(sums: xr.Dataset, leads: Sequence[float]) -> xr.Dataset:

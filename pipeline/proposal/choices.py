@@ -45,8 +45,8 @@ class Choices:
     transforms: Mapping[str, Mapping[str, Any]]
     thresholds: Mapping[str, Sequence[float]]
     neighbourhoods_km: Sequence[float]
-    wet_above: float
-    max_mean_error: float
+    wet_above: Mapping[str, float]
+    max_mean_error: Mapping[str, float]
     leads_minutes: Sequence[float]
     anomalies: bool
     epochs: int
@@ -56,8 +56,7 @@ class Choices:
 def choose(survey: Survey) -> Choices:
     """Return settings for the archive; raise `InputError` where it is too short for any."""
     present, step = survey.info.time_axis.present, survey.step_minutes
-    first = next(iter(survey.info.variables))
-    values, rain = survey.values[first], survey.is_rain
+    rain = survey.is_rain
     fewest = FEWEST_OF_MOTION if rain else 1
     history, horizon, splits = _periods(survey.info.time_axis.times, present, *_lengths(step), fewest)
     samples = min(splits["train"].count, MOST_TRAIN)
@@ -69,8 +68,8 @@ def choose(survey: Survey) -> Choices:
         transforms={name: _transform(survey, name) for name in survey.info.variables},
         thresholds={name: _thresholds(survey, name) for name in survey.info.variables},
         neighbourhoods_km=_neighbourhoods(survey.cell_km),
-        wet_above=0.1 if rain else max(rounded(float(np.median(values.ordered))), 1e-6),
-        max_mean_error=max(rounded(values.spread / 5), 1e-6),
+        wet_above={name: _wet_above(survey, name) for name in survey.info.variables},
+        max_mean_error={name: max(rounded(survey.values[name].spread / 5), 1e-6) for name in survey.info.variables},
         leads_minutes=[int(lead) for lead in leads if lead == int(lead)],
         anomalies=not rain,
         epochs=min(max(1, round(STEPS * BATCH / samples)), 30),
@@ -177,6 +176,13 @@ def _thresholds(survey: Survey, name: str) -> list[float]:
         reached = [level for level in RAIN_THRESHOLDS if _share(values, level) >= 1e-3]
         return (reached[1:5] if len(reached) > 4 else reached) or _quantiles(values)  # rarer ones have few events
     return _quantiles(values)
+
+
+def _wet_above(survey: Survey, name: str) -> float:
+    """Return what is counted in the quality report: drizzle of rain, else the median."""
+    if survey.info.variables[name] == RAIN_RATE_UNITS:
+        return 0.1
+    return max(rounded(float(np.median(survey.values[name].ordered))), 1e-6)
 
 
 def _share(values: Values, level: float) -> float:

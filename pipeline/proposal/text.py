@@ -109,9 +109,8 @@ def _prepare(survey: Survey, choices: Choices) -> Iterator[str]:
         )
     why = "networks forecast departures from the climatology" if choices.anomalies else "rain has no usual pattern"
     yield from _line("  anomalies", choices.anomalies, why)
-    first = next(iter(survey.info.variables))
     what = "the quality report counts cells above it; no model sees this"
-    yield from _line("  wet_above", choices.wet_above, f"{_units(survey, first)}: {what}")
+    yield from _line("  wet_above", _amounts(choices.wet_above), f"{_all_units(survey)}: {what}")
     yield ""
 
 
@@ -162,12 +161,16 @@ def _evaluation(survey: Survey, choices: Choices) -> Iterator[str]:
     yield from _line("  neighbourhoods_km", list(choices.neighbourhoods_km), why)
     yield ""
     yield from _line("promotion", {}, "when a model becomes the champion: better in paired tests, within the guards")
-    yield from _line("  score", "rmse", f"rmse | mae | crps, of {first}")
+    yield from _line("  score", "rmse", "rmse | mae | crps")
+    if len(survey.info.variables) > 1:
+        yield from _line("  variable", first, "whose score decides; in the others no reference may be better")
     if choices.leads_minutes:
         yield from _line("  leads_minutes", list(choices.leads_minutes), "pooled, and each by itself")
-    guards = {"max_mean_error": choices.max_mean_error, "min_coverage": 0.8, "max_coverage": 0.98}
-    why = f"{_units(survey, first)}, a fifth of the spread; coverage of the 90 % interval"
-    yield from _line("  guards", guards, why)
+    yield from _line("  guards", {}, "limits that every champion keeps")
+    units = f"{_all_units(survey)}: a fifth of the spread"
+    yield from _line("    max_mean_error", _amounts(choices.max_mean_error), units)
+    yield from _line("    min_coverage", 0.8, "of the 90 % interval, where a model gives one")
+    yield from _line("    max_coverage", 0.98, "")
     yield ""
 
 
@@ -175,6 +178,15 @@ def _models(choices: Choices) -> Iterator[str]:
     yield from _line("models", {}, "references that every other must beat, then what learns")
     for name, options in choices.models.items():
         yield f"  {name}: {yaml_value(options)}  # {REASONS[name]}"
+
+
+def _amounts(amounts: Mapping[str, float]) -> Any:
+    """Return amounts by variable as they are written: of one variable a plain number."""
+    return dict(amounts) if len(amounts) > 1 else next(iter(amounts.values()))
+
+
+def _all_units(survey: Survey) -> str:
+    return ", ".join(survey.info.variables.values())
 
 
 def _units(survey: Survey, name: str) -> str:

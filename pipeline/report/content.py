@@ -10,32 +10,34 @@ import xarray as xr
 from fieldcast.pipeline.datasets.labels import lead_unit, readable_units
 from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minutes
 from fieldcast.pipeline.evaluation.best_reference import best_of
-from fieldcast.pipeline.evaluation.comparison import Comparison, first_field, middle, skill
-from fieldcast.pipeline.report.html import Cell, Groups, Matrix
+from fieldcast.pipeline.evaluation.comparison import Comparison, middle, skill
+from fieldcast.pipeline.evaluation.verdict import leaders
 from fieldcast.pipeline.report.plots import Bins, Gain, Panel, Performance, Reliability, Spectrum
 from fieldcast.pipeline.report.style import spread_out
+from fieldcast.pipeline.report.tables import Cell, Differences, Groups, Leaders, Matrix
 from fieldcast.pipeline.verification import strata
-from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums, fields_of
+from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums
 from fieldcast.pipeline.verification.scores import Score, direction
 
 SKILL = "MSE skill, best reference 0"
 GAIN = "Δ "  # before the title of a score: its differences
 BANDS = 4  # models with intervals in a picture, the best: shades of more are one grey
 MATRIX_LEADS = 2
+DIFFERENCE_LEADS = 4
 SPECTRA_LEADS = 2
 MOST_EVENTS = 12  # groups that a table has room for
 Curves = Mapping[str, Mapping[float, float]]
 
 
 class Content:
-    """The content of one comparison's report: everything is of the first field and of the models that are fair."""
+    """The content of one variable's report: everything is of the models that are comparable."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        first, self.units, self.field = first_field(comparison.sums)
+        self.units = comparison.units
         self.display_units = readable_units(self.units)
-        name = fields_of(comparison.sums)[0]
-        self.sums = {model: field_sums(own, name) for model, own in comparison.comparable.items()}
+        self.sums = {model: field_sums(own, comparison.variable) for model, own in comparison.comparable.items()}
+        first = next(iter(self.sums.values()))
         self.thresholds: list[float] = first[THRESHOLD].values.tolist() if THRESHOLD in first.coords else []
         self.scale = middle(first[SCALE].values) if SCALE in first.coords else None
         self.leads = lead_minutes(first)
@@ -65,9 +67,7 @@ class Content:
 
     def gains(self) -> list[Gain]:
         """Return the differences of the leading scores from the best reference at each lead."""
-        tested = {score for _, score in self.comparison.evidence.intervals}
-        gains = [self._gain(score) for score in self.comparison.leading if score in tested and self.comparison.rivals]
-        return [gain for gain in gains if gain.zero]
+        return [self._gain(score, best) for score, best in self._best_references().items()]
 
     def coverage(self) -> Panel | None:
         """Return how often the 90 % interval held the observed value, by lead; None without such intervals."""
@@ -122,6 +122,24 @@ class Content:
         points = {name: (metrics[name][pod][lead], metrics[name][far][lead]) for name in self.sums}
         return Performance(f"≥ {threshold:g} {self.display_units}, {_lead(lead, self.leads)}", points)
 
+    def differences(self) -> list[Differences]:
+        """Return the differences of all models from the best reference in the two leading scores, at some leads."""
+        found = []
+        for score, best in list(self._best_references().items())[:2]:
+            shown = {lead: best[lead] for lead in (list(best)[k] for k in spread_out(DIFFERENCE_LEADS, len(best)))}
+            cells = {
+                model: {lead: self._cell(model, name, score, lead) for lead, name in shown.items()}
+                for model in self.sums
+            }
+            found.append(Differences(score.title(), cells, shown))
+        return found
+
+    def leaders(self) -> Leaders:
+        """Return which models have the best value at each lead, or are within chance of it, in each tested score."""
+        evidence = self.comparison.evidence
+        tested = dict.fromkeys(score for _, score in evidence.intervals)
+        return {score: {lead: leaders(evidence, score, lead) for lead in self.leads} for score in tested}
+
     def matrices(self) -> list[Matrix]:
         """Return the differences between all pairs in the two leading scores, at some leads."""
         evidence = self.comparison.evidence
@@ -160,31 +178,36 @@ class Content:
         return known, skills, f"{SKILL}, {_lead(lead, self.leads)}"
 
     def _score(self, name: str, threshold: float | None = None, scale_km: float | None = None) -> Score:
-        return Score(name, threshold, scale_km, "" if threshold is None else self.units, self.field)
+        return Score(name, threshold, scale_km, "" if threshold is None else self.units)
 
     def _skill(self) -> dict[str, dict[float, float]]:
         return {model: skill(self.comparison, model, self._score("rmse")) for model in self.sums}
 
-    def _gain(self, score: Score) -> Gain:
+    def _best_references(self) -> dict[Score, dict[float, str]]:
+        """Return the best reference by lead in each leading score that is tested; scores without one are left out."""
         evidence, rivals = self.comparison.evidence, self.comparison.rivals
-        best = {lead: best_of(evidence, rivals, score, lead) for lead in self.leads}
-        zero = {lead: name for lead, name in best.items() if name is not None}
-        differences = {
-            model: {lead: self._difference(model, name, score, lead) for lead, name in zero.items()}
-            for model in self.sums
+        tested = {score for _, score in evidence.intervals}
+        best = {
+            score: {lead: best_of(evidence, rivals, score, lead) for lead in self.leads}
+            for score in self.comparison.leading
+            if score in tested
         }
+        named = {
+            score: {lead: name for lead, name in by_lead.items() if name is not None} for score, by_lead in best.items()
+        }
+        return {score: by_lead for score, by_lead in named.items() if by_lead}
+
+    def _gain(self, score: Score, zero: Mapping[float, str]) -> Gain:
+        rivals, cells = self.comparison.rivals, {}
+        for model in self.sums:
+            own = {lead: self._cell(model, name, score, lead) for lead, name in zero.items()}
+            cells[model] = {lead: (cell.value, cell.low, cell.high) for lead, cell in own.items()}
         learned = [model for model in self.sums if model not in rivals] or rivals
         sign = direction(score)
-        total = {model: sign * sum(value for value, _, _ in differences[model].values()) for model in learned}
+        total = {model: sign * sum(value for value, _, _ in cells[model].values()) for model in learned}
         banded = sorted(learned, key=lambda model: -np.nan_to_num(total[model], nan=-np.inf))[:BANDS]
         unit = f"{'below' if sign < 0 else 'above'} 0: better"
-        return Gain(GAIN + score.title(), unit, differences, zero, banded)
-
-    def _difference(self, model: str, reference: str, score: Score, lead: float) -> tuple[float, float, float]:
-        if model == reference:
-            return 0.0, 0.0, 0.0
-        own = self.comparison.evidence.between(model, reference, score)[lead]
-        return own.value, own.low, own.high
+        return Gain(GAIN + score.title(), unit, cells, zero, banded)
 
     def _panel(
         self, score: Score, unit: str, perfect: float | None = None, limits: tuple[float, float] | None = None
@@ -195,11 +218,14 @@ class Content:
         return {model: self.comparison.metrics[model][score] for model in self.sums}
 
     def _pairs(self, score: Score, lead: float) -> dict[tuple[str, str], Cell]:
-        names, evidence = list(self.sums), self.comparison.evidence
-        pairs = {
-            (one, other): evidence.between(one, other, score)[lead] for one in names for other in names if one != other
-        }
-        return {pair: Cell(own.word, own.value, own.low, own.high) for pair, own in pairs.items()}
+        names = list(self.sums)
+        return {(one, other): self._cell(one, other, score, lead) for one in names for other in names if one != other}
+
+    def _cell(self, one: str, other: str, score: Score, lead: float) -> Cell:
+        if one == other:
+            return Cell("no difference", 0.0, 0.0, 0.0)
+        own = self.comparison.evidence.between(one, other, score)[lead]
+        return Cell(own.word, own.value, own.low, own.high)
 
     def _middle_lead(self) -> float:
         return self.leads[(len(self.leads) - 1) // 2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,54 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fieldcast.pipeline.datasets.labels import lead_unit, readable
+from fieldcast.pipeline.datasets.labels import readable
 from fieldcast.pipeline.forecasting.costs import Costs
 from fieldcast.pipeline.report.maps import MapSeries
 from fieldcast.pipeline.report.style import data_address, model_styles
-from fieldcast.pipeline.verification.scores import TABLE, Score, Scores, badness, best_at
+from fieldcast.pipeline.report.tables import (
+    Differences,
+    Groups,
+    Leaders,
+    Matrix,
+    Table,
+    cost_table,
+    difference_table,
+    group_table,
+    matrix_table,
+    score_table,
+)
+from fieldcast.pipeline.verification.scores import TABLE, Score, Scores
 
+OF_DIFFERENCES = (
+    "▲ better than the best reference at that lead, ▼ worse, = no certain difference; below it the interval of the "
+    "difference. Column heads name the reference."
+)
+OF_CURVES = (
+    "Thick lines: models that learn; thin dashed lines: reference forecasts; thin grey line: a perfect forecast. Δ: "
+    "difference from the best reference at each lead, which is the line at 0; bands: intervals of the differences, of "
+    "up to four models. Where a band lies on one side of 0, the difference is certain."
+)
+OF_SCORES = (
+    "Bold green: the best value of a column, and all that are within chance of it; of scores without a test all that "
+    "are printed alike. Grey names: reference forecasts."
+)
+OF_MAPS = (
+    "Upper map: the field. Lower map: forecast minus observed. Both have one colour scale for all models. Grey: "
+    "missing; dark lines: coasts."
+)
+OF_CASES = "All panels of a case share one colour scale; lines as in the maps."
+OF_PAIRS = "▲ the row's model is better than the column's, ▼ worse, = no certain difference; below it the interval."
+OF_SPECTRA = "Less power than observed at short wavelengths: a forecast that is too smooth. Thick grey: observed."
+OF_RELIABILITY = (
+    "On the diagonal, events come as often as the forecast says. Dotted: how often the event came. Below: the share of "
+    "forecasts with each probability."
+)
+OF_RANKS = "Flat is perfect; a valley: too little spread, a hill: too much, a slope: a bias."
+OF_COVERAGE = "The thin line is what the interval promises."
+OF_PERFORMANCE = "The upper right corner is perfect; above the diagonal events are forecast too often."
+OF_GROUPS = "Bold green: the best value of each line, and all that are printed alike."
+OF_COST = "Up and to the left is better. Open circles: reference forecasts."
 SECTIONS = ("skill", "spectra", "reliability", "ranks", "coverage", "performance", "cost", "case")
-DIFFERENCES = {"better": "▲", "worse": "▼", "no difference": "="}
 
 
 @dataclass(frozen=True)
@@ -34,69 +73,34 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Difference of a model from another: a key of `DIFFERENCES`, the difference of the scores and its interval."""
+class Part:
+    """All that the report shows of one variable; `metrics` is `{model: {score: {lead in minutes: value}}}`."""
 
-    word: str
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Differences between pairs of models in one score at one lead, in minutes: row less column."""
-
-    title: str
-    lead: float
-    cells: Mapping[tuple[str, str], Cell]
-
-
-@dataclass(frozen=True)
-class Groups:
-    """One score of each model by group: hour of day, region, intensity or event."""
-
-    title: str
-    score: Score
-    values: Mapping[str, Mapping[str, float]]  # group -> model -> value
+    title: str  # 'rain rate, mm/h'
+    verdict: Sequence[str]
+    metrics: Mapping[str, Scores]
+    leading: Sequence[Score]  # whose tables come first
+    facts: Mapping[str, str]
+    pictures: Sequence[Picture]
+    leaders: Leaders = field(default_factory=dict)  # of the scores that are tested
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # model -> why no verdict speaks of it
+    differences: Sequence[Differences] = ()
+    matrices: Sequence[Matrix] = ()
+    maps: Sequence[MapSeries] = ()
+    groups: Sequence[Groups] = ()
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything the report shows; `metrics` is `{model: {score: {lead in minutes: value}}}`."""
+    """Everything the report shows: a part for each variable, and what all of them share."""
 
-    verdict: Sequence[str]
-    metrics: Mapping[str, Scores]
-    leading: Sequence[Score]  # whose tables come first
+    parts: Sequence[Part]
     references: Sequence[str]
-    facts: Mapping[str, str]
-    pictures: Sequence[Picture]
     settings: Mapping[str, Any]
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # model -> why no verdict speaks of it
-    matrices: Sequence[Matrix] = ()
-    maps: Sequence[MapSeries] = ()
-    groups: Sequence[Groups] = ()
+    project: str = ""
+    head: Mapping[str, str] = field(default_factory=dict)  # date, commit, data
     costs: Mapping[str, Costs] = field(default_factory=dict)
-    runs: Mapping[str, str] = field(default_factory=dict)  # model -> address of its run, or the command that shows it
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model's (or a group's) line in a table: (text, class) for each column."""
-
-    name: str
-    reference: bool
-    cells: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a caption, the heading of its first column, and the names of the others."""
-
-    title: str
-    first: str
-    columns: Sequence[str]
-    rows: Sequence[Row]
+    runs: Mapping[str, str] = field(default_factory=dict)  # model -> address of its run, or what finds it
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,26 @@ class Slider:
     tiles: Sequence[tuple[str, str, str]]  # name, the view's x y width height, its width / height
 
 
+@dataclass(frozen=True)
+class Section:
+    """A heading of the report and what stands below it."""
+
+    title: str
+    note: str = ""
+    pictures: Sequence[Picture] = ()
+    layout: str = ""  # of the pictures, a class of the style sheet
+    lines: bool = False  # whether models are lines in the pictures, which need a legend
+    tables: Sequence[Table] = ()
+    kind: str = ""  # of the tables, a class of the style sheet
+    folded: Sequence[Table] = ()  # tables that few readers want
+    sliders: Sequence[Slider] = ()
+
+    @property
+    def content(self) -> bool:
+        """Return whether there is anything below the heading."""
+        return bool(self.pictures or self.tables or self.sliders)
+
+
 def render(page: Page) -> str:
     """Return the report as one HTML document; the pictures are read and embedded."""
     environment = Environment(
@@ -121,25 +145,51 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scores = next(iter(page.metrics.values()))
-    others = [score for score in scores if score not in page.leading]
+    environment.filters["readable"] = readable
+    parts = [(part, sections(part, page.references)) for part in page.parts]
+    names = dict.fromkeys(model for part in page.parts for model in part.metrics)
     return environment.get_template("report.html.j2").render(
-        verdict=page.verdict,
-        left_out={readable(model): reasons for model, reasons in page.left_out.items()},
-        legend=legend(list(page.metrics), page.references),
-        leading=[score_table(page, score, score.title()) for score in page.leading],
-        others=[score_table(page, score, _full_title(score)) for score in others],
-        matrices=[matrix_table(matrix, page) for matrix in page.matrices],
-        sliders=[slider(series) for series in page.maps],
-        groups=[group_table(groups, page) for groups in page.groups],
+        project=page.project,
+        head=page.head,
+        parts=parts,
+        sliding=any(section.sliders for _, each in parts for section in each),
+        legend=legend(list(names), page.references),
         costs=cost_table(page.costs, page.references),
         devices=sorted({costs.device for costs in page.costs.values() if costs.device}),
         runs={readable(model): (text, text.startswith(("http:", "https:"))) for model, text in page.runs.items()},
-        facts=page.facts,
         settings=flat(page.settings),
         glossary=TABLE.values(),
-        pictures={name: [p for p in page.pictures if p.section == name] for name in SECTIONS},
     )
+
+
+def sections(part: Part, references: Sequence[str]) -> list[Section]:
+    """Return what the report shows of one variable, in order; sections without content are left out."""
+    names, pictures = list(part.metrics), {name: [p for p in part.pictures if p.section == name] for name in SECTIONS}
+    others = [score for score in next(iter(part.metrics.values())) if score not in part.leading]
+    leading, more = (
+        [score_table(part.metrics, score, part.leaders, references, part.left_out) for score in scores]
+        for scores in (part.leading, others)
+    )
+    differences = [difference_table(each, references) for each in part.differences]
+    matrices = [matrix_table(matrix, names, references) for matrix in part.matrices]
+    groups = [group_table(each, names) for each in part.groups]
+    sliders = [slider(series) for series in part.maps]
+    every = [
+        Section("Differences from the best reference", OF_DIFFERENCES, tables=differences, kind="pairs"),
+        Section("Scores against lead time", OF_CURVES, pictures["skill"], "grid", lines=True),
+        Section("Scores at each lead time", OF_SCORES, tables=leading, folded=more),
+        Section("Maps", OF_MAPS, sliders=sliders),
+        Section("Cases", OF_CASES, pictures["case"], "wide"),
+        Section("Differences between all pairs", OF_PAIRS, tables=matrices, kind="pairs"),
+        Section("Spectra", OF_SPECTRA, pictures["spectra"], "grid pair", lines=True),
+        Section("Reliability", OF_RELIABILITY, pictures["reliability"], "grid", lines=True),
+        Section("Ranks of the observed among the members", OF_RANKS, pictures["ranks"], "grid alone"),
+        Section("Coverage of the 90 % interval", OF_COVERAGE, pictures["coverage"], "grid", lines=True),
+        Section("Performance", OF_PERFORMANCE, pictures["performance"], "grid large"),
+        Section("Scores by group", OF_GROUPS, tables=groups, kind="groups"),
+        Section("Skill and the time of a forecast", OF_COST, pictures["cost"], "grid large"),
+    ]
+    return [section for section in every if section.content]
 
 
 def legend(names: Sequence[str], references: Sequence[str]) -> list[tuple[str, str, float, str]]:
@@ -151,65 +201,6 @@ def legend(names: Sequence[str], references: Sequence[str]) -> list[tuple[str, s
         dash = dashes[line] if isinstance(line, str) else " ".join(f"{2 * length:g}" for length in line[1])
         lines.append((readable(name), style["color"], style["linewidth"] * 1.2, dash))
     return lines
-
-
-def score_table(page: Page, score: Score, title: str) -> Table:
-    """Return one score of all models at all leads, the best values marked; a value that is undefined is a dash."""
-    leads = list(next(iter(page.metrics.values()))[score])
-    divisor, unit = lead_unit(leads)
-    comparable = {model: scores for model, scores in page.metrics.items() if model not in page.left_out}
-    best = {lead: best_at(comparable or page.metrics, score, lead) for lead in leads}
-    rows = [
-        Row(
-            readable(model),
-            model in page.references,
-            [(_text(own[score][lead]), "best" if model in best[lead] else "") for lead in leads],
-        )
-        for model, own in page.metrics.items()
-    ]
-    return Table(f"{title}, lead time in {unit}", "model", [f"{lead / divisor:g}" for lead in leads], rows)
-
-
-def _full_title(score: Score) -> str:
-    return ": ".join(filter(None, (readable(score.field), score.title())))
-
-
-def matrix_table(matrix: Matrix, page: Page) -> Table:
-    """Return pairs of models as a table: a sign, the difference and its interval; empty where there is none."""
-    names = [name for name in page.metrics if any(name in pair for pair in matrix.cells)]
-    divisor, unit = lead_unit([matrix.lead])
-    rows = [
-        Row(readable(row), row in page.references, [_difference(matrix.cells.get((row, name))) for name in names])
-        for row in names
-    ]
-    title = f"{matrix.title}, {matrix.lead / divisor:g} {unit}: row less column"
-    return Table(title, "", [readable(name) for name in names], rows)
-
-
-def group_table(groups: Groups, page: Page) -> Table:
-    """Return one score as a table of groups by models, the best model of each group marked."""
-    names = [name for name in page.metrics if any(name in values for values in groups.values.values())]
-    rows = []
-    for group, values in groups.values.items():
-        rank = {name: badness(groups.score, values.get(name, math.nan)) for name in names}
-        least = min(rank.values())
-        marks = ["best" if rank[name] == least and math.isfinite(least) else "" for name in names]
-        texts = [_text(values.get(name, math.nan)) for name in names]
-        rows.append(Row(group, False, list(zip(texts, marks, strict=True))))
-    return Table(groups.title, "", [readable(name) for name in names], rows)
-
-
-def cost_table(costs: Mapping[str, Costs], references: Sequence[str]) -> Table:
-    """Return what each model costs; a dash where there is none or it was not measured."""
-    columns = ("weights", "multiply-adds, millions", "training, s", "one forecast, ms", "peak memory, MB")
-    rows = []
-    for model, own in costs.items():
-        millions = None if own.macs is None else own.macs / 1e6
-        values = (own.parameters, millions, own.training_seconds, own.forecast_milliseconds, own.peak_memory_mb)
-        texts = [_text(math.nan if value is None else float(value)) for value in values]
-        whole = "–" if own.parameters is None else f"{own.parameters:,}"
-        rows.append(Row(readable(model), model in references, [(text, "") for text in (whole, *texts[1:])]))
-    return Table("What each model costs", "model", columns, rows)
 
 
 def slider(series: MapSeries) -> Slider:
@@ -234,26 +225,3 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             lines[f"{prefix}{key}"] = "none" if value is None else str(value)
     return lines
-
-
-def _difference(cell: Cell | None) -> tuple[str, str]:
-    if cell is None:
-        return "", ""
-    largest = max((abs(end) for end in (cell.value, cell.low, cell.high) if math.isfinite(end)), default=0.0)
-    digits = max(0, 1 - math.floor(math.log10(largest))) if largest > 0 else 0  # two of the largest number's
-    value, low, high = (_signed(number, digits) for number in (cell.value, cell.low, cell.high))
-    return f"{DIFFERENCES[cell.word]} {value}\n{low} to {high}", cell.word.replace(" ", "-")
-
-
-def _signed(value: float, digits: int) -> str:
-    if math.isnan(value):
-        return "–"
-    text = f"{value:+.{digits}f}"
-    return (text if float(text) else text[1:]).replace("-", "−")
-
-
-def _text(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    text = "0" if value == 0 else f"{value:#.3g}" if abs(value) < 100 else f"{value:,.0f}"
-    return text.replace("-", "−")

@@ -107,6 +107,17 @@ def write_pixels(picture: np.ndarray, path: Path) -> None:
     Image.fromarray(picture).save(path, format="PNG")
 
 
+def stacked(paths: Sequence[Path]) -> np.ndarray:
+    """Return picture files one above the other `(height, width, 3)` uint8, white where one is narrower."""
+    pictures = []
+    for path in paths:
+        with Image.open(path) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+    width = max(picture.shape[1] for picture in pictures)
+    gaps = [((0, 0), (0, width - picture.shape[1]), (0, 0)) for picture in pictures]
+    return np.concatenate([np.pad(one, gap, constant_values=255) for one, gap in zip(pictures, gaps, strict=True)])
+
+
 def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
     """Write pictures `(height, width, 3)` as an endless animation; the last one is held."""
     durations = [GIF_MILLISECONDS] * (len(frames) - 1) + [4 * GIF_MILLISECONDS]

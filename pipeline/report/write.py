@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fieldcast.pipeline.datasets.labels import readable, readable_units
 from fieldcast.pipeline.datasets.schema import INIT_TIME
 from fieldcast.pipeline.errors import InputError
-from fieldcast.pipeline.evaluation.comparison import Comparison, Metrics, facts, write_scores
+from fieldcast.pipeline.evaluation.comparison import (
+    Comparison,
+    facts,
+    joined_metrics,
+    references_of,
+    write_scores,
+)
 from fieldcast.pipeline.report import maps
 from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report.content import GAIN, Content
-from fieldcast.pipeline.report.html import Page, Picture, render
+from fieldcast.pipeline.report.html import Page, Part, Picture, render
 from fieldcast.pipeline.report.maps import Case
 from fieldcast.pipeline.report.plots import Gain, Panel
 from fieldcast.pipeline.report.style import (
@@ -27,10 +34,19 @@ from fieldcast.pipeline.report.style import (
     model_styles,
     pixels,
     spread_out,
+    stacked,
     write_gif,
     write_pixels,
     write_png,
 )
+
+
+@dataclass(frozen=True)
+class About:
+    """What the head of a report says: the project's name, and labels with texts such as the date and the commit."""
+
+    project: str = ""
+    head: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,16 @@ class ShownCase:
     slider: bool = False
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What the fields of a variable show beside its scores: cases, and facts as label and text."""
+
+    cases: Sequence[ShownCase] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
 REPORT, METRICS, FIGURES = "report.html", "metrics.json", "figures"
+OVERVIEW = ("skill.png", "case.png")  # which `dvc plots` shows
 ALL_SCORES = "scores.json"  # of which `metrics.json` has the headlines
 
 
@@ -57,11 +82,11 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder} holds {others[0]}, expected a new folder or an earlier comparison: choose another")
 
 
-def headlines(comparison: Comparison) -> Metrics:
-    """Return the scores that every summary begins with at three leads, some twenty numbers a model."""
+def headlines(comparison: Comparison) -> Comparison:
+    """Return the comparison with some twenty scores a model: those that every summary begins with, at three leads."""
     leads = list(comparison.metrics[next(iter(comparison.comparable))][comparison.leading[0]])
     few = [leads[k] for k in spread_out(3, len(leads))]
-    return {
+    metrics = {
         model: {
             score: {lead: scores[score].get(lead, math.nan) for lead in few}
             for score in comparison.leading
@@ -69,44 +94,78 @@ def headlines(comparison: Comparison) -> Metrics:
         }
         for model, scores in comparison.metrics.items()
     }
+    return replace(comparison, metrics=metrics)
 
 
 def write_report(
-    comparison: Comparison,
+    comparisons: Mapping[str, Comparison],
     folder: Path,
     settings: Mapping[str, Any],
-    cases: Sequence[ShownCase] = (),
-    more_facts: Mapping[str, str] | None = None,
+    shown: Mapping[str, Shown] | None = None,
+    about: About | None = None,
 ) -> None:
     """Write `metrics.json`, `scores.json`, `report.html` and `figures/` into `folder`, in place of earlier ones.
 
-    Without `cases` (no fields at hand) the report has no maps. `more_facts` are labels and texts beside `facts`.
+    `comparisons` and what else is `shown` of them are by variable; without cases (no fields at hand) there are no maps.
+    Pictures of several variables have a folder each in `figures/`, beside those of `OVERVIEW`, of all variables.
     """
+    about = about or About()
     pictures = folder / FIGURES
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
-    write_scores(comparison.metrics, folder / ALL_SCORES)
-    write_scores(headlines(comparison), folder / METRICS)
-    content = Content(comparison)
-    drawn = [*_curves(content, comparison, pictures), *_diagrams(content, comparison, pictures)]
-    drawn += list(_cases(cases, pictures))
-    series = [maps.write_map_series(shown.case, pictures, shown.stem, shown.caption) for shown in cases if shown.slider]
+    write_scores(joined_metrics(comparisons), folder / ALL_SCORES)
+    short = {field: headlines(comparison) for field, comparison in comparisons.items()}
+    write_scores(joined_metrics(short), folder / METRICS)
+    contents = {field: Content(comparison) for field, comparison in comparisons.items()}
+    parts = [
+        _part(content, _folder_of(field, contents, pictures), (shown or {}).get(field, Shown()))
+        for field, content in contents.items()
+    ]
+    for name in OVERVIEW if len(contents) > 1 else ():
+        if own := sorted(pictures.glob(f"*/{name}")):
+            write_pixels(stacked(own), pictures / name)
+    entries = {name: entry for comparison in comparisons.values() for name, entry in comparison.entries.items()}
     page = Page(
+        parts,
+        references_of(entries),
+        settings,
+        about.project,
+        about.head,
+        costs={name: entry.costs for name, entry in entries.items()},
+        runs={name: entry.run for name, entry in entries.items() if entry.run},
+    )
+    (folder / REPORT).write_text(render(page), encoding="utf-8")
+
+
+def _folder_of(field: str, fields: Iterable[str], pictures: Path) -> Path:
+    """Return the folder of a variable's pictures: with several each has its own, numbered in their order."""
+    names = list(fields)
+    if len(names) == 1:
+        return pictures
+    own = pictures / f"{names.index(field) + 1}_{_slug(field)}"
+    own.mkdir()
+    return own
+
+
+def _part(content: Content, folder: Path, shown: Shown) -> Part:
+    """Draw a variable's pictures into `folder`; return what the report shows of it."""
+    comparison = content.comparison
+    drawn = [*_curves(content, comparison, folder), *_diagrams(content, comparison, folder)]
+    drawn += list(_cases(shown.cases, folder))
+    return Part(
+        f"{readable(comparison.variable)}, {readable_units(comparison.units)}",
         comparison.verdict,
         comparison.metrics,
         comparison.leading,
-        comparison.references,
-        {**facts(comparison), **(more_facts or {})},
+        {**facts(comparison), **shown.facts},
         drawn,
-        settings,
-        left_out=comparison.left_out,
-        matrices=content.matrices(),
-        maps=series,
-        groups=content.groups(),
-        costs={name: entry.costs for name, entry in comparison.entries.items()},
-        runs={name: entry.run for name, entry in comparison.entries.items() if entry.run},
+        content.leaders(),
+        comparison.left_out,
+        content.differences(),
+        content.matrices(),
+        [maps.write_map_series(one.case, folder, one.stem, one.caption) for one in shown.cases if one.slider],
+        content.groups(),
     )
-    (folder / REPORT).write_text(render(page), encoding="utf-8")
 
 
 def _curves(content: Content, comparison: Comparison, folder: Path) -> Iterator[Picture]:
@@ -116,8 +175,8 @@ def _curves(content: Content, comparison: Comparison, folder: Path) -> Iterator[
     confidence = f"{comparison.evidence.confidence * 100:g} % intervals of the differences"
     count = comparison.sums.sizes[INIT_TIME]
     note = (
-        f"{count} init times, same cells for all models; dashed: reference forecasts; Δ: difference from the best "
-        f"reference at each lead, the line at 0; bands: {confidence}"
+        f"{readable(comparison.variable)}: {count} init times, same cells for all models; dashed: reference forecasts; "
+        f"Δ: difference from the best reference at each lead, the line at 0; bands: {confidence}"
     )
     write_png(diagrams.skill_figure(leading, list(content.sums), styles, note), folder / "skill.png")
     for title, picture in drawn.items():

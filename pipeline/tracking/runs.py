@@ -121,14 +121,15 @@ class Run:
         content = {"model": checkpoint.name, "needs_pysteps": kind in models.NEEDS_PYSTEPS}
         self._record(Record("register", content, checkpoint))
 
-    def url(self, base: str) -> str | None:
-        """Return the address of this run's page in the tracker, at `base` where that is a local database."""
+    def page(self) -> str:
+        """Return the address of this run's page on a server; of a local database the run's id, which `ui` finds."""
         if self.client is None or self.run_id is None:
-            return None
+            return ""
         uri = redacted(str(self.client.tracking_uri))
-        place = uri.rstrip("/") if uri.startswith("http") else base
+        if not uri.startswith("http"):
+            return f"run {self.run_id}"
         identity = self._try(lambda client, run_id: client.get_run(run_id).info.experiment_id)
-        return None if identity is None else f"{place}/#/experiments/{identity}/runs/{self.run_id}"
+        return "" if identity is None else f"{uri.rstrip('/')}/#/experiments/{identity}/runs/{self.run_id}"
 
     def end(self, status: str = "FINISHED") -> None:
         """Close the run."""
@@ -328,17 +329,20 @@ def _create(
     identity = experiment_id(client, experiment, root)
     colour = {"mlflow.runColor": COLOURS[model]} if model in COLOURS else {}
     process = {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"}
-    tags = {MODEL_TAG: model, CHECKPOINT_TAG: checkpoint, **process, **colour, **_git_commit(root)}
+    commit = git_commit(root)
+    tags = {MODEL_TAG: model, CHECKPOINT_TAG: checkpoint, **process, **colour}
+    tags |= {"mlflow.source.git.commit": commit} if commit else {}
     return str(client.create_run(identity, started, tags, model).info.run_id)
 
 
-def _git_commit(root: Path) -> dict[str, str]:
+def git_commit(root: Path) -> str:
+    """Return the commit that is checked out around `root`; '' outside of a repository and before its first commit."""
     from git import InvalidGitRepositoryError, Repo
 
     try:
-        return {"mlflow.source.git.commit": Repo(root, search_parent_directories=True).head.commit.hexsha}
+        return str(Repo(root, search_parent_directories=True).head.commit.hexsha)
     except (InvalidGitRepositoryError, ValueError):  # not a repository, or one without a commit
-        return {}
+        return ""
 
 
 def _dvc_experiment() -> dict[str, str]:

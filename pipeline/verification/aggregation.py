@@ -5,6 +5,7 @@ that `DIMENSIONS` names. Of these `threshold`, `class` and `wavelength` are a fi
 on: thresholds in the field's units, classes by their lower bound, wavelengths in km. `scale` is the neighbourhood in
 km, `region` a name of params.yaml, `rank` 0 to M, `probability_bin` the middle of a bin. `<field>.valid_crc` is the
 CRC-32 of each frame's packed mask of valid cells: two models with equal values were scored on the same cells.
+Fields are in the order of the forecasts, which the attribute `field_order` of a file keeps.
 Sums count cells by area but `n`, which is the plain number of valid cells; `weight` adds up the weights of those.
 Datasets of disjoint init times merge by concatenation; every score is a pure function of the merged sums.
 """
@@ -37,6 +38,7 @@ from fieldcast.pipeline.verification import (
 from fieldcast.pipeline.verification.scores import OF_EVENTS, OF_NEIGHBOURHOODS, OF_VALUES, TABLE, Score, Scores
 
 THRESHOLD, SCALE, VALID_CRC, FIELD_UNITS = "threshold", "scale", "valid_crc", "field_units"
+FIELD_ORDER = "field_order"  # attribute of a file whose fields are not in the order of their names
 RANK, BIN = "rank", "probability_bin"
 ERRORS = ("weight", "squared_error")  # sums that are kept of forecasts of flipped fields; 0 where there are none
 OWN_DIMENSIONS = (THRESHOLD, strata.CLASS, spectral.WAVELENGTH)  # their coordinates bear the field's name
@@ -162,10 +164,14 @@ def units_of(sums: xr.Dataset, field: str) -> str:
     return str(sums[f"{field}.n"].attrs[FIELD_UNITS])
 
 
+def of_field(sums: xr.Dataset, field: str) -> xr.Dataset:
+    """Return the sums of one field alone, in the layout of all."""
+    return sums[[name for name in sums.data_vars if str(name).startswith(f"{field}.")]]
+
+
 def field_sums(sums: xr.Dataset, field: str) -> xr.Dataset:
     """Return one field's sums under their plain names: `n`, `hits`, …, with dimensions `threshold` and `scale`."""
-    prefix = f"{field}."
-    own = sums[[name for name in sums.data_vars if str(name).startswith(prefix)]]
+    prefix, own = f"{field}.", of_field(sums, field)
     return own.rename({name: str(name).removeprefix(prefix) for name in own.variables if str(name).startswith(prefix)})
 
 
@@ -241,7 +247,9 @@ def write_sums(sums: xr.Dataset, path: Path) -> None:
         require_finite(path, str(name), array.values, fix, [str(dim) for dim in array.dims])
     encoding: dict[str, dict[str, object]] = {str(name): {"_FillValue": None} for name in sums.variables}
     encoding[INIT_TIME] |= {"units": TIME_UNITS, "dtype": "int64"}
-    stored = sums.copy()
+    stored, fields = sums.copy(), fields_of(sums)
+    if fields != sorted(fields):
+        stored.attrs[FIELD_ORDER] = fields
     for name in stored.variables:
         stored[name].encoding = {}
     seconds = (sums[LEAD_TIME] / np.timedelta64(1, "s")).astype(np.int64)
@@ -255,7 +263,10 @@ def read_sums(path: Path) -> xr.Dataset:
     """Return the sums that `write_sums` wrote to `path`, in memory; raise `DamagedError` where a byte has changed."""
     content = io.BytesIO(manifest.without_tail(path))
     with xr.open_dataset(content, engine="h5netcdf", decode_timedelta=True) as stored:
-        return check_scores(stored.load())
+        sums = stored.load()
+    order = sums.attrs.pop(FIELD_ORDER, ())
+    names = [name for field in order for name in of_field(sums, field).data_vars]
+    return check_scores(sums[names] if names else sums)
 
 
 def _chunk_sums(

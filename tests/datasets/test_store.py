@@ -7,7 +7,7 @@ import zarr
 
 from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.datasets.atomic import replacing
-from fieldcast.pipeline.datasets.schema import check_forecasts, lead_minutes
+from fieldcast.pipeline.datasets.schema import check_forecasts, field_names, lead_minutes
 from fieldcast.pipeline.errors import InputError, SchemaError
 from tests.datasets.conftest import FRAMES, HEIGHT, SHARD, TIMES, WIDTH, block, write
 
@@ -25,6 +25,22 @@ def test_observations_round_trip(tmp_path, grid, rain):
     assert back.spatial_ref.attrs == {"crs_wkt": "WKT"}
     assert back.y.attrs == {"units": "km"}
     assert back.attrs == {"Conventions": "CF-1.11", "title": "T"}
+
+
+def test_variables_come_back_in_the_order_of_the_store(tmp_path, grid, rain):
+    two = grid.rename(rain_rate="wind").assign(a=grid.rain_rate)
+    for names in (["wind", "a"], ["a", "wind"]):
+        path = tmp_path / f"{names[0]}.zarr"
+        store.create_observations(path, two[names], TIMES, np.ones(FRAMES, bool), SHARD)
+        store.add_refused(path, {"a": np.zeros(FRAMES)})
+        store.finish(path)
+        back = store.open_observations(path)
+        assert field_names(back) == names
+        assert back.attrs == {"Conventions": "CF-1.11", "title": "T"}  # how the order is kept is the store's own affair
+        forecasts = tmp_path / f"{names[0]}_forecasts.zarr"
+        store.create_forecasts(forecasts, store.forecast_grid(back, names), TIMES[:2], LEADS, 2, {})
+        store.finish(forecasts)
+        assert field_names(store.open_forecasts(forecasts)) == names
 
 
 def test_zero_is_a_value_and_what_was_never_written_is_missing(tmp_path, grid, rain):

@@ -17,7 +17,7 @@ from fieldcast.pipeline.datasets.paths import CHECKPOINTS, SCORES
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
-from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare
+from fieldcast.pipeline.evaluation.comparison import Entry, compare_all
 from fieldcast.pipeline.tracking.comparison import log_scores
 from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry
 from fieldcast.pipeline.train import train
@@ -55,17 +55,18 @@ class Office:
     def digests(self) -> dict[str, str]:
         return {name: directory_digest(CHECKPOINTS / name) for name in MODELS}
 
-    def score(self, errors: dict[str, float]) -> Comparison:
-        """Return the comparison of models with these errors, which their runs know as well."""
+    def score(self, errors: dict[str, float]) -> dict[str, Entry]:
+        """Return models with these errors, which their runs know as well."""
         entries = {}
         for name, error in errors.items():
             entries[name] = Entry(sums(error), "recurrent" if name == "climatology" else name)
             write_sums(entries[name].sums, SCORES / f"{name}.nc")
             log_scores(run_of("small", name), entries[name].kind, {}, SCORES / f"{name}.nc")
-        return compare(entries, self.params.compare)
+        return entries
 
     def promote(self, errors: dict[str, float], params: Params | None = None) -> list[str]:
-        return promote_by_rule(self.score(errors), self.digests(), params or self.params, self.registry)
+        entries, params = self.score(errors), params or self.params
+        return promote_by_rule(entries, compare_all(entries, params.compare), self.digests(), params, self.registry)
 
     def holds(self, alias: str) -> str | None:
         version = self.registry.version_with(alias)

@@ -14,8 +14,9 @@ from fieldcast.pipeline.report import html as report
 from fieldcast.pipeline.report import maps
 from fieldcast.pipeline.report import plots as diagrams
 from fieldcast.pipeline.report import style as figures
-from fieldcast.pipeline.report.html import Cell, Groups, Matrix, Picture
+from fieldcast.pipeline.report.html import Part, Picture
 from fieldcast.pipeline.report.plots import Bins, Gain, Panel, Performance, Reliability, Spectrum
+from fieldcast.pipeline.report.tables import Cell, Differences, Groups, Matrix
 from fieldcast.pipeline.verification.scores import Score
 
 RMSE = Score("rmse")
@@ -112,14 +113,21 @@ def comparison(folder: Path) -> report.Page:
     }  # fmt: skip
     hours = {f"{hour:02d} UTC": {name: 0.4 + 0.1 * k for k, name in enumerate(MODELS)} for hour in range(0, 24, 6)}
     series = [maps.write_map_series(case(k), folder, f"case_{k}", f"Case {k}") for k in (1, 2)]
-    return report.Page(
+    against = {name: dict.fromkeys((15, 30, 45, 60), Cell("better", -0.12, -0.2, -0.05)) for name in MODELS}
+    part = Part(
+        title="rain rate, mm/h",
         verdict=["advection is better than every other model from 5 to 30 minutes.", "Paired block bootstrap."],
-        metrics=metrics, leading=[RMSE], references=REFERENCES,
+        metrics=metrics, leading=[RMSE],
         facts={"Field": "rain rate, mm/h", "Init times": "130, from 2024-07-01 00:00 to 2024-07-03 00:00 UTC"},
-        pictures=pictures(folder), settings={"source": {"kind": "storms", "cells": 64}},
+        pictures=pictures(folder),
         left_out={"climatology": ["scored on other init times than the others"]},
+        differences=[Differences("RMSE", against, dict.fromkeys((15, 30, 45, 60), "damped_persistence"))],
         matrices=[Matrix("RMSE, mm/h", lead, pairs) for lead in (30, 60)], maps=series,
         groups=[Groups("RMSE, mm/h, by hour of day", RMSE, hours)],
+    )  # fmt: skip
+    return report.Page(
+        parts=[part], references=REFERENCES, settings={"source": {"kind": "storms", "cells": 64}},
+        project="storms", head={"Made": "2024-07-04 12:00 UTC", "Commit": "0123456789abcdef" * 2 + "01234567"},
         costs={name: Costs(10**k, 10 ** (k + 3), 12.5 * k, 2.0**k, 400.0, device="x86_64, 2 threads")
                for k, name in enumerate(MODELS)},
         runs={"convlstm": "http://127.0.0.1:5000/#/experiments/1/runs/0123", "advection": "mlflow ui --port 5000"},

@@ -227,8 +227,24 @@ def test_quality_report_by_day(tmp_path: Path) -> None:
     assert 0.015 < report["missing_cell_share"] < 0.025
     assert len(report["days"]) == 20
     assert report["days"][4]["missing_frames"] == 1
-    assert report["wet_share"] == 1  # kelvins above 0.1
-    assert report["refused_values"] == {"t2m": 0}
+    assert report["variables"]["t2m"]["wet_share"] == 1  # kelvins above 0.1
+    assert report["variables"]["t2m"]["refused_values"] == 0
+
+
+def test_quality_is_of_each_variable_in_their_order(tmp_path: Path) -> None:
+    data = observations()
+    data["wind"] = data["t2m"] / 100
+    data["wind"].attrs["units"] = "m s-1"
+    both = options(targets=["wind", "t2m"], wet_above={"t2m": 275.0})
+    prepare(data, both, 4, 3, tmp_path / "p")
+    report = json.loads((tmp_path / "p" / "quality.json").read_text())["variables"]
+    assert list(report) == ["wind", "t2m"]
+    valid = data["t2m"].values[np.isfinite(data["t2m"].values)]
+    for name, scale in (("wind", 100), ("t2m", 1)):
+        assert report[name]["min"] == pytest.approx(valid.min() / scale, rel=1e-5)
+        assert report[name]["max"] == pytest.approx(valid.max() / scale, rel=1e-5)
+    assert report["wind"]["wet_share"] is None
+    assert report["t2m"]["wet_share"] == pytest.approx(float((valid > 275).mean()), abs=0.01)
 
 
 def test_values_refused_are_counted_beside_the_gaps(tmp_path: Path) -> None:
@@ -239,8 +255,8 @@ def test_values_refused_are_counted_beside_the_gaps(tmp_path: Path) -> None:
     data["t2m_refused"] = ("time", counts)
     prepare(data, options(), 4, 3, tmp_path / "p")
     report = json.loads((tmp_path / "p" / "quality.json").read_text())
-    assert report["refused_values"] == {"t2m": 8, "wind": 0}
-    assert [day["refused_values"] for day in report["days"]] == [0, 7, *[0] * 17, 1]
+    assert [report["variables"][name]["refused_values"] for name in ("t2m", "wind")] == [8, 0]
+    assert [day["variables"]["t2m"]["refused_values"] for day in report["days"]] == [0, 7, *[0] * 17, 1]
     prepare(data.drop_vars("t2m_refused"), options(), 4, 3, tmp_path / "q")
     plain = json.loads((tmp_path / "q" / "quality.json").read_text())
     assert plain["missing_cell_share"] == report["missing_cell_share"]
@@ -288,7 +304,7 @@ def test_odd_names_and_units_are_drawn(tmp_path) -> None:
     data = observations()
     data["t2m"].attrs = {"units": "mm [/h]", "long_name": "rain in $, $x_1"}
     prepare(data, options(), 4, 3, tmp_path)
-    assert json.loads((tmp_path / "quality.json").read_text())["units"] == "mm [/h]"
+    assert json.loads((tmp_path / "quality.json").read_text())["variables"]["t2m"]["units"] == "mm [/h]"
     assert (tmp_path / "quality.png").stat().st_size > 10_000
 
 
