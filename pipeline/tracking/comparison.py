@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fieldcast.pipeline.datasets.store import directory_digest, file_digest
+from fieldcast.pipeline.datasets.store import file_digest
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.tracking.records import COMPARISON_TAG, SCORES_TAG
 from fieldcast.pipeline.tracking.runs import COSTS_FILE, KIND_TAG, LEAD_SCORES, SCORES_FOLDER, Run
@@ -64,7 +64,10 @@ def log_scores(run: Run, kind: str, scores: Mapping[str, Mapping[float, float]],
 
 
 def _digest(folder: Path, spent: costs.Costs) -> str:
-    return hashlib.sha256(f"{directory_digest(folder)} {spent}".encode()).hexdigest()
+    """Return the digest of a comparison but for its pages, which say when they were made."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    digests = {name: file_digest(path) for name, path in sorted(files.items()) if path.suffix != ".html"}
+    return hashlib.sha256(f"{digests} {spent}".encode()).hexdigest()
 
 
 def _mean(curve: Mapping[float, float]) -> float:
