@@ -35,8 +35,15 @@ def _whole_seconds(minutes: float) -> float:
     return minutes
 
 
+def _positive(z_r: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < min(z_r) <= max(z_r) <= 1e6:
+        raise ValueError(f"z_r is {list(z_r)}, expected two positive numbers such as [223, 1.53]")
+    return z_r
+
+
 Moment = Annotated[Time, AfterValidator(_utc)]
 Range = tuple[float, float]
+ZR = Annotated[Range, AfterValidator(_positive)]  # a and b of Z = a R^b
 RESERVED = {"time", "y", "x", "latitude", "longitude", "spatial_ref", "frame_present"}  # of stores
 RESERVED |= {"init_time", "lead_time", "valid_time", "member"}
 MAX_WIND_M_S = 200
@@ -130,7 +137,7 @@ class RadarOptions(SharedOptions):
     format: Literal["knmi", "bom", "fmi", "odim", "mrms", "radolan", "mch"]
     quantity: Literal["RATE", "ACRR", "DBZH"] | None = None  # of a file that has several (odim); by default RATE
     decoding: Decoding = Decoding()
-    z_r: Range | None = None  # a and b of Z = a R^b for reflectivity; default: fmi (223, 1.53), odim (200, 1.6)
+    z_r: ZR | None = None  # a and b of Z = a R^b for reflectivity; default: fmi (223, 1.53), odim (200, 1.6)
 
     @model_validator(mode="after")
     def _quantity_has_an_effect(self) -> RadarOptions:
@@ -142,8 +149,6 @@ class RadarOptions(SharedOptions):
     def _z_r_has_an_effect(self) -> RadarOptions:
         if self.z_r and not (self.format == "fmi" or self.quantity == "DBZH"):
             raise ValueError(f"z_r is for reflectivity (fmi, or quantity DBZH), not for {self.format}: leave it out")
-        if self.z_r and not 0 < min(self.z_r) <= max(self.z_r) <= 1e6:
-            raise ValueError(f"z_r is {list(self.z_r)}, expected two positive numbers such as [223, 1.53]")
         return self
 
 
@@ -159,6 +164,7 @@ class GriddedOptions(SharedOptions):
     select: dict[Name, float | Text] = {}  # one level, member, …: a value along a dimension, or of a GRIB key
     dimensions: dict[Literal["time", "y", "x"], Name] = {}  # the file's own names, where attributes don't tell
     units: Text | dict[Name, Text] = {}  # of all variables, or by variable, in place of the file's own
+    z_r: ZR | None = None  # a and b of Z = a R^b, by which reflectivity in dBZ becomes rain; without it stays dBZ
     accumulated_minutes: dict[Name, Minutes] = {}  # of sums over time whose period the files do not tell
     decoding: Decoding = Decoding()
     storage_options: dict[str, Any] = {}  # handed to fsspec for a URL, for instance {anon: true}

@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fieldcast.pipeline.datasets.grid import crs_wkt, spacing
 from fieldcast.pipeline.datasets.schema import GRID_MAPPING, LATITUDE, LONGITUDE, X, Y, field_names
 from fieldcast.pipeline.errors import InputError, is_full, redacted
 from fieldcast.pipeline.sources.decoder import decode
+from fieldcast.pipeline.sources.units import Conversion
 
 HEADERS_AT_ONCE = 256
 TIMEOUT_SECONDS = 60
@@ -34,11 +35,15 @@ TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Header:
-    """Header of a file: its times (datetime64[ns], in file order) and its grid, without its fields."""
+    """Header of a file: its times (datetime64[ns], in file order) and its grid, without its fields.
+
+    `conversions` are from the file's units to those of the template, for variables that may have others.
+    """
 
     path: str
     times: np.ndarray
     template: xr.Dataset
+    conversions: Mapping[str, Conversion] = field(default_factory=dict)
 
 
 def find(path: str, patterns: Sequence[str]) -> list[str]:

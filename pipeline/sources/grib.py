@@ -27,6 +27,7 @@ from fieldcast.pipeline.sources.files import Header, one_line
 from fieldcast.pipeline.sources.labels import is_label
 from fieldcast.pipeline.sources.missing import without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
+from fieldcast.pipeline.sources.units import Conversion, converted
 
 LOCK = threading.Lock()  # ecCodes is not built for threads everywhere
 END = b"7777"  # of every message
@@ -61,6 +62,7 @@ class GribFile:
     times: np.ndarray
     options: GriddedOptions
     shape: tuple[int, int]  # rows and columns
+    conversions: Mapping[str, Conversion]
 
     def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
         """Return the variables `(time, y, x)` of the wanted frames and cells, NaN where a variable has no message."""
@@ -77,7 +79,18 @@ class GribFile:
             read = [_cut(self.name, messages.get(places[frame]), y, x) for frame in frames]
             stacked = np.stack([absent if field is None else field for field in read])
             values[name], refused[name] = without_impossible(stacked)
-        return fields(self.times[frames], values, units, refused)
+        return converted(fields(self.times[frames], values, units, refused), self.conversions)
+
+
+def whole_grib(path: str) -> str:
+    """Return `path`; raise `InputError` where it is no GRIB file or its end is missing."""
+    with Path(path).open("rb") as stream:
+        if stream.read(4) != b"GRIB":
+            raise InputError(f"{path}: no GRIB file: correct source.path or source.engine")
+        stream.seek(-min(4096, Path(path).stat().st_size), 2)
+        if not stream.read().rstrip(b"\x00").endswith(b"7777"):
+            raise InputError(f"{path}: truncated file, its last GRIB message has no end: replace the file")
+    return path
 
 
 def grib_header(path: str, options: GriddedOptions) -> Header:

@@ -1,14 +1,14 @@
 """NetCDF, GRIB and Zarr archives: one or more variables on a regular grid, any CF time.
 
-The two horizontal dimensions become y and x and keep their CF attributes; dimensions of length 1 are dropped; values
-keep the archive's units, except accumulations, which become rates.
+The two horizontal dimensions become y and x and keep their CF attributes; dimensions of length 1 are dropped;
+accumulations become rates, and each quantity comes in one unit (`units.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +25,11 @@ from fieldcast.pipeline.sources.coordinates import cell_degrees, coordinate, crs
 from fieldcast.pipeline.sources.declared import check_hdf5, check_zarr
 from fieldcast.pipeline.sources.decoder import decode
 from fieldcast.pipeline.sources.files import Header, fetch, find, is_url, one_line, read_headers
-from fieldcast.pipeline.sources.grib import GribFile, grib_header
+from fieldcast.pipeline.sources.grib import GribFile, grib_header, whole_grib
 from fieldcast.pipeline.sources.labels import is_label
 from fieldcast.pipeline.sources.missing import default_fill, limits_of, require_numbers, without_impossible
 from fieldcast.pipeline.sources.template import fields, grid_template
+from fieldcast.pipeline.sources.units import Conversion, conversion_of, converted
 from fieldcast.pipeline.sources.valid_time import FrameTimes, decoded_times, frame_times, is_time
 
 ENGINES = {".nc": "h5netcdf", ".nc4": "h5netcdf", ".cdf": "h5netcdf", ".h5": "h5netcdf", ".zarr": "zarr"}
@@ -75,15 +76,15 @@ class GriddedSource:
 
     def _header(self, path: str) -> Header:
         if engine_of(path, self.options) == "cfgrib":
-            return _overridden(grib_header(whole_grib(path), self.options), self.options)
+            return _in_store_units(grib_header(whole_grib(path), self.options), self.options)
         with opened(path, self.options) as file:
-            return _overridden(Header(path, file.frames.times, file.template()), self.options)
+            return _in_store_units(Header(path, file.frames.times, file.template()), self.options)
 
     def _segment(self, header: Header) -> GriddedFile | GribFile:
         if engine_of(header.path, self.options) == "cfgrib":
             shape = header.template.sizes[Y], header.template.sizes[X]
-            return GribFile(header.path, header.times, self.options, shape)
-        return GriddedFile(header.path, header.times, self.options)
+            return GribFile(header.path, header.times, self.options, shape, header.conversions)
+        return GriddedFile(header.path, header.times, self.options, header.conversions)
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,10 @@ class GriddedFile:
     name: str
     times: np.ndarray
     options: GriddedOptions
+    conversions: Mapping[str, Conversion]
 
     def read(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
-        """Return the variables `(time, y, x)` of the wanted frames and cells in the archive's units."""
+        """Return the variables `(time, y, x)` of the wanted frames and cells in the store's units."""
         return decode(self.name, self.options.decoding, self._decoded, frames, y, x)
 
     def _decoded(self, frames: np.ndarray, y: slice, x: slice) -> xr.Dataset:
@@ -109,7 +111,7 @@ class GriddedFile:
                     raise InputError(
                         f"{self.name}: '{name}' cannot be read ({one_line(error)}): replace the file"
                     ) from error
-        return fields(self.times[frames], values, units, refused)
+        return converted(fields(self.times[frames], values, units, refused), self.conversions)
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,12 @@ class OpenFile:
         return grid_template(y, x, attributes, kept(dataset.attrs, KEPT_OF_FILE), crs, degrees)
 
 
-def _overridden(header: Header, options: GriddedOptions) -> Header:
-    """Return a header with the units that the options give; raise `InputError` where a variable has none at all."""
-    template = header.template
+def _in_store_units(header: Header, options: GriddedOptions) -> Header:
+    """Return a header with the store's units, from those that the file has or the options give.
+
+    Raise `InputError` where a variable has none, or such as it cannot have.
+    """
+    template, conversions = header.template, {}
     for name in options.variables:
         units = options.units_of(name) or str(template[name].attrs.get("units", "")).strip()
         if not units:
@@ -177,8 +182,15 @@ def _overridden(header: Header, options: GriddedOptions) -> Header:
                 f"{header.path}: '{name}' has no attribute 'units', expected CF units such as 'K': add it to the file "
                 f"or set source.units: {{{name}: K}}"
             )
-        template[name].attrs["units"] = units
-    return header
+        attributes = {**template[name].attrs, "units": units}
+        conversions[name] = conversion_of(header.path, name, attributes, options)
+        template[name].attrs = conversions[name].attributes(attributes)
+    if options.z_r and not any(conversion.z_r for conversion in conversions.values()):
+        found = ", ".join(conversion.source for conversion in conversions.values())
+        raise InputError(
+            f"{header.path}: source.z_r is for reflectivity in dBZ, the variables are in {found}: leave it out"
+        )
+    return replace(header, conversions=conversions)
 
 
 def is_zarr(options: GriddedOptions) -> bool:
@@ -293,17 +305,6 @@ def _open_zarr(path: str, options: GriddedOptions, consolidated: bool) -> xr.Dat
         decode_timedelta=False,
     )
     return decoded_times(path, store)
-
-
-def whole_grib(path: str) -> str:
-    """Return `path`; raise `InputError` where it is no GRIB file or its end is missing."""
-    with Path(path).open("rb") as stream:
-        if stream.read(4) != b"GRIB":
-            raise InputError(f"{path}: no GRIB file: correct source.path or source.engine")
-        stream.seek(-min(4096, Path(path).stat().st_size), 2)
-        if not stream.read().rstrip(b"\x00").endswith(b"7777"):
-            raise InputError(f"{path}: truncated file, its last GRIB message has no end: replace the file")
-    return path
 
 
 def _require_variable(path: str, name: str, names: Sequence[str]) -> None:

@@ -75,6 +75,30 @@ FOREIGN = (
         "tests/sources/test_radar.py::test_values_that_are_none_are_counted",
     ),
     M(
+        "pipeline/sources/units.py",
+        "if doubtful and dimensions in (LENGTH, WATER):",
+        "if False:",
+        "tests/sources/test_units.py::test_what_is_none_of_these",
+    ),
+    M(
+        "pipeline/sources/units.py",
+        "if doubtful and units not in DECIBELS:",
+        "if False:",
+        "tests/sources/test_units.py::test_what_is_none_of_these",
+    ),
+    M(
+        "pipeline/sources/radar/odim.py",
+        "if not (abs(x - east) < dx / 2 and abs(y - north) < dy / 2):",
+        "if False:",
+        "tests/sources/test_odim.py::test_what_is_wrong_is_named",
+    ),
+    M(
+        "pipeline/sources/radar/radolan.py",
+        "values & (NO_DATA | CLUTTER)",
+        "values & NO_DATA",
+        "tests/sources/test_radar_formats.py::test_flags_of_radolan",
+    ),
+    M(
         "pipeline/sources/grib.py",
         "if options.units_of(name) or not (is_sum or minutes):",
         "if not (is_sum or minutes):",

@@ -205,7 +205,7 @@ def test_what_cannot_be_a_project_is_refused_before_anything_is_written(folder: 
         ("flat.nc", r"no variable has a CF time and two horizontal axes, found a \('x',\)"),
         ("nowhere/*.nc", "nothing found"),
         ("maps", r"maps: 2 files, .gif, .hdf, of no format that is read: radar of formats knmi, bom, fmi, "),
-        ("wrong.nc", r"wrong.nc: what is proposed for it is refused, params.yaml: verify.thresholds.t2m has .* degC"),
+        ("wrong.nc", r"wrong.nc: what is proposed for it is refused, params.yaml: verify.thresholds.t2m has 555 K"),
     ):
         with pytest.raises(InputError, match=words):
             init_project(Path(), name)

@@ -120,8 +120,8 @@ def test_truncated_grib_is_named(tmp_path):
 def test_mixed_units_and_grids_are_refused(tmp_path, weather):
     archives.write_weather(tmp_path / "a.nc", weather)
     later = HOURS + pd.Timedelta(hours=4)
-    archives.write_weather(tmp_path / "b.nc", archives.weather(later, units="degC"))
-    assert "b.nc: 't2m' has units 'degC', expected 'K'" in error_of(options(tmp_path))
+    archives.write_weather(tmp_path / "b.nc", archives.weather(later, units="W m-2"))
+    assert "b.nc: 't2m' has units 'W m-2', expected 'K'" in error_of(options(tmp_path))
     archives.write_weather(tmp_path / "b.nc", archives.weather(later, width=7))
     assert "b.nc: the grid is 3 x 7 cells" in error_of(options(tmp_path))
 
