@@ -23,8 +23,9 @@ from fieldcast.pipeline.datasets.signature import Statistics, compare_signatures
 from fieldcast.pipeline.datasets.times import from_minutes
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.forecasting.dataset import LoadedModel
-from fieldcast.pipeline.live import mlflow_sync, open_products
-from fieldcast.pipeline.live import open_forecasts as open_published
+from fieldcast.pipeline.live import mlflow_sync
+from fieldcast.pipeline.live.archive.publish import open_forecasts as open_published
+from fieldcast.pipeline.live.archive.publish import open_products
 from fieldcast.pipeline.verification import blocks
 from fieldcast.pipeline.verification.aggregation import THRESHOLD, field_sums, fields_of, units_of
 from fieldcast.pipeline.verification.scores import TABLE

@@ -20,7 +20,7 @@ from pathlib import Path
 from fieldcast.pipeline import config
 from fieldcast.pipeline.datasets.code import code_digest, parts_of_code
 from fieldcast.pipeline.datasets.paths import CHECKED
-from fieldcast.pipeline.errors import public
+from fieldcast.pipeline.errors import public, run_stage
 
 
 def main() -> None:
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run_stage(main)
+    run_stage(main)

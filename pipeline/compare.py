@@ -18,7 +18,7 @@ from fieldcast.pipeline.datasets.frames import FrameReader, read_init_times
 from fieldcast.pipeline.datasets.paths import CHECKPOINTS, COMPARISON, COSTS, FORECASTS, OBSERVATIONS, PREPARED, SCORES
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.schema import RAIN_RATE_UNITS
-from fieldcast.pipeline.errors import TrackerError, public
+from fieldcast.pipeline.errors import TrackerError, public, run_stage
 from fieldcast.pipeline.evaluation.champion import promote_by_rule
 from fieldcast.pipeline.evaluation.comparison import Comparison, Entry, compare_all, eventful, extremes, minute
 from fieldcast.pipeline.evaluation.mean_flow import mean_flow
@@ -147,4 +147,4 @@ def _promote(
 
 
 if __name__ == "__main__":
-    config.run_stage(main)
+    run_stage(main)

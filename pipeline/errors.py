@@ -7,9 +7,13 @@ message holds a secret: `redacted` leaves passwords and keys out of all that is 
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
 import re
-from collections.abc import Mapping
+import sys
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 BUG = 1
@@ -114,3 +118,26 @@ def exit_code(error: BaseException) -> int:
 def is_full(error: BaseException) -> bool:
     """Return whether a write failed for want of space or of permission."""
     return isinstance(error, OSError) and error.errno in NOT_WRITABLE
+
+
+def run_stage(stage: Callable[[], None]) -> None:
+    """Run a stage; an error that a user can correct ends in one line on standard error and its own exit code."""
+    logging.setLogRecordFactory(_discreet_record)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without ° or ≥ ends no command
+    try:
+        stage()
+    except Exception as error:
+        code = exit_code(error)
+        lines = traceback.format_exc() if code == BUG else str(error) or type(error).__name__
+        for line in redacted(lines).splitlines():
+            sys.stderr.write(f"{line}\n" if code == BUG else f"fieldcast: {line}\n")
+        sys.exit(code)
+
+
+def _discreet_record(*arguments: Any, **names: Any) -> logging.LogRecord:
+    """Return a log record, of whatever library, whose message holds no secret."""
+    record = logging.LogRecord(*arguments, **names)
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return record

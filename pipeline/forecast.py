@@ -32,6 +32,7 @@ from fieldcast.pipeline.datasets.schema import (
     lead_times,
 )
 from fieldcast.pipeline.datasets.times import from_minutes
+from fieldcast.pipeline.errors import run_stage
 from fieldcast.pipeline.forecasting import checkpoint, costs
 from fieldcast.pipeline.forecasting.dataset import attributes_of, fields_by_name, require_complete, with_decisions
 from fieldcast.pipeline.forecasting.forecaster import Forecaster, forecast_members, load, load_cached
@@ -201,4 +202,4 @@ def write_fields(out: Path, start: int, fields: np.ndarray, checkpoint_config: c
 
 
 if __name__ == "__main__":
-    config.run_stage(main)
+    run_stage(main)

@@ -16,7 +16,7 @@ from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.datasets.parallel import run_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.schema import TIME, X, Y, field_names
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, run_stage
 from fieldcast.pipeline.sources import Segment, open_source, time_axis_of
 from fieldcast.pipeline.sources.target import Target, read_frames, target_of
 from fieldcast.pipeline.sources.time_axis import TimeAxis
@@ -110,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run_stage(main)
+    run_stage(main)

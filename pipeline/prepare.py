@@ -26,7 +26,7 @@ from fieldcast.pipeline.datasets.preparation.splits import channel_order, select
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
 from fieldcast.pipeline.datasets.signature import Channel, Statistics, signature_of
 from fieldcast.pipeline.datasets.transforms import transform
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, run_stage
 
 
 def main() -> None:
@@ -133,4 +133,4 @@ def _number(value: float | None) -> float | None:
 
 
 if __name__ == "__main__":
-    config.run_stage(main)
+    run_stage(main)

@@ -25,7 +25,7 @@ from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
 from fieldcast.pipeline.datasets.preparation.learned import read_digest
 from fieldcast.pipeline.datasets.preparation.ranges import Range
 from fieldcast.pipeline.datasets.signature import Statistics
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, run_stage
 from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.forecasting.checkpoint import CheckpointConfig, Fitted, model_card, save_checkpoint
 from fieldcast.pipeline.tracking import runs as tracking
@@ -232,4 +232,4 @@ def _run_id(resume: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    config.run_stage(main)
+    run_stage(main)

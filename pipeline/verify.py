@@ -8,6 +8,7 @@ from fieldcast.pipeline.datasets.paths import FORECASTS, OBSERVATIONS, PREPARED,
 from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
 from fieldcast.pipeline.datasets.schema import MIRRORED
 from fieldcast.pipeline.datasets.signature import Statistics
+from fieldcast.pipeline.errors import run_stage
 from fieldcast.pipeline.verification.aggregation import with_mirrored, write_sums
 from fieldcast.pipeline.verification.blocks import verify
 
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.run_stage(main)
+    run_stage(main)

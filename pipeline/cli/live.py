@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from fieldcast.pipeline.config import Params
+    from fieldcast.pipeline.live.clock import Clock
     from fieldcast.pipeline.live.outcomes import Outcome
 
 live = typer.Typer()
@@ -52,21 +54,21 @@ def cycle(
     Exit codes: 0 done or nothing to do, 2 wrong input, 73 cannot write, 74 a damaged file, 75 data not there yet or
     another process at work: try again.
     """
-    from fieldcast.pipeline.live import cycle as cycles
+    from fieldcast.pipeline.live import waking
     from fieldcast.pipeline.live.clock import SystemClock
-    from fieldcast.pipeline.live.context import LiveContext
-    from fieldcast.pipeline.live.scheduler import run_pending, run_until_complete
 
     init_times = None if at == "latest" else [time_of("--at", at)]
     if supersede and init_times is None:
         raise typer.BadParameter("needs --at: which init time?", param_hint="--supersede")
     _log(verbose=False)
-    values, clock = _live_params(params, model), SystemClock()
-    work = partial(cycles.run, init_times=init_times, supersede=supersede, dry=dry_run)
-    if dry_run:
-        outcomes = work(LiveContext(values, folder, clock))
+    clock = SystemClock()
+    if init_times is None and model is None and not dry_run:
+        look: Callable[[], list[Outcome]] = partial(
+            waking.wake, lambda: _live_params(params), folder, clock, waking.key_of(params)
+        )
     else:
-        outcomes = (run_until_complete if wait else run_pending)(values, folder, clock, work)
+        look = _look(_live_params(params, model), folder, clock, init_times, supersede=supersede, dry=dry_run)
+    outcomes = waking.until_complete(look, clock) if wait and not dry_run else look()
     _print(outcomes, as_json, detailed, dry_run=dry_run)
 
 
@@ -85,7 +87,7 @@ def backfill(
     """Issue every forecast of a past period that is not published yet, on the cluster of `dask.scheduler` if one is."""
     from fieldcast.pipeline.live.backfill import backfill as issue
     from fieldcast.pipeline.live.clock import SystemClock
-    from fieldcast.pipeline.live.scheduler import run_pending
+    from fieldcast.pipeline.live.pending import run_pending
 
     _log(verbose=False)
     first, last = time_of("--from", start), time_of("--to", end)
@@ -96,12 +98,13 @@ def backfill(
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast serve` in a terminal, or as a service: see deploy/")
 def serve(params: ParamsFile = Path("params.yaml"), folder: LiveFolder = LIVE_FOLDER, model: ModelName = None) -> None:
     """Issue forecasts on the schedule of `live.schedule` until stopped (Ctrl-C, SIGTERM); the model stays loaded."""
+    from fieldcast.pipeline.live import waking
     from fieldcast.pipeline.live.context import LiveContext
     from fieldcast.pipeline.live.scheduler import Server
 
     _log(verbose=True)
     values = _live_params(params, model)
-    server = Server(values, folder)
+    server = Server(values, folder, key=waking.key_of(params) if model is None else "")
     LiveContext(values, folder)  # an error of model or feed stops the start, not a cycle in the night
     raise typer.Exit(server.run())
 
@@ -120,10 +123,10 @@ def status(
 
     current = read_status(config.read(params), folder, SystemClock(), cycles)
     if folder.is_dir():
-        from fieldcast.pipeline.live.monitoring.metrics import write_metrics
+        from fieldcast.pipeline.live.monitoring.metrics import METRICS, write_metrics
         from fieldcast.pipeline.live.monitoring.page import write_page
 
-        write_metrics(current, folder / "metrics.prom")
+        write_metrics(current, folder / METRICS)
         write_page(current, folder, folder / "status.html")
     if as_json:
         sys.stdout.write(json.dumps(current.as_dict(), indent=2) + "\n")
@@ -193,7 +196,7 @@ def sync(params: ParamsFile = Path("params.yaml"), folder: LiveFolder = LIVE_FOL
     Exit code 75: it does not answer.
     """
     from fieldcast.pipeline import config
-    from fieldcast.pipeline.live.archive.publish import LEDGER
+    from fieldcast.pipeline.live.archive.ledger import LEDGER
     from fieldcast.pipeline.live.outcomes import ExitCode
     from fieldcast.pipeline.tracking import outbox, patience
 
@@ -229,6 +232,20 @@ def _sync_cycles(experiment: str, folder: Path) -> tuple[int, int]:
         return sent, len(ledger.pending())
 
 
+def _look(
+    params: Params, folder: Path, clock: Clock, init_times: list[datetime] | None, *, supersede: bool, dry: bool
+) -> Callable[[], list[Outcome]]:
+    """Return a look for what is due, or these init times, with the wishes of the command line."""
+    from fieldcast.pipeline.live import cycle as cycles
+    from fieldcast.pipeline.live.context import LiveContext
+    from fieldcast.pipeline.live.pending import run_pending
+
+    work = partial(cycles.run, init_times=init_times, supersede=supersede, dry=dry)
+    if dry:
+        return lambda: work(LiveContext(params, folder, clock))
+    return partial(run_pending, params, folder, clock, work)
+
+
 def time_of(option: str, text: str) -> datetime:
     """Return the time that `text` of an option names, UTC."""
     from fieldcast.pipeline.live.clock import parse
@@ -241,7 +258,7 @@ def time_of(option: str, text: str) -> datetime:
         ) from None
 
 
-def _live_params(path: Path, model: str | None) -> Params:
+def _live_params(path: Path, model: str | None = None) -> Params:
     """Return the parameters, with the model of the command line."""
     from fieldcast.pipeline import config
 
@@ -252,7 +269,7 @@ def _live_params(path: Path, model: str | None) -> Params:
 
 
 def _ledger_path(folder: Path) -> Path:
-    from fieldcast.pipeline.live.archive.publish import LEDGER
+    from fieldcast.pipeline.live.archive.ledger import LEDGER
 
     if not (folder / LEDGER).is_file():
         raise typer.BadParameter(f"{folder} holds no ledger: nothing has been issued there", param_hint="--folder")

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fieldcast.pipeline.cli.live import ParamsFile, live, time_of
+from fieldcast.pipeline.errors import run_stage
 
 app = typer.Typer(
     help="From gridded observations to compared, tracked and scheduled forecasts. `dvc repro` runs the pipeline; this "
@@ -211,6 +212,4 @@ app.add_typer(live)
 
 def main() -> None:
     """Run the command; an error that a user can correct ends in one line and its own exit code."""
-    from fieldcast.pipeline import config
-
-    config.run_stage(app)
+    run_stage(app)

@@ -26,7 +26,6 @@ from fieldcast.pipeline.config.read import (
     load,
     named_model,
     read,
-    run_stage,
 )
 from fieldcast.pipeline.config.section import Amounts, amount_of
 from fieldcast.pipeline.config.sources import (
@@ -83,5 +82,4 @@ __all__ = [
     "load",
     "named_model",
     "read",
-    "run_stage",
 ]

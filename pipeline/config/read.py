@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import logging
 import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +30,7 @@ from fieldcast.pipeline.config.live import Live
 from fieldcast.pipeline.config.section import Section
 from fieldcast.pipeline.config.sources import IngestOptions, SourceOptions
 from fieldcast.pipeline.config.training import Train
-from fieldcast.pipeline.errors import BUG, InputError, exit_code, public, redacted
+from fieldcast.pipeline.errors import InputError, public
 
 PARAMS = Path("params.yaml")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a model: it becomes the name of files, folders and DVC's stages
@@ -187,29 +183,6 @@ def check_gaps(splits: Splits, history: int, horizon: int, step: timedelta) -> N
                 f" end of {name}; expected at least history + horizon = {history + horizon} steps, so {earliest} or"
                 " later"
             )
-
-
-def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage; an error that a user can correct ends in one line on standard error and its own exit code."""
-    logging.setLogRecordFactory(_discreet_record)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without ° or ≥ ends no command
-    try:
-        stage()
-    except Exception as error:
-        code = exit_code(error)
-        lines = traceback.format_exc() if code == BUG else str(error) or type(error).__name__
-        for line in redacted(lines).splitlines():
-            sys.stderr.write(f"{line}\n" if code == BUG else f"fieldcast: {line}\n")
-        sys.exit(code)
-
-
-def _discreet_record(*arguments: Any, **names: Any) -> logging.LogRecord:
-    """Return a log record, of whatever library, whose message holds no secret."""
-    record = logging.LogRecord(*arguments, **names)
-    record.msg, record.args = redacted(record.getMessage()), ()
-    return record
 
 
 def _lines(error: ValidationError) -> list[tuple[list[str], str]]:

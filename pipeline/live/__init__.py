@@ -4,7 +4,3 @@ In: new frames and a trained model. Out: files under `data/live` alone.
 May import: `errors`, `config`, `datasets`, `sources`, `forecasting`, `verification`, `tracking`, `evaluation`,
 `training`, `report`, `explain`, `models`.
 """
-
-from fieldcast.pipeline.live.archive.publish import open_forecasts, open_products
-
-__all__ = ["open_forecasts", "open_products"]

@@ -18,9 +18,8 @@ from fieldcast.pipeline.live import timekeeping
 from fieldcast.pipeline.live.archive import recovery
 from fieldcast.pipeline.live.archive.durable import locked
 from fieldcast.pipeline.live.archive.exports import check_kinds
-from fieldcast.pipeline.live.archive.ledger import OPEN, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.ledger import LEDGER, OPEN, Cycle, Ledger, State
 from fieldcast.pipeline.live.archive.products import check_products
-from fieldcast.pipeline.live.archive.publish import LEDGER
 from fieldcast.pipeline.live.clock import Clock, SystemClock, iso, parse
 from fieldcast.pipeline.live.deployed_model import DeployedModel, resolve_model
 from fieldcast.pipeline.live.feed.limits import FeedRules, limits_of
@@ -46,6 +45,7 @@ class LiveContext:
     folder: Path = LIVE
     clock: Clock = field(default_factory=SystemClock)
     root: Path = Path()
+    key: str = ""  # of the parameters, by which a rest is known to be theirs; without one there is none
 
     def __post_init__(self) -> None:
         check_kinds(self.params.live.copies)
@@ -73,6 +73,7 @@ class LiveContext:
                 recovery.sweep(self.folder)  # first: even the ledger needs room
             with Ledger(self.folder / LEDGER) as ledger:
                 ledger.take_token(f"{socket.gethostname()}:{os.getpid()}", self.clock.now())
+                ledger.end_rest()
                 recovery.recover(self.folder, ledger, self.params.live.max_attempts, self.clock.now())
                 yield ledger
                 recovery.settle(self.folder, ledger)

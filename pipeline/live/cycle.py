@@ -99,6 +99,8 @@ def run(
         post_cycle.record_drift(context, ledger, now)
         post_cycle.copy_issued(context, ledger, outcomes, now)
         post_cycle.apply_retention(context, ledger, now)
+        if init_times is None:
+            post_cycle.rest(context, ledger, now)
     return outcomes
 
 

@@ -16,9 +16,9 @@ from fieldcast.pipeline.datasets import store
 from fieldcast.pipeline.errors import DamagedError, InputError, redacted
 from fieldcast.pipeline.live.archive import publish, recovery
 from fieldcast.pipeline.live.archive.exports import has_copy, write_copies
-from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State, Verification
+from fieldcast.pipeline.live.archive.ledger import LEDGER, OPEN, VISIBLE, Cycle, Ledger, State, Verification
 from fieldcast.pipeline.live.archive.products import PRODUCTS, has_products
-from fieldcast.pipeline.live.archive.publish import COPIES, LEDGER, path_of
+from fieldcast.pipeline.live.archive.publish import COPIES, path_of
 from fieldcast.pipeline.live.archive.records import scores_record
 from fieldcast.pipeline.live.clock import Clock, iso, parse
 from fieldcast.pipeline.live.context import LiveContext
@@ -35,6 +35,7 @@ COPY_FAILED = "copy_failed"  # the fact that holds why copies failed at the last
 COPIED_LATER = timedelta(hours=6)  # copies that failed or were removed are made up for
 FORGOTTEN = "forgotten_at"  # the fact that holds when old rows were last removed
 FORGET_EVERY = timedelta(days=1)
+LONGEST_REST = timedelta(minutes=30)  # late frames, a tracker that was down and the clock are looked at so often
 
 
 def verify_issued(context: LiveContext, ledger: Ledger, now: datetime) -> int:
@@ -165,6 +166,14 @@ def _forget(ledger: Ledger, kept: timedelta, now: datetime) -> None:
         if last is not None and last < now:
             ledger.forget(last - kept)
         ledger.set_fact(FORGOTTEN, iso(now))
+
+
+def rest(context: LiveContext, ledger: Ledger, now: datetime) -> None:
+    """Remember that nothing comes due before the next frame, where no cycle is open and nothing failed."""
+    if context.key and ledger.is_orderly and not ledger.cycles(states=OPEN):
+        until = min(context.schedule.next_frame(now), now + LONGEST_REST)
+        with ledger.writing(fenced=True):
+            ledger.rest(context.key, now, until)
 
 
 def current_alarms(ledger: Ledger, now: datetime, options: Drift) -> list[str]:

@@ -51,6 +51,10 @@ class CycleSchedule:
         count = max(0, (until - first) // self.every + 1)
         return [first + i * self.every for i in range(count)]
 
+    def next_frame(self, moment: datetime) -> datetime:
+        """Return the time of the first frame after `moment`."""
+        return moment - (moment - EPOCH - self.phase) % self.step + self.step
+
     def require(self, init_time: datetime) -> None:
         """Raise `InputError` unless `init_time` is one."""
         if (before := self.floor(init_time)) != init_time:

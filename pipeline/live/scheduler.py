@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,63 +16,25 @@ from apscheduler.schedulers.background import BackgroundScheduler  # type: ignor
 
 from fieldcast.pipeline.config import Params
 from fieldcast.pipeline.errors import BusyError, UserError
-from fieldcast.pipeline.live import cycle, post_cycle
-from fieldcast.pipeline.live.archive.publish import LEDGER
+from fieldcast.pipeline.live import waking
 from fieldcast.pipeline.live.clock import Clock, SystemClock, iso
-from fieldcast.pipeline.live.context import LIVE, LiveContext
-from fieldcast.pipeline.live.monitoring.metrics import write_metrics
-from fieldcast.pipeline.live.monitoring.status import read_status
-from fieldcast.pipeline.live.outcomes import Outcome, Result, describe
+from fieldcast.pipeline.live.context import LIVE
+from fieldcast.pipeline.live.outcomes import Outcome
 from fieldcast.pipeline.live.schedule import cron_trigger
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 8.0  # that a running cycle gets to end after a signal; ten in all
-WAIT_SECONDS = 10.0  # between two looks for frames
 WATCH_SECONDS = 60.0  # between two looks at a clock that may have been set, and to the next try of a wakeup in doubt
 CLOCK_SET = timedelta(minutes=1)
 WAKEUP = "wakeup"  # the job of the schedule
 MISFIRE_SECONDS = 30  # with misfire: skip, a wakeup later than this is dropped
-Work = Callable[[LiveContext], list[Outcome]]
-
-
-def run_pending(params: Params, folder: Path, clock: Clock, work: Work = cycle.run) -> list[Outcome]:
-    """Do `work`, send records to MLflow, write metrics and page; return the outcomes of the cycles."""
-    try:
-        outcomes = work(LiveContext(params, folder, clock))
-    except BusyError:  # the clock is in doubt, or another process at work: monitors are told
-        if (folder / LEDGER).is_file():
-            write_metrics(read_status(params, folder, clock), folder / "metrics.prom")
-        raise
-    for outcome in outcomes:
-        log.log(logging.WARNING if outcome.result is Result.FAILED else logging.INFO, "%s", describe(outcome))
-    post_cycle.sync(params.track.experiment, folder, clock)
-    status = read_status(params, folder, clock)
-    write_metrics(status, folder / "metrics.prom")
-    if outcomes:
-        from fieldcast.pipeline.live.monitoring.page import write_page  # plots take a second to import
-
-        write_page(status, folder, folder / "status.html")
-    return outcomes
-
-
-def run_until_complete(params: Params, folder: Path, clock: Clock, work: Work = cycle.run) -> list[Outcome]:
-    """Repeat `run_pending` until none of the cycles of its first run waits for frames any more.
-
-    A deadline ends the wait for each. The outcomes are those of the last run and of all that ended before it.
-    """
-    outcomes = {outcome.init_time: outcome for outcome in run_pending(params, folder, clock, work)}
-    first = set(outcomes)
-    while any(outcomes[init_time].result is Result.NO_DATA_YET for init_time in first):
-        clock.sleep(WAIT_SECONDS)
-        outcomes |= {outcome.init_time: outcome for outcome in run_pending(params, folder, clock, work)}
-    return [outcomes[init_time] for init_time in sorted(outcomes)]
 
 
 class Server:
     """The schedule of one project, served until a signal stops it."""
 
-    def __init__(self, params: Params, folder: Path = LIVE, clock: Clock | None = None) -> None:
-        self.params, self.folder, self.clock = params, folder, clock or SystemClock()
+    def __init__(self, params: Params, folder: Path = LIVE, clock: Clock | None = None, key: str = "") -> None:
+        self.params, self.folder, self.clock, self.key = params, folder, clock or SystemClock(), key
         self.trigger = cron_trigger(params.live.schedule)
         self.stopping = threading.Event()
         self._busy = threading.Lock()
@@ -83,7 +44,7 @@ class Server:
         """Run what is due and return the outcomes; an error is logged, and the next wakeup tries again."""
         with self._busy:
             try:
-                return run_pending(self.params, self.folder, self.clock)
+                return waking.wake(lambda: self.params, self.folder, self.clock, self.key)
             except BusyError as error:
                 log.warning("%s", error)
                 self._try_again()

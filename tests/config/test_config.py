@@ -7,7 +7,7 @@ import yaml
 
 from fieldcast import models
 from fieldcast.pipeline import config
-from fieldcast.pipeline.errors import InputError
+from fieldcast.pipeline.errors import InputError, run_stage
 from tests.conftest import ROOT, merged
 
 
@@ -110,7 +110,7 @@ def test_all_faults_of_a_file_have_a_line_each(written, capsys: pytest.CaptureFi
     faults = {"train": {"epochs": 0, "epoch": 3}, "models": {"convlstm": {"kernel": 4, "stem": 0}, "A": {}}}
     path = written(faults)
     with pytest.raises(SystemExit):
-        config.run_stage(lambda: config.read(path))
+        run_stage(lambda: config.read(path))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 5
     assert all(line.startswith(f"fieldcast: {path}: ") for line in lines)
@@ -196,6 +196,6 @@ def test_run_stage_ends_with_code_2_and_one_line(capsys: pytest.CaptureFixture[s
         raise InputError("params.yaml: no")
 
     with pytest.raises(SystemExit) as caught:
-        config.run_stage(stage)
+        run_stage(stage)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "fieldcast: params.yaml: no\n"

@@ -8,8 +8,8 @@ import numpy as np
 
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import CannotWriteError
-from fieldcast.pipeline.live.archive.ledger import Ledger
-from fieldcast.pipeline.live.archive.publish import LEDGER, audit, open_forecasts, path_of
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
+from fieldcast.pipeline.live.archive.publish import audit, open_forecasts, path_of
 from tests.campaign import size
 from tests.live.publishing import at, fields, grid, publish
 

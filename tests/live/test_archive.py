@@ -23,10 +23,9 @@ from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.datasets.schema import check_forecasts
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import BusyError, CannotWriteError, DamagedError, InputError
-from fieldcast.pipeline.live import open_forecasts
 from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive.ledger import Ledger, State
-from fieldcast.pipeline.live.archive.publish import CATALOGUE, path_of, read_catalogue, staging_of
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, open_forecasts, path_of, read_catalogue, staging_of
 from fieldcast.pipeline.sources.template import grid_template
 from tests.campaign import size
 from tests.live.publishing import (

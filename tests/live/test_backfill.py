@@ -10,8 +10,8 @@ from fieldcast.pipeline.config import Dask
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive.ledger import Ledger
-from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
+from fieldcast.pipeline.live.archive.publish import open_forecasts
 from fieldcast.pipeline.live.backfill import backfill
 from fieldcast.pipeline.live.outcomes import Result
 from tests.live.contexts import START, live_context, minutes

@@ -12,8 +12,8 @@ import yaml
 
 from fieldcast.pipeline.cli import main as cli
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.live.archive.ledger import Ledger
-from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
+from fieldcast.pipeline.live.archive.publish import open_forecasts
 from fieldcast.pipeline.tracking import runs as tracking
 from tests.conftest import merged
 from tests.live.contexts import PARAMS, write_reference

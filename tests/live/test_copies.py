@@ -20,8 +20,8 @@ from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live import cycle
 from fieldcast.pipeline.live.archive import exports
 from fieldcast.pipeline.live.archive.exports import check_kinds, remove_copies, write_copies
-from fieldcast.pipeline.live.archive.ledger import Ledger
-from fieldcast.pipeline.live.archive.publish import LEDGER, path_of
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
+from fieldcast.pipeline.live.archive.publish import path_of
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.outcomes import Result
 from fieldcast.pipeline.sources.template import grid_template

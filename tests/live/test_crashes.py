@@ -25,8 +25,8 @@ from docs.tools.imports import ROOT
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive.durable import FAILPOINT
-from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Ledger, State
-from fieldcast.pipeline.live.archive.publish import LEDGER, path_of, read_catalogue
+from fieldcast.pipeline.live.archive.ledger import LEDGER, OPEN, VISIBLE, Ledger, State
+from fieldcast.pipeline.live.archive.publish import path_of, read_catalogue
 from fieldcast.pipeline.live.clock import iso, parse
 from tests.campaign import cases, size
 from tests.live.full_disk import KILOBYTES

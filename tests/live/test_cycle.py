@@ -21,8 +21,8 @@ from fieldcast.pipeline.ingest import ingest
 from fieldcast.pipeline.live import cycle
 from fieldcast.pipeline.live.archive import publish
 from fieldcast.pipeline.live.archive.durable import FAILPOINT
-from fieldcast.pipeline.live.archive.ledger import Ledger, State
-from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts, path_of
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger, State
+from fieldcast.pipeline.live.archive.publish import open_forecasts, path_of
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.outcomes import ExitCode, Outcome, Result, worst

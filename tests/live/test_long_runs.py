@@ -16,8 +16,8 @@ import pytest
 
 from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive.ledger import VISIBLE, Ledger
-from fieldcast.pipeline.live.archive.publish import LEDGER, audit
+from fieldcast.pipeline.live.archive.ledger import LEDGER, VISIBLE, Ledger
+from fieldcast.pipeline.live.archive.publish import audit
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.outcomes import Result

@@ -13,8 +13,8 @@ from fieldcast.pipeline.datasets.times import to_numpy
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecasting.forecaster import forecast_members, load
 from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive.ledger import Ledger
-from fieldcast.pipeline.live.archive.publish import COPIES, LEDGER, open_forecasts, open_products, path_of
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
+from fieldcast.pipeline.live.archive.publish import COPIES, open_forecasts, open_products, path_of
 from fieldcast.pipeline.live.clock import stamp
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring.page import write_page

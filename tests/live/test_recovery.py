@@ -17,8 +17,8 @@ from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live.archive import publish as archive
 from fieldcast.pipeline.live.archive import recovery
 from fieldcast.pipeline.live.archive.exports import write_copies
-from fieldcast.pipeline.live.archive.ledger import Cycle, Ledger, State
-from fieldcast.pipeline.live.archive.publish import CATALOGUE, COPIES, LEDGER, path_of, read_catalogue
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, COPIES, path_of, read_catalogue
 from fieldcast.pipeline.live.archive.recovery import GRACE, QUARANTINE, require_present, retire
 from tests.live.publishing import ATTEMPTS, START, at, claim, fields, grid, issue, publish, writing
 

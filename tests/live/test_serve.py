@@ -14,14 +14,15 @@ import yaml
 
 from fieldcast.pipeline.config import Schedule
 from fieldcast.pipeline.errors import BusyError, InputError
-from fieldcast.pipeline.live import scheduler
-from fieldcast.pipeline.live.archive.ledger import Ledger
-from fieldcast.pipeline.live.archive.publish import LEDGER, open_forecasts
+from fieldcast.pipeline.live import scheduler, waking
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
+from fieldcast.pipeline.live.archive.publish import open_forecasts
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring.logs import set_up
-from fieldcast.pipeline.live.outcomes import Result
+from fieldcast.pipeline.live.outcomes import Outcome, Result
+from fieldcast.pipeline.live.pending import run_pending
 from fieldcast.pipeline.live.schedule import cron_trigger
-from fieldcast.pipeline.live.scheduler import WAKEUP, Server, run_until_complete
+from fieldcast.pipeline.live.scheduler import WAKEUP, Server
 from tests.campaign import cases
 from tests.conftest import merged
 from tests.live.clocks import SimulatedClock
@@ -102,7 +103,7 @@ def test_a_wakeup_in_doubt_is_tried_again_soon(project: Path, monkeypatch: pytes
     def busy(*_: object) -> None:
         raise BusyError("another process is at work")
 
-    monkeypatch.setattr(scheduler, "run_pending", busy)
+    monkeypatch.setattr(waking, "wake", busy)
     server = Server(params({"schedule": {"cron": "0 */6 * * *"}}), project / "live")
     server.scheduler.start(paused=True)
     server.tick()
@@ -129,15 +130,16 @@ def test_waiting_ends_at_the_deadline(project: Path, monkeypatch: pytest.MonkeyP
     clock = SimulatedClock(START)
     looks = []
 
-    def work(context: LiveContext) -> list[object]:
+    def work(context: LiveContext) -> list[Outcome]:
         from fieldcast.pipeline.live import cycle
         from tests.live.test_cycle import hide
 
         hide(context, START - minutes(5))
         looks.append(clock.now())
-        return cycle.run(context)  # type: ignore[return-value]
+        return cycle.run(context)
 
-    outcomes = run_until_complete(params({"late_data": {"deadline_minutes": 1}}), project / "live", clock, work)  # type: ignore[arg-type]
+    values = params({"late_data": {"deadline_minutes": 1}})
+    outcomes = waking.until_complete(lambda: run_pending(values, project / "live", clock, work), clock)
     assert [it.quality for it in outcomes] == ["filled"]
     assert len(looks) == 7  # every ten seconds for one minute
 

@@ -22,8 +22,8 @@ from rich.console import Console
 from fieldcast.pipeline.datasets.manifest import MANIFEST
 from fieldcast.pipeline.datasets.store import directory_digest
 from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive.ledger import Cycle, Ledger, State, Verification
-from fieldcast.pipeline.live.archive.publish import CATALOGUE, LEDGER, path_of
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Cycle, Ledger, State, Verification
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, path_of
 from fieldcast.pipeline.live.clock import iso, stamp
 from fieldcast.pipeline.live.monitoring import charts
 from fieldcast.pipeline.live.monitoring.metrics import write_metrics

@@ -10,8 +10,8 @@ import pytest
 from fieldcast.pipeline.errors import BusyError
 from fieldcast.pipeline.live import context as contexts_module
 from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger, State
-from fieldcast.pipeline.live.archive.publish import LEDGER, audit
+from fieldcast.pipeline.live.archive.ledger import LEDGER, VISIBLE, Cycle, Ledger, State
+from fieldcast.pipeline.live.archive.publish import audit
 from fieldcast.pipeline.live.clock import SystemClock, iso
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring.status import read_status

@@ -19,10 +19,12 @@ from fieldcast.pipeline.errors import BusyError, DamagedError, InputError
 from fieldcast.pipeline.live.archive.database import Database, Row, digest
 from fieldcast.pipeline.live.clock import iso, parse
 
+LEDGER = "ledger.sqlite"  # in the live folder
 CHAIN_START = "chain_start"  # the fact that holds the SHA-256 of the event before the first
 CHECKED = "checked_at"  # the fact that holds when the pages were last checked: that takes longer the more they are
 CHECKED_EVERY = timedelta(hours=1)
 UNVERIFIED = "unverified_since"  # the fact that holds an init time before which every forecast is verified
+REST = "rest"  # the fact that holds from when until when nothing comes due, and for which parameters
 INDEXES = (  # by which a cycle finds its rows among those of the past
     "CREATE INDEX IF NOT EXISTS cycles_by_state ON cycles (state, init_time)",
     "CREATE INDEX IF NOT EXISTS outbox_waiting ON outbox (seq) WHERE sent_at IS NULL",
@@ -306,6 +308,24 @@ class Ledger(Database):
     def all_verified_before(self, init_time: datetime) -> None:
         """Remember that no earlier forecast waits for its verification; inside `writing`."""
         self.set_fact(UNVERIFIED, iso(init_time))
+
+    def rest(self, key: str, since: datetime, until: datetime) -> None:
+        """Remember that nothing comes due before `until` by the parameters of this key; inside `writing`."""
+        self.set_fact(REST, json.dumps([key, iso(since), iso(until)]))
+
+    def is_resting(self, key: str, now: datetime) -> bool:
+        """Return whether nothing can have come due since the last orderly look, by the parameters of this key."""
+        rest = self.fact(REST)
+        if not rest:
+            return False
+        of_key, since, until = json.loads(rest)
+        return bool(of_key == key and since <= iso(now) < until)
+
+    def end_rest(self) -> None:
+        """Forget a rest, before anything is changed that a kill might leave half done."""
+        if self.fact(REST):
+            with self.writing(fenced=True):
+                self.set_fact(REST, "")
 
     def to_delete(self, before: datetime) -> list[Cycle]:
         """Return the retired rows, not later than a moment, whose forecast is not known to be deleted."""

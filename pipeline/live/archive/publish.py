@@ -40,14 +40,14 @@ from fieldcast.pipeline.datasets.times import from_minutes, from_numpy, to_numpy
 from fieldcast.pipeline.errors import CannotWriteError, DamagedError, InputError
 from fieldcast.pipeline.forecasting.forecaster import mean_of_members
 from fieldcast.pipeline.live.archive.durable import failpoint
-from fieldcast.pipeline.live.archive.ledger import VISIBLE, Cycle, Ledger
+from fieldcast.pipeline.live.archive.ledger import LEDGER, VISIBLE, Cycle, Ledger
 from fieldcast.pipeline.live.archive.products import PRODUCTS, has_products, products_of
 from fieldcast.pipeline.live.archive.records import cycle_record
 from fieldcast.pipeline.live.clock import iso, parse, stamp
 from fieldcast.pipeline.live.places.issue import PLACES, write_checked
 
 FORMAT = 1
-FORECASTS, COPIES, CATALOGUE, LEDGER = "forecasts", "copies", "latest.json", "ledger.sqlite"
+FORECASTS, COPIES, CATALOGUE = "forecasts", "copies", "latest.json"
 CATALOGUE_CYCLES = 288  # a day at five minutes; older ones are in the ledger
 PER_CYCLE = ("model", "model_version", "quality_flag", "n_input_missing")  # coordinates along init_time
 METADATA_BYTES = 2**20  # of a store beside its fields, generously

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
-
+from fieldcast.pipeline.datasets.atomic import replacing
 from fieldcast.pipeline.live.archive.ledger import State
-from fieldcast.pipeline.live.monitoring.status import Status
+
+if TYPE_CHECKING:
+    from fieldcast.pipeline.live.monitoring.status import Status
+
+METRICS = "metrics.prom"  # in the live folder
+LOOKED, NEWEST, AGE = (  # gauges of time
+    "last_look_timestamp_seconds",
+    "newest_forecast_init_timestamp_seconds",
+    "newest_forecast_age_seconds",
+)
 
 
 def write_metrics(status: Status, path: Path) -> None:
     """Write the status as Prometheus text, in one step."""
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
     registry = CollectorRegistry()
 
     def gauge(name: str, words: str, values: Mapping[str, float], label: str = "") -> None:
@@ -21,7 +34,7 @@ def write_metrics(status: Status, path: Path) -> None:
         for key, value in values.items():
             (metric.labels(key) if label else metric).set(value)
 
-    gauge("last_look_timestamp_seconds", "Time of this status", {"": status.now.timestamp()})
+    gauge(LOOKED, "Time of this status", {"": status.now.timestamp()})
     gauge("late", "1 when the schedule is late: fieldcast status says why", {"": bool(status.late)})
     gauge("damaged", "1 when readers get an error: fieldcast status says why", {"": bool(status.faults)})
     gauge("alarm", "1 when forecasts or inputs have become worse", {"": bool(status.alarms)})
@@ -30,9 +43,9 @@ def write_metrics(status: Status, path: Path) -> None:
     gauge("cycles", "Cycles with init times in the last 24 hours, by state", states, "state")
     if status.newest and status.age is not None:
         start = status.newest.init_time.timestamp()
-        gauge("newest_forecast_init_timestamp_seconds", "Init time of the newest forecast", {"": start})
+        gauge(NEWEST, "Init time of the newest forecast", {"": start})
         gauge(
-            "newest_forecast_age_seconds",
+            AGE,
             "Time since the init time of the newest forecast, at the time of this status",
             {"": status.age.total_seconds()},
         )
@@ -41,3 +54,16 @@ def write_metrics(status: Status, path: Path) -> None:
     defined = {name: value for name, value in ratios.items() if math.isfinite(value)}
     gauge("rmse_ratio", "RMSE over that of persistence, live.drift.days, all lead times", defined, "field")
     write_to_textfile(str(path), registry)
+
+
+def refresh(path: Path, now: datetime) -> None:
+    """Write the time of a look that has changed nothing else into metrics that are there."""
+    if not path.is_file():
+        return
+    text, values = path.read_text(), {LOOKED: now.timestamp()}
+    if newest := re.search(rf"(?m)^fieldcast_{NEWEST} (\S+)$", text):
+        values[AGE] = now.timestamp() - float(newest[1])
+    for name, value in values.items():
+        text = re.sub(rf"(?m)^(fieldcast_{name}) .*$", rf"\g<1> {value!r}", text)
+    with replacing(path) as partial:
+        partial.write_text(text)

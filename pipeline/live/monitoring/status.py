@@ -23,8 +23,8 @@ from fieldcast.pipeline.datasets.labels import readable
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.live import timekeeping
 from fieldcast.pipeline.live.archive import publish
-from fieldcast.pipeline.live.archive.ledger import OPEN, VISIBLE, Cycle, Ledger, State, Verification
-from fieldcast.pipeline.live.archive.publish import CATALOGUE, LEDGER, path_of
+from fieldcast.pipeline.live.archive.ledger import LEDGER, OPEN, VISIBLE, Cycle, Ledger, State, Verification
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, path_of
 from fieldcast.pipeline.live.clock import Clock, iso
 from fieldcast.pipeline.live.monitoring import drift, lateness
 from fieldcast.pipeline.live.monitoring.verification import Scores, scores_of

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from fieldcast.pipeline.config.sources import RadarOptions
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live import cycle
-from fieldcast.pipeline.live.archive.ledger import Ledger, State
-from fieldcast.pipeline.live.archive.publish import CATALOGUE, FORECASTS, LEDGER, path_of
+from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger, State
+from fieldcast.pipeline.live.archive.publish import CATALOGUE, FORECASTS, path_of
 from fieldcast.pipeline.live.clock import iso
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.sources import open_source
