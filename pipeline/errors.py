@@ -36,6 +36,12 @@ def keep_secret(options: Mapping[str, Any]) -> None:
             _secrets.add(value)
 
 
+def keep_secret_address(address: str) -> None:
+    """Leave the path of an address, in which webhooks have their key, out of all messages from now on."""
+    if len(path := address.partition("://")[2].partition("?")[0].partition("/")[2]) >= SHORTEST:
+        _secrets.add(path)
+
+
 def redacted(text: str) -> str:
     """Return `text` without passwords: of addresses and their queries, of storage options and of the environment."""
     text = OF_QUERY.sub(rf"\1{HIDDEN}", OF_ADDRESS.sub("", text))

@@ -100,12 +100,14 @@ def serve(params: ParamsFile = Path("params.yaml"), folder: LiveFolder = LIVE_FO
     """Issue forecasts on the schedule of `live.schedule` until stopped (Ctrl-C, SIGTERM); the model stays loaded."""
     from fieldcast.pipeline.live import waking
     from fieldcast.pipeline.live.context import LiveContext
+    from fieldcast.pipeline.live.monitoring.notify import check
     from fieldcast.pipeline.live.scheduler import Server
 
     _log(verbose=True)
     values = _live_params(params, model)
     server = Server(values, folder, key=waking.key_of(params) if model is None else "")
     LiveContext(values, folder)  # an error of model or feed stops the start, not a cycle in the night
+    check(values.live.notify)
     raise typer.Exit(server.run())
 
 
@@ -187,6 +189,23 @@ def audit(folder: LiveFolder = LIVE_FOLDER) -> None:
         sys.stderr.write(f"fieldcast: {fault}\n")
     Console().print(f"{len(faults)} faults" if faults else "Everything is as it was written.")
     raise typer.Exit(ExitCode.DAMAGED if faults else ExitCode.DONE)
+
+
+@live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast notify`")
+def notify(params: ParamsFile = Path("params.yaml")) -> None:
+    """Send a test to the webhook and the command of `live.notify`, which tell people what the schedule comes to.
+
+    Exit codes: 2 none is set, or one cannot work, 75 one does not take it.
+    """
+    from fieldcast.pipeline import config
+    from fieldcast.pipeline.live.clock import SystemClock
+    from fieldcast.pipeline.live.monitoring import notify as notifying
+    from fieldcast.pipeline.live.outcomes import ExitCode
+
+    faults = notifying.send_test(config.read(params), SystemClock())
+    for channel, fault in faults.items():
+        sys.stdout.write(f"{fault or f'{channel}: taken'}\n")
+    raise typer.Exit(ExitCode.TRY_AGAIN if any(faults.values()) else ExitCode.DONE)
 
 
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast sync`")

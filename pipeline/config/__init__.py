@@ -16,7 +16,7 @@ from fieldcast.pipeline.config.evaluation import (
     Track,
     Verify,
 )
-from fieldcast.pipeline.config.live import Drift, LateData, Live, Products, Retention, Schedule
+from fieldcast.pipeline.config.live import Drift, LateData, Live, Notify, Products, Retention, Schedule
 from fieldcast.pipeline.config.read import (
     PARAMS,
     ModelEntry,
@@ -55,6 +55,7 @@ __all__ = [
     "Live",
     "ModelEntry",
     "MovingMnistOptions",
+    "Notify",
     "Online",
     "Params",
     "Prepare",

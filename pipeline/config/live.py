@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fieldcast.pipeline.config.section import Amount, Count, Folder, Minutes, Name, Section, Share, Text
 from fieldcast.pipeline.config.sources import SourceOptions
+from fieldcast.pipeline.errors import keep_secret_address
 
+ADDRESS, VARIABLE = re.compile(r"https?://[^\s\x00-\x1f]+"), re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")  # of a webhook
 Hours = Annotated[float, Field(ge=0, le=24 * 366)]
 KeptHours = Annotated[float, Field(gt=0, le=24 * 366)]
 WaitMinutes = Annotated[float, Field(ge=0, le=1e6)]
@@ -25,12 +29,13 @@ def _in_order(limits: tuple[float | None, float | None]) -> tuple[float | None, 
     return limits
 
 
+Kinds = TypeVar("Kinds", bound=Sequence[str])
 Value = Annotated[float, Field(ge=-1e30, le=1e30)]
 
 
-def _different(kinds: list[str]) -> list[str]:
+def _different(kinds: Kinds) -> Kinds:
     if len(set(kinds)) < len(kinds):
-        raise ValueError(f"one is there twice: {kinds}")
+        raise ValueError(f"one is there twice: {list(kinds)}")
     return kinds
 
 
@@ -84,6 +89,28 @@ class Drift(Section):
     max_outside_share: Share = 0.01  # of input cells outside the range of the training data
 
 
+def _webhook(value: Any) -> Any:
+    if isinstance(value, str) and not VARIABLE.fullmatch(value):
+        keep_secret_address(value)
+        if not ADDRESS.fullmatch(value):
+            raise ValueError(
+                "expected an address such as https://example.org/hook, or env:NAME for a variable with one"
+            )
+    return value
+
+
+Webhook = Annotated[str, Field(max_length=2000), BeforeValidator(_webhook)]
+States = tuple[Literal["failed", "late", "damaged", "degraded", "drift"], ...]
+
+
+class Notify(Section):
+    """Those who are told once when the schedule gets into a state, and once when it is out of it."""
+
+    webhook: Webhook | None = None  # an address that takes JSON by POST, or env:NAME, the variable that holds one
+    command: tuple[Text, ...] = ()  # a program with its arguments, which gets JSON on its standard input
+    states: Annotated[States, AfterValidator(_different)] = ("failed", "late", "damaged", "degraded", "drift")
+
+
 class Retention(Section):
     """Retention of cycles and frames; the newest published cycle is always kept."""
 
@@ -112,4 +139,5 @@ class Live(Section):
     stations: Folder | None = None  # CSV of name, time and values there: the truth for places of these names
     copies: Annotated[list[Literal["netcdf", "geotiff"]], AfterValidator(_different)] = []
     drift: Drift = Drift()
+    notify: Notify = Notify()
     retention: Retention = Retention()

@@ -13,6 +13,7 @@ from fieldcast.pipeline.live.archive.ledger import LEDGER
 from fieldcast.pipeline.live.clock import Clock
 from fieldcast.pipeline.live.context import LiveContext
 from fieldcast.pipeline.live.monitoring.metrics import METRICS, write_metrics
+from fieldcast.pipeline.live.monitoring.notify import tell
 from fieldcast.pipeline.live.monitoring.status import read_status
 from fieldcast.pipeline.live.outcomes import Outcome, Result, describe
 
@@ -20,18 +21,29 @@ log = logging.getLogger(__name__)
 Work = Callable[[LiveContext], list[Outcome]]
 
 
-def run_pending(params: Params, folder: Path, clock: Clock, work: Work = cycle.run, key: str = "") -> list[Outcome]:
-    """Do `work`, send records to MLflow, write metrics and page; return the outcomes of the cycles."""
+def run_pending(
+    params: Params, folder: Path, clock: Clock, work: Work = cycle.run, key: str = "", *, resident: bool = False
+) -> list[Outcome]:
+    """Do `work`, send records to MLflow, write metrics and page, tell people; return the outcomes of the cycles."""
     try:
-        outcomes = work(LiveContext(params, folder, clock, key=key))
-    except BusyError:  # the clock is in doubt, or another process at work: monitors are told
-        if (folder / LEDGER).is_file():
+        outcomes = _run_and_report(LiveContext(params, folder, clock, key=key), work)
+    except Exception as error:
+        if isinstance(error, BusyError) and (folder / LEDGER).is_file():
+            # the clock is in doubt, or another process at work: monitors are told
             write_metrics(read_status(params, folder, clock), folder / METRICS)
+        tell(params, folder, clock, None if isinstance(error, BusyError) else error, resident=resident)
         raise
+    tell(params, folder, clock, resident=resident)
+    return outcomes
+
+
+def _run_and_report(context: LiveContext, work: Work) -> list[Outcome]:
+    folder = context.folder
+    outcomes = work(context)
     for outcome in outcomes:
         log.log(logging.WARNING if outcome.result is Result.FAILED else logging.INFO, "%s", describe(outcome))
-    post_cycle.sync(params.track.experiment, folder, clock)
-    status = read_status(params, folder, clock)
+    post_cycle.sync(context.params.track.experiment, folder, context.clock)
+    status = read_status(context.params, folder, context.clock)
     write_metrics(status, folder / METRICS)
     if outcomes:
         from fieldcast.pipeline.live.monitoring.page import write_page  # plots take a second to import

@@ -44,7 +44,7 @@ class Server:
         """Run what is due and return the outcomes; an error is logged, and the next wakeup tries again."""
         with self._busy:
             try:
-                return waking.wake(lambda: self.params, self.folder, self.clock, self.key)
+                return waking.wake(lambda: self.params, self.folder, self.clock, self.key, resident=True)
             except BusyError as error:
                 log.warning("%s", error)
                 self._try_again()

@@ -14,6 +14,7 @@ from fieldcast.pipeline.errors import UserError
 from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
 from fieldcast.pipeline.live.clock import Clock
 from fieldcast.pipeline.live.monitoring.metrics import METRICS, refresh
+from fieldcast.pipeline.live.monitoring.notices import is_due
 from fieldcast.pipeline.live.outcomes import Outcome, Result
 
 if TYPE_CHECKING:
@@ -27,14 +28,19 @@ def key_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def wake(params: Callable[[], Params], folder: Path, clock: Clock, key: str) -> list[Outcome]:
-    """Run what is due and return the outcomes; `params` are asked for where something may be."""
-    if _is_resting(folder, clock, key):
+def wake(
+    params: Callable[[], Params], folder: Path, clock: Clock, key: str, *, resident: bool = False
+) -> list[Outcome]:
+    """Run what is due and return the outcomes; `params` are asked for where something may be.
+
+    A `resident` process goes on while people are told what has changed.
+    """
+    if _is_resting(folder, clock, key) and not is_due(folder, clock.now()):
         refresh(folder / METRICS, clock.now())
         return []
     from fieldcast.pipeline.live.pending import run_pending
 
-    return run_pending(params(), folder, clock, key=key)
+    return run_pending(params(), folder, clock, key=key, resident=resident)
 
 
 def until_complete(look: Callable[[], list[Outcome]], clock: Clock) -> list[Outcome]:

@@ -44,7 +44,7 @@ def late(
             "timer run?"
         )
     if last.state is State.FAILED:
-        lines.append(f"cycle {iso(last.init_time)} failed: {last.reason}")
+        lines.append(failure(last))
     stuck = [row for row in unfinished if row.deadline_at and now > row.deadline_at + (every or timedelta())]
     if stuck:
         first = stuck[0]
@@ -52,6 +52,11 @@ def late(
         more = f" and {len(stuck) - 1} more" if len(stuck) > 1 else ""
         lines.append(f"cycle {iso(first.init_time)}{more} unfinished after the deadline ({words})")
     return lines + _dry(rows)
+
+
+def failure(row: Cycle) -> str:
+    """Return the line of a cycle that has failed."""
+    return f"cycle {iso(row.init_time)} failed: {row.reason}"
 
 
 def _dry(rows: Sequence[Cycle]) -> list[str]:
