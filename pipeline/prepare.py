@@ -20,7 +20,7 @@ from fieldcast.pipeline.datasets.frames import time_blocks
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS, PREPARED
 from fieldcast.pipeline.datasets.preparation import quality
 from fieldcast.pipeline.datasets.preparation.climatology import CLIMATOLOGY, fit_climatology
-from fieldcast.pipeline.datasets.preparation.learned import write_digest
+from fieldcast.pipeline.datasets.preparation.learned import digest_of, write_digest
 from fieldcast.pipeline.datasets.preparation.ranges import Range
 from fieldcast.pipeline.datasets.preparation.splits import channel_order, select_init_times, span
 from fieldcast.pipeline.datasets.schema import FRAME_PRESENT, TIME, field_names, step_of
@@ -53,7 +53,8 @@ def prepare(observations: xr.Dataset, options: config.Prepare, history: int, hor
         init_times.to_csv(partial / "init_times.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S")
         climatology.to_netcdf(partial / CLIMATOLOGY, engine="h5netcdf")
         statistics.write(partial)
-        write_digest(partial, observations, names, init_times, (history, horizon), statistics, climatology)
+        digest = digest_of(observations, names, init_times, (history, horizon), statistics, climatology)
+        write_digest(partial, digest)
         manifest.write(partial)
 
 

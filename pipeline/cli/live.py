@@ -191,6 +191,32 @@ def audit(folder: LiveFolder = LIVE_FOLDER) -> None:
     raise typer.Exit(ExitCode.DAMAGED if faults else ExitCode.DONE)
 
 
+@live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast trace data/live/copies/20261130T184500Z.nc`")
+def trace(
+    file: Annotated[Path, typer.Argument(help="A published store, or its copy as NetCDF or GeoTIFF.")],
+    params: ParamsFile = Path("params.yaml"),
+    folder: LiveFolder = LIVE_FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Follow an issued forecast back to model, MLflow run, code and data; compute each link again.
+
+    Links that can't be checked here say why. Exit codes: 2 no issued forecast, 74 a link is broken.
+    """
+    from fieldcast.pipeline import config
+    from fieldcast.pipeline.live.outcomes import ExitCode
+    from fieldcast.pipeline.provenance.link import State
+    from fieldcast.pipeline.provenance.trace import trace as follow
+
+    links = follow(file, folder, config.read(params).track.experiment)
+    if as_json:
+        sys.stdout.write(json.dumps({"links": [vars(link) for link in links]}, indent=2) + "\n")
+    else:
+        styles = {State.WHOLE: "green", State.BROKEN: "bold red", State.UNCHECKED: "yellow"}
+        for link in links:
+            Console().print(Text.assemble((f"{link.state:<9}", styles[link.state]), f"  {link.name}: {link.says}"))
+    raise typer.Exit(ExitCode.DAMAGED if any(link.state is State.BROKEN for link in links) else ExitCode.DONE)
+
+
 @live.command(rich_help_panel=LIVE, epilog="Example: `fieldcast notify`")
 def notify(params: ParamsFile = Path("params.yaml")) -> None:
     """Send a test to the webhook and the command of `live.notify`, which tell people what the schedule comes to.

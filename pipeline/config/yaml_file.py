@@ -63,6 +63,14 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:500]}") from None
 
 
+def parse_written(text: str) -> Any:
+    """Return the content of YAML that a program has written, such as `dvc.lock`, of any size; raise `ValueError`."""
+    try:
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  both are safe
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())[:500]}") from None
+
+
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:

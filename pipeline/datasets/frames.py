@@ -16,12 +16,17 @@ from fieldcast.pipeline.datasets.schema import TIME
 from fieldcast.pipeline.errors import InputError
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return the table of init times and their splits; raise `DamagedError` where it is not as it was written."""
+    return pd.read_csv(io.BytesIO(manifest.read_file(path)), parse_dates=["init_time"])
+
+
 def read_init_times(path: Path, split: str) -> np.ndarray:
     """Return the init times (datetime64[ns], ascending) of `split` from the table that `prepare` wrote.
 
     Raise `DamagedError` where the table is not as it was written.
     """
-    table = pd.read_csv(io.BytesIO(manifest.read_file(path)), parse_dates=["init_time"])
+    table = read_table(path)
     return table.loc[table["split"] == split, "init_time"].to_numpy(dtype="datetime64[ns]")
 
 

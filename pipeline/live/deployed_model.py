@@ -103,6 +103,11 @@ def resolve_model(params: Params, folder: Path, root: Path = Path()) -> Deployed
     return _registered(params, folder / FETCHED, name, root)
 
 
+def named_versions(folder: Path) -> dict[str, dict[str, str]]:
+    """Return version and digest that each alias had when the registry last answered, by `<experiment>@<alias>`."""
+    return _last_named(folder / FETCHED / LAST)
+
+
 def _registered(params: Params, into: Path, alias: str, root: Path) -> DeployedModel:
     from fieldcast.pipeline.live import mlflow_sync
 

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -90,6 +91,18 @@ def fetch_registered(experiment: str, alias: str, into: Path, root: Path = Path(
         if is_full(error):
             raise
         raise TrackerDownError(f"MLflow does not answer: {first_line(error)}") from error
+
+
+def registered_digest(client: MlflowClient, experiment: str, number: str, seconds: float = 30.0) -> str:
+    """Return the digest of the bytes of the checkpoint that a version holds; raise as `fetch_registered` does."""
+
+    def read(cancelled: threading.Event) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "checkpoint"
+            _download_checkpoint(client, client.get_model_version(experiment, number), target, cancelled)
+            return store.directory_digest(target)
+
+    return _within(seconds, read)
 
 
 def send_records(experiment: str, records: Sequence[Record], root: Path = Path(), seconds: float = 10.0) -> list[int]:

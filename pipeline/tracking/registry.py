@@ -58,6 +58,16 @@ class Version:
     checkpoint: str  # digest of its folder
 
 
+@dataclass(frozen=True)
+class TrainedRun:
+    """The run of a training, by the checkpoint that it wrote."""
+
+    run_id: str
+    model: str
+    commit: str  # HEAD of the repository at the training, '' where there was none
+    data: str  # digest of the prepared data that it learned from
+
+
 class Registry:
     """The runs and the registered model of one experiment.
 
@@ -92,6 +102,21 @@ class Registry:
         versions = [version for run in runs if (version := self._version_of_run(run.info.run_id)) is not None]
         return max(versions, key=lambda it: int(it.number), default=None)
 
+    def version(self, number: str) -> Version:
+        """Return a version by its number."""
+        return _asked(lambda: self._version(self.client.get_model_version(self.experiment, number)))
+
+    def trained(self, digest: str) -> TrainedRun | None:
+        """Return the newest run that wrote the checkpoint with this digest, None where there is none."""
+        chosen, order = f"tags.`{CHECKPOINT_TAG}` = '{digest}'", ["attributes.start_time DESC"]
+        found = _asked(lambda: self.client.search_runs(self._experiments(), chosen, EVERY_RUN, 1, order))
+        if not found:
+            return None
+        tags = found[0].data.tags
+        return TrainedRun(
+            found[0].info.run_id, tags.get(MODEL_TAG, ""), tags.get("mlflow.source.git.commit", ""), _data_of(found[0])
+        )
+
     def appoint(self, version: Version, alias: str, reason: str) -> None:
         """Give `version` the alias, with the reason as its description; another version with the alias loses it.
 
@@ -121,13 +146,12 @@ class Registry:
             sums = read_sums(Path(self.client.download_artifacts(identity, stored[0], folder)))
             known = [name for name in names if name.endswith(COSTS_FILE)]
             spent = costs.read(*(Path(self.client.download_artifacts(identity, name, folder)) for name in known))
-        inputs = run.inputs.dataset_inputs if run.inputs is not None else []
         return ScoredRun(
             run_id=identity,
             model=tags.get(MODEL_TAG, identity),
             kind=tags.get(KIND_TAG, ""),
             checkpoint=tags.get(CHECKPOINT_TAG, ""),
-            data=inputs[0].dataset.digest if inputs else "",
+            data=_data_of(run),
             sums=sums,
             costs=spent,
         )
@@ -180,6 +204,12 @@ class Registry:
         return Version(
             str(version.version), version.run_id or "", tags.get(MODEL_TAG, ""), tags.get(CHECKPOINT_TAG, "")
         )
+
+
+def _data_of(run: Run) -> str:
+    """Return the digest of the prepared data of a run, '' where it has none."""
+    inputs = run.inputs.dataset_inputs if run.inputs is not None else []
+    return inputs[0].dataset.digest if inputs else ""
 
 
 def _asked(call: Callable[[], Result]) -> Result:

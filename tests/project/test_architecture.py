@@ -19,6 +19,7 @@ LAYERS = (  # a package imports those of lower layers; within a layer nothing
     {"explain"},
     {"check", "ingest", "prepare", "train", "forecast", "verify", "compare"},
     {"live"},
+    {"provenance"},
     {"api", "cli"},
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}

@@ -26,16 +26,15 @@ SPLITS = ("train", "validation")
 LETTERS = 32  # MLflow takes at most 36
 
 
-def write_digest(
-    folder: Path,
+def digest_of(
     observations: xr.Dataset,
     names: Sequence[str],
     init_times: pd.DataFrame,
     samples: tuple[int, int],
     statistics: Statistics,
     climatology: xr.Dataset,
-) -> None:
-    """Write the digest into `folder`: of init times, frames of their samples (history, horizon), and statistics."""
+) -> str:
+    """Return the SHA-256 of init times, frames of their samples (history, horizon), and statistics, 64 hex digits."""
     digest = hashlib.sha256(json.dumps(asdict(statistics), sort_keys=True).encode())
     for name in names:
         digest.update(_bytes(climatology[name].values))
@@ -47,7 +46,12 @@ def write_digest(
         for name in names:
             for block in time_blocks(frames[name]):
                 digest.update(_bytes(frames[name][block].values))
-    content = {"of": "init times, frames and statistics of training and validation", "sha256": digest.hexdigest()}
+    return digest.hexdigest()
+
+
+def write_digest(folder: Path, digest: str) -> None:
+    """Write the digest that `digest_of` gave into `folder`."""
+    content = {"of": "init times, frames and statistics of training and validation", "sha256": digest}
     (folder / LEARNED).write_text(json.dumps(content, indent=2) + "\n")
 
 
