@@ -213,7 +213,8 @@ def trace(
     else:
         styles = {State.WHOLE: "green", State.BROKEN: "bold red", State.UNCHECKED: "yellow"}
         for link in links:
-            Console().print(Text.assemble((f"{link.state:<9}", styles[link.state]), f"  {link.name}: {link.says}"))
+            line = Text.assemble((f"{link.state:<9}", styles[link.state]), f"  {link.name}: {link.says}")
+            Console().print(line, soft_wrap=True)
     raise typer.Exit(ExitCode.DAMAGED if any(link.state is State.BROKEN for link in links) else ExitCode.DONE)
 
 

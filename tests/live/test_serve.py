@@ -100,7 +100,7 @@ def test_a_service_whose_clock_is_set_back_wakes_by_the_new_time(project: Path) 
 
 
 def test_a_wakeup_in_doubt_is_tried_again_soon(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy(*_: object) -> None:
+    def busy(*_: object, **__: object) -> None:
         raise BusyError("another process is at work")
 
     monkeypatch.setattr(waking, "wake", busy)
