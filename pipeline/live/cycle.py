@@ -1,7 +1,7 @@
 """One run of the schedule: due cycles are forecast, published and recorded; earlier forecasts are verified.
 
-Any scheduler may start it (cron, systemd, Kubernetes, `fieldcast serve`, a person), at any time and any number of
-times: each init time ends once, as published, degraded, skipped or failed, with a reason.
+Any scheduler may start it, at any time and any number of times: each init time ends once, as published, degraded,
+skipped or failed, with a reason.
 """
 
 from __future__ import annotations
@@ -99,8 +99,7 @@ def run(
         post_cycle.record_drift(context, ledger, now)
         post_cycle.copy_issued(context, ledger, outcomes, now)
         post_cycle.apply_retention(context, ledger, now)
-        if init_times is None:
-            post_cycle.rest(context, ledger, now)
+        post_cycle.rest(context, ledger, now)
     return outcomes
 
 
@@ -238,9 +237,7 @@ def _is_open(cycle: Cycle, request: Request) -> bool:
 
 def _row_to_issue(cycle: Cycle, now: datetime) -> Cycle:
     """Return the row that a forecast is issued under: the cycle's own, or that of a revision."""
-    if cycle.state in OPEN:
-        return cycle
-    return Cycle(cycle.init_time, cycle.revision + 1, due_at=now, deadline_at=now)
+    return cycle if cycle.state in OPEN else Cycle(cycle.init_time, cycle.revision + 1, due_at=now, deadline_at=now)
 
 
 def _is_published(context: LiveContext, cycle: Cycle, planned: Cycle) -> bool:
