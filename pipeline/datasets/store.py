@@ -1,9 +1,10 @@
 """The only module that knows Zarr chunks and shards: stores of observations and of forecasts on the local disk.
 
 A store is created empty and correctly shaped, then filled block by block, each block whole shards, so that blocks
-may be written side by side. A chunk is one field (y, x), or all members of one, a shard a block of times (or init
-times): few files, each rewritten whole. Bytes depend on the content alone: no clock, host or random order. Missing is
-NaN. Variables come back in the order in which the store was created with them.
+may be written side by side. A chunk is as many whole fields (y, x), with all their members, as fit in half a megabyte,
+one at least (decision 38); a shard is a block of times (or init times): few files, each rewritten whole. Bytes depend
+on the content alone: no clock, host or random order. Missing is NaN. Variables come back in the order in which the
+store was created with them.
 
 Every chunk and every index of a shard has its CRC-32C, and `finish` lists the files of a complete store in a manifest:
 opening a store compares the names and sizes of its files and the bytes of its metadata, reading a chunk compares that
@@ -15,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +53,7 @@ METADATA = "zarr.json"
 ORDER = "variable_order"  # attribute of a store whose variables are not in the order of their names
 ZSTD_LEVEL = 3
 CODECS = (ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec())  # of every array; the checksum is that of the compressed bytes
+CHUNK_BYTES = 2**19  # that a chunk of several fields may have, before it is packed
 LEAD_UNITS = "minutes"
 TIME_ATTRS: dict[str, dict[str, str]] = {
     TIME: {"standard_name": "time", "axis": "T"},
@@ -320,7 +323,7 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
     for name in field_names(template):
         array = template[name]
         encoding[name] = {
-            "chunks": tuple(size if dim in (MEMBER, Y, X) else 1 for dim, size in array.sizes.items()),
+            "chunks": _chunks(array.sizes, shard),
             "shards": (shard, *array.shape[1:]),
             "_FillValue": np.float32("nan"),
         }
@@ -338,6 +341,16 @@ def _create(path: Path, template: xr.Dataset, shard: int) -> None:
     names = field_names(template)
     bare = template.drop_encoding().assign_attrs({ORDER: names} if names != sorted(names) else {})
     bare.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, compute=False)
+
+
+def _chunks(sizes: Mapping[Hashable, int], shard: int) -> tuple[int, ...]:
+    """Return the chunk of a field: whole grids of as many frames, or leads of one init time, as a chunk may hold."""
+    stepped = LEAD_TIME if LEAD_TIME in sizes else TIME
+    step_bytes = 4 * prod(size for dim, size in sizes.items() if dim in (MEMBER, Y, X))
+    length = sizes[LEAD_TIME] if stepped == LEAD_TIME else shard
+    fitting = [n for n in range(1, length + 1) if length % n == 0 and n * step_bytes <= CHUNK_BYTES]
+    steps = max(fitting, default=1)
+    return tuple(steps if dim == stepped else size if dim in (MEMBER, Y, X) else 1 for dim, size in sizes.items())
 
 
 def _lead_units(template: xr.Dataset) -> str:

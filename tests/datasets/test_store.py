@@ -3,6 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 from fieldcast.pipeline.datasets import store
@@ -63,10 +64,13 @@ def test_frames_never_written_are_missing(tmp_path, grid, rain):
     np.testing.assert_array_equal(back[SHARD : 2 * SHARD], rain[SHARD : 2 * SHARD])
 
 
-def test_layout_is_a_frame_a_chunk_and_a_file_a_shard(tmp_path, grid, rain):
+@pytest.mark.parametrize(("fields", "frames"), [(0.5, 1), (1, 1), (SHARD - 1, 1), (SHARD, SHARD), (1000, SHARD)])
+def test_layout_is_the_frames_that_fit_a_chunk_and_a_file_a_shard(tmp_path, monkeypatch, grid, rain, fields, frames):
+    monkeypatch.setattr(store, "CHUNK_BYTES", int(4 * HEIGHT * WIDTH * fields))
     write(tmp_path / "a.zarr", grid, rain)
+    np.testing.assert_array_equal(store.open_observations(tmp_path / "a.zarr").rain_rate.values, rain)
     array = zarr.open_array(tmp_path / "a.zarr" / "rain_rate", mode="r")
-    assert array.chunks == (1, HEIGHT, WIDTH)
+    assert array.chunks == (frames, HEIGHT, WIDTH)  # a shard is whole chunks
     assert array.shards == (SHARD, HEIGHT, WIDTH)
     assert np.isnan(array.fill_value)
     times = zarr.open_array(tmp_path / "a.zarr" / "time", mode="r")
@@ -194,7 +198,7 @@ def test_forecasts_with_members_round_trip(tmp_path, grid):
     assert back.member.values.tolist() == [1, 2]
     assert back.attrs["members"] == "ensemble"
     array = zarr.open_array(path / "rain_rate", mode="r")
-    assert array.chunks == (1, 1, 2, HEIGHT, WIDTH)  # all members of a lead
+    assert array.chunks == (1, len(LEADS), 2, HEIGHT, WIDTH)  # all leads and members of an init time
     assert array.shards == (2, len(LEADS), 2, HEIGHT, WIDTH)
 
 
@@ -216,3 +220,29 @@ def test_leads_of_seconds_come_back_exact(tmp_path, grid):
     forecasts = store.open_forecasts(tmp_path / "f.zarr")
     np.testing.assert_array_equal(forecasts.lead_time.values, leads)
     assert lead_minutes(forecasts) == [1.5, 3, 4.5]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "chunk"),
+    [
+        ({"time": 4296, "y": 64, "x": 64}, (32, 64, 64)),
+        ({"time": 4296, "y": 765, "x": 700}, (1, 765, 700)),
+        ({"init_time": 130, "lead_time": 12, "y": 64, "x": 64}, (1, 12, 64, 64)),
+        ({"init_time": 130, "lead_time": 12, "member": 10, "y": 64, "x": 64}, (1, 3, 10, 64, 64)),
+        ({"init_time": 130, "lead_time": 7, "member": 10, "y": 64, "x": 64}, (1, 1, 10, 64, 64)),
+    ],
+)
+def test_chunks_hold_half_a_megabyte_at_most_or_one_field(sizes, chunk):
+    assert store._chunks(sizes, 288) == chunk
+
+
+def test_plain_xarray_opens_stores_without_a_warning_and_in_large_blocks(tmp_path, grid, rain):
+    write(tmp_path / "a.zarr", grid, rain)
+    store.create_forecasts(tmp_path / "f.zarr", grid, TIMES[:3], LEADS, 2, {})
+    store.finish(tmp_path / "f.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        observed, forecasts = xr.open_zarr(tmp_path / "a.zarr"), xr.open_zarr(tmp_path / "f.zarr")
+    np.testing.assert_array_equal(observed.rain_rate.values, rain)
+    assert observed.rain_rate.data.npartitions == -(-FRAMES // SHARD)
+    assert forecasts.rain_rate.data.npartitions == 3
