@@ -140,11 +140,22 @@ def check_names(params: config.Params, variables: list[str]) -> list[str]:
     _check_known("verify.thresholds", params.verify.thresholds, targets, "forecast are")
     _check_known("promotion.variable", [promotion.variable] if promotion.variable else [], targets, "forecast are")
     _check_known("promotion.guards.max_mean_error", _named(promotion.guards.max_mean_error), targets, "forecast are")
+    _check_user(params, promotion.variable or targets[0])
     return channels
 
 
 def _named(amounts: config.Amounts | None) -> Iterable[str]:
     return amounts if isinstance(amounts, dict) else ()
+
+
+def _check_user(params: config.Params, deciding: str) -> None:
+    """Raise `InputError` where the event of `promotion.cost_loss` is none that verification counts."""
+    user, thresholds = params.promotion.cost_loss, params.verify.thresholds.get(deciding, [])
+    if user is not None and user.threshold not in thresholds:
+        raise InputError(
+            f"params.yaml: promotion.cost_loss.threshold is {user.threshold:g}, expected one of verify.thresholds of"
+            f" {deciding}, {thresholds}: add it there"
+        )
 
 
 def _check_known(key: str, names: Iterable[str], expected: Sequence[str], what: str) -> None:

@@ -7,6 +7,7 @@ May import: `errors`, `models`; of a kind of model its options alone.
 from fieldcast.pipeline.config.data import Prepare, Sample, Split, Splits, Transform
 from fieldcast.pipeline.config.evaluation import (
     Compare,
+    CostLoss,
     Dask,
     Forecast,
     Guards,
@@ -44,6 +45,7 @@ __all__ = [
     "PARAMS",
     "Amounts",
     "Compare",
+    "CostLoss",
     "Crop",
     "Dask",
     "Drift",

@@ -102,10 +102,18 @@ class Guards(Section):
         return self
 
 
+class CostLoss(Section):
+    """A user who can protect against an event: values that reach the threshold, in the deciding variable's units."""
+
+    threshold: Threshold  # one of verify.thresholds
+    ratio: Annotated[float, Field(gt=0, le=0.9)]  # cost of protection / loss avoided: the user acts at this probability
+
+
 class Promotion(Section):
     """Rule by which a model becomes the champion: better in paired tests, and within the guards for all variables."""
 
-    score: Literal["rmse", "mae", "crps"] = "rmse"
+    score: Literal["rmse", "mae", "crps", "value"] = "rmse"
+    cost_loss: CostLoss | None = None  # of the score value
     variable: Name | None = None  # whose score decides; default: the first that is forecast
     leads_minutes: Annotated[list[Minutes], Field(min_length=1)] | None = None  # pooled, and each; default: all leads
     guards: Guards = Guards()
@@ -116,6 +124,16 @@ class Promotion(Section):
         if value and len(set(value)) < len(value):
             raise ValueError(f"a lead is there twice: {value}")
         return value
+
+    @model_validator(mode="after")
+    def _value_has_a_user(self) -> Promotion:
+        if self.score == "value" and self.cost_loss is None:
+            raise ValueError(
+                "score is value, expected cost_loss beside it, such as cost_loss: {threshold: 5, ratio: 0.2}"
+            )
+        if self.score != "value" and self.cost_loss is not None:
+            raise ValueError(f"cost_loss is of the score value, and score is {self.score}: remove one of the two lines")
+        return self
 
 
 class Track(Section):

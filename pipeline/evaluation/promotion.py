@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from fieldcast.pipeline.config import Compare, Promotion
+from fieldcast.pipeline.config import Compare, CostLoss, Promotion
 from fieldcast.pipeline.datasets.labels import lead_unit, readable
 from fieldcast.pipeline.datasets.schema import lead_minutes
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.evaluation.best_reference import best_joined
 from fieldcast.pipeline.evaluation.comparability import learnt_on
 from fieldcast.pipeline.evaluation.guards import Rivals, guard_fault, heavy_events
-from fieldcast.pipeline.verification.aggregation import fields_of, of_field
+from fieldcast.pipeline.verification.aggregation import THRESHOLD, field_sums, fields_of, of_field
+from fieldcast.pipeline.verification.economic import value_sums
 from fieldcast.pipeline.verification.scores import Score, badness
 from fieldcast.pipeline.verification.significance import Difference, evidence, pool_leads
 
@@ -68,6 +69,10 @@ def decide(
     fields = fields_of(next(iter(compared.values())))
     deciding = _deciding(promotion, fields)
     parts = {field: {model: of_field(own, field) for model, own in compared.items()} for field in fields}
+    if promotion.cost_loss is not None:
+        parts[deciding] = {
+            model: with_value(own, deciding, promotion.cost_loss) for model, own in parts[deciding].items()
+        }
     compared_references = [name for name in references if name in compared]
     rivals = {
         field: _rivals(part, promotion, compare, compared_references, decides=field == deciding)
@@ -89,6 +94,19 @@ def _deciding(promotion: Promotion, fields: Sequence[str]) -> str:
     if deciding not in fields:
         raise InputError(f"promotion.variable is {deciding!r}, forecast are {', '.join(fields)}")
     return deciding
+
+
+def with_value(sums: xr.Dataset, field: str, user: CostLoss) -> xr.Dataset:
+    """Return the sums of one field with those of a user's expenses; raise `InputError` without the user's event."""
+    own = field_sums(sums, field)
+    thresholds = own[THRESHOLD].values.tolist() if THRESHOLD in own.coords else []
+    if user.threshold not in thresholds:
+        raise InputError(
+            f"promotion.cost_loss.threshold is {user.threshold:g}, verify.thresholds of {field} are {thresholds}:"
+            " add it there"
+        )
+    expenses = value_sums(own.sel({THRESHOLD: user.threshold}, drop=True), user.ratio)
+    return sums.assign({f"{field}.{name}": array for name, array in expenses.data_vars.items()})
 
 
 def _fault(model: str, sums: xr.Dataset, promotion: Promotion, rivals: Mapping[str, Rivals]) -> str | None:
@@ -156,7 +174,7 @@ def _rivals(
     first = next(iter(sums.values()))
     leads = sorted(promotion.leads_minutes or lead_minutes(first))
     _pooled(first, leads)  # raises for leads that no forecast has
-    score = Score(promotion.score)
+    score = Score(promotion.score if decides or promotion.cost_loss is None else "rmse")  # users have one variable
     ratio = promotion.guards.min_csi_ratio
     heavy = heavy_events(first, leads) if ratio else None
     found = evidence(sums, list(filter(None, (score, heavy))), compare)
@@ -210,7 +228,8 @@ def _where(leads: Sequence[float], chosen: Sequence[float]) -> str:
 
 
 def _difference_text(difference: Difference, incumbent: float, where: str, confidence: float) -> str:
-    """Return the difference in percent of the incumbent's value, with its interval."""
+    """Return the difference in percent of the incumbent's value, with its interval; of what is perfect for a user's."""
+    incumbent = 1.0 if difference.score.name == "value" else incumbent
     name, other = readable(difference.score.key()), readable(difference.other)
     if not math.isfinite(difference.low) or not incumbent > 0:
         return f"no interval for the {name} of {readable(difference.model)} {where} beside that of {other}"

@@ -12,11 +12,12 @@ from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, lead_minute
 from fieldcast.pipeline.evaluation.best_reference import best_of
 from fieldcast.pipeline.evaluation.comparison import Comparison, middle, skill
 from fieldcast.pipeline.evaluation.verdict import leaders
-from fieldcast.pipeline.report.plots import Bins, Gain, Panel, Performance, Reliability, Spectrum
+from fieldcast.pipeline.report.plots import Bins, EconomicValue, Gain, Panel, Performance, Reliability, Spectrum
 from fieldcast.pipeline.report.style import spread_out
 from fieldcast.pipeline.report.tables import Cell, Differences, Groups, Leaders, Matrix
 from fieldcast.pipeline.verification import strata
 from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums
+from fieldcast.pipeline.verification.economic import COUNTS, value, value_sums
 from fieldcast.pipeline.verification.scores import Score, direction
 
 SKILL = "MSE skill, best reference 0"
@@ -25,6 +26,7 @@ BANDS = 4  # models with intervals in a picture, the best: shades of more are on
 MATRIX_LEADS = 2
 DIFFERENCE_LEADS = 4
 SPECTRA_LEADS = 2
+RATIOS = np.geomspace(0.01, 0.9, 60)  # of cost to loss
 MOST_EVENTS = 12  # groups that a table has room for
 Curves = Mapping[str, Mapping[float, float]]
 
@@ -101,6 +103,17 @@ class Content:
             return []
         return [
             Reliability(f"≥ {level:g} {self.display_units}", {name: _bins(own, level) for name, own in having.items()})
+            for level in self.thresholds
+        ]
+
+    def economic_value(self) -> list[EconomicValue]:
+        """Return the value to users over all leads, for each threshold."""
+        return [
+            EconomicValue(
+                f"≥ {level:g} {self.display_units}",
+                RATIOS,
+                {name: _values(own, level) for name, own in self.sums.items()},
+            )
             for level in self.thresholds
         ]
 
@@ -233,6 +246,12 @@ class Content:
 
 def _defined(values: Curves) -> bool:
     return any(np.isfinite(value) for curve in values.values() for value in curve.values())
+
+
+def _values(sums: xr.Dataset, threshold: float) -> np.ndarray:
+    """Return the economic value at `RATIOS`, of all init times and leads together."""
+    counted = sums[[name for name in COUNTS if name in sums]].sel({THRESHOLD: threshold}).sum(LEAD_TIME)
+    return np.array([float(value(value_sums(counted, one))) for one in RATIOS])
 
 
 def _bins(sums: xr.Dataset, threshold: float) -> Bins:

@@ -54,9 +54,14 @@ OF_RELIABILITY = (
 OF_RANKS = "Flat is perfect; a valley: too little spread, a hill: too much, a slope: a bias."
 OF_COVERAGE = "The thin line is what the interval promises."
 OF_PERFORMANCE = "The upper right corner is perfect; above the diagonal events are forecast too often."
+OF_VALUE = (
+    "What a user saves who can protect against the event, of what perfect forecasts would save: at 0 no more than by "
+    "always or never protecting. Members are probabilities, at which each user acts by the own ratio; others say yes or"
+    " no."
+)
 OF_GROUPS = "Bold green: the best value of each line, and all that are printed alike."
 OF_COST = "Up and to the left is better. Open circles: reference forecasts."
-SECTIONS = ("skill", "spectra", "reliability", "ranks", "coverage", "performance", "cost", "case")
+SECTIONS = ("skill", "spectra", "reliability", "ranks", "coverage", "performance", "value", "cost", "case")
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,7 @@ def sections(part: Part, references: Sequence[str]) -> list[Section]:
         Section("Ranks of the observed among the members", OF_RANKS, pictures["ranks"], "grid alone"),
         Section("Coverage of the 90 % interval", OF_COVERAGE, pictures["coverage"], "grid", lines=True),
         Section("Performance", OF_PERFORMANCE, pictures["performance"], "grid large"),
+        Section("Economic value", OF_VALUE, pictures["value"], "grid", lines=True),
         Section("Scores by group", OF_GROUPS, tables=groups, kind="groups"),
         Section("Skill and the time of a forecast", OF_COST, pictures["cost"], "grid large"),
     ]

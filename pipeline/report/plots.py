@@ -23,6 +23,7 @@ GUIDE = "#999999"  # lines of a perfect forecast
 BAND = 0.16  # opacity of a band
 ROOM = 0.25  # above and below the curves, of their range
 WAVELENGTHS_KM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+VALUE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 BIASES = (0.5, 0.8, 1.0, 1.25, 2.0)  # frequency biases with a line in a performance diagram
 PARTS = 5  # of a cost picture's height that two names need between them, in per cent
 
@@ -85,6 +86,15 @@ class Performance:
 
     title: str
     points: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class EconomicValue:
+    """Value of each model to users with each ratio of cost to loss, for one event such as '≥ 1 mm/h'."""
+
+    title: str
+    ratios: np.ndarray
+    models: Mapping[str, np.ndarray]
 
 
 def skill_figure(panels: Sequence[np.ndarray], names: Sequence[str], styles: Styles, note: str) -> Figure:
@@ -254,6 +264,23 @@ def performance_figure(performance: Performance, styles: Styles) -> Figure:
     dress(axis, performance.title, "", pad=12)
     axis.set_xlabel("success ratio, 1 − FAR (dashed: frequency bias)", fontsize=8, color=INK)
     axis.set_ylabel("POD", fontsize=8, color=INK)
+    return figure
+
+
+def value_figure(value: EconomicValue, styles: Styles) -> Figure:
+    """Return the value of each model over the ratio of cost to loss, from 0, no better than the climate, to 1."""
+    figure = _figure(3.7, 2.9)
+    axis = figure.subplots()
+    for name, values in value.models.items():
+        axis.plot(value.ratios, values, **styles[name])
+    axis.axhline(0, color=GUIDE, linewidth=0.8)
+    axis.set_xscale("log")
+    axis.set_xticks(VALUE_TICKS)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(xlim=(value.ratios[0], value.ratios[-1]), ylim=(-0.1, 1))
+    dress(axis, f"Event {value.title}", "economic value")
+    axis.set_xlabel("cost of protection / loss", fontsize=8, color=INK)
     return figure
 
 

@@ -201,6 +201,10 @@ def _diagrams(content: Content, comparison: Comparison, folder: Path) -> Iterato
         path = folder / f"reliability_{_slug(reliability.title)}.png"
         caption = f"Reliability of the probability of {reliability.title}, all leads."
         yield _drawn(diagrams.reliability_figure(reliability, styles), path, caption, "reliability")
+    for value in content.economic_value():
+        path = folder / f"value_{_slug(value.title)}.png"
+        caption = f"Economic value of forecasts of {value.title}, all leads."
+        yield _drawn(diagrams.value_figure(value, styles), path, caption, "value")
     for model, counts in content.ranks().items():
         caption = "Rank of the observed value among the members, all leads; flat is right."
         path = folder / f"ranks_{model}.png"

@@ -14,7 +14,15 @@ import xarray as xr
 
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.schema import slug
-from fieldcast.pipeline.verification import categorical, continuous, probabilistic, spatial, spectral, structural
+from fieldcast.pipeline.verification import (
+    categorical,
+    continuous,
+    economic,
+    probabilistic,
+    spatial,
+    spectral,
+    structural,
+)
 
 Value = TypeVar("Value")
 LOWEST, HIGHEST = -math.inf, math.inf  # is best, however far from a perfect forecast
@@ -139,7 +147,12 @@ OF_NEIGHBOURHOODS = (
     Definition(spatial.fss, spatial.SUMS, HIGHEST, "FSS", "1 − Σ(pf − po)² / Σ(pf² + po²)", "none", "1", WINDOWS,
                tested=True),
 )  # fmt: skip
-TABLE = {definition.name: definition for definition in (*OF_VALUES, *OF_EVENTS, *OF_NEIGHBOURHOODS)}
+OF_USERS = (  # of sums that a user's costs are in
+    Definition(economic.value, economic.SUMS, HIGHEST, "Economic value",
+               "share of what perfect forecasts would save a user with a ratio of cost to loss", "none", "1",
+               "expenses added up over all valid cells and init times first", tested=True),
+)  # fmt: skip
+TABLE = {definition.name: definition for definition in (*OF_VALUES, *OF_EVENTS, *OF_NEIGHBOURHOODS, *OF_USERS)}
 
 
 def by_key(scores: Mapping[Score, Value]) -> dict[str, Value]:

@@ -168,3 +168,46 @@ def test_a_model_that_misses_heavy_events_is_no_champion(share, promoted):
     assert decide(sums, free, FEW, ["advection"]).champion == "convlstm"
     strict = decide(sums, Promotion(guards={"min_csi_ratio": 1.0}), FEW, ["advection"])
     assert ("is worse than the 0.79 of advection" in strict.reason) == (share > 0.2)
+
+
+def user(ratio, threshold=5.0):
+    return Promotion.model_validate({"score": "value", "cost_loss": {"threshold": threshold, "ratio": ratio}})
+
+
+def test_the_users_own_value_decides():
+    levels = [1.0, 5.0]
+    names = {"persistence": 0.6, "advection": 0.5, "convlstm": 0.1}
+    sums = {name: made_sums(*rainy(k, share), thresholds=levels) for k, (name, share) in enumerate(names.items())}
+    found = decide(sums, user(0.1), FEW, REFERENCES)
+    assert (found.champion, found.incumbent, found.promote) == ("convlstm", "advection", True)
+    caught = {name: own["rain.hits"].sel({"rain.threshold": 5}).sum().item() for name, own in sums.items()}
+    events = sum(
+        sums["advection"][f"rain.{name}"].sel({"rain.threshold": 5}).sum().item() for name in ("hits", "misses")
+    )
+    cases = float(sums["advection"]["rain.weight"].sum())
+    better = 0.9 * (caught["convlstm"] - caught["advection"]) / (min(0.1 * cases, events) - 0.1 * events)
+    assert (
+        f"value of convlstm over 5 to 10 minutes is {100 * better:.1f} % higher than that of advection" in found.reason
+    )
+    stays = decide(sums, user(0.1), FEW, REFERENCES, champion="convlstm")
+    assert (stays.champion, stays.promote) == ("convlstm", False)
+
+
+def test_a_user_of_an_event_that_is_not_counted_is_refused():
+    sums = {name: made_sums(*rainy(1, 0.2), thresholds=[1.0]) for name in ("advection", "convlstm")}
+    with pytest.raises(InputError, match=r"cost_loss.threshold is 5, verify.thresholds of rain are \[1.0\]: add it"):
+        decide(sums, user(0.1), FEW, REFERENCES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"score": "value"}, "expected cost_loss beside it"),
+        ({"cost_loss": {"threshold": 1, "ratio": 0.2}}, "cost_loss is of the score value, and score is rmse"),
+        ({"score": "value", "cost_loss": {"threshold": 1, "ratio": 0.95}}, "less than or equal to 0.9"),
+        ({"score": "value", "cost_loss": {"threshold": 1, "ratio": 0}}, "greater than 0"),
+    ],
+)
+def test_a_score_of_value_has_a_user(content, message):
+    with pytest.raises(ValueError, match=message):
+        Promotion.model_validate(content)
