@@ -161,7 +161,7 @@ def _evaluation(survey: Survey, choices: Choices) -> Iterator[str]:
     yield from _line("  neighbourhoods_km", list(choices.neighbourhoods_km), why)
     yield ""
     yield from _line("promotion", {}, "when a model becomes the champion: better in paired tests, within the guards")
-    yield from _line("  score", "rmse", "rmse | mae | crps")
+    yield from _line("  score", "rmse", "rmse | mae | crps | value")
     if len(survey.info.variables) > 1:
         yield from _line("  variable", first, "whose score decides; in the others no reference may be better")
     if choices.leads_minutes:

@@ -35,15 +35,7 @@ from fieldcast.pipeline.verification import (
     strata,
     structural,
 )
-from fieldcast.pipeline.verification.scores import (
-    OF_EVENTS,
-    OF_NEIGHBOURHOODS,
-    OF_USERS,
-    OF_VALUES,
-    TABLE,
-    Score,
-    Scores,
-)
+from fieldcast.pipeline.verification.scores import OF_EVENTS, OF_NEIGHBOURHOODS, TABLE, Score, Scores, of_values
 
 THRESHOLD, SCALE, VALID_CRC, FIELD_UNITS = "threshold", "scale", "valid_crc", "field_units"
 FIELD_ORDER = "field_order"  # attribute of a file whose fields are not in the order of their names
@@ -216,12 +208,8 @@ def score_arrays(sums: xr.Dataset, units: str, field: str = "") -> dict[Score, x
 
 
 def field_scores(sums: xr.Dataset, units: str, field: str = "") -> list[Score]:
-    """Return all scores of one field's sums (plain names), in the order of the table; the same for all models.
-
-    Those of a user are there where the sums of that user are.
-    """
-    of_users = [definition for definition in OF_USERS if set(definition.sums) <= set(sums.data_vars)]
-    scores = [Score(definition.name, field=field) for definition in (*OF_VALUES, *of_users)]
+    """Return all scores of one field's sums (plain names), in the order of the table; the same for all models."""
+    scores = [Score(definition.name, field=field) for definition in of_values(sums.data_vars)]
     for threshold in sums[THRESHOLD].values.tolist() if THRESHOLD in sums.coords else ():
         scores += [Score(definition.name, threshold, None, units, field) for definition in OF_EVENTS]
         scales = sums[SCALE].values.tolist() if SCALE in sums.coords else ()

@@ -7,7 +7,7 @@ JSON, MLflow or HTML is written does it become text.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 import xarray as xr
@@ -153,6 +153,12 @@ OF_USERS = (  # of sums that a user's costs are in
                "expenses added up over all valid cells and init times first", tested=True),
 )  # fmt: skip
 TABLE = {definition.name: definition for definition in (*OF_VALUES, *OF_EVENTS, *OF_NEIGHBOURHOODS, *OF_USERS)}
+
+
+def of_values(sums: Iterable[Hashable]) -> list[Definition]:
+    """Return the lines of scores without an event; those of a user where the user's expenses are among the `sums`."""
+    names = set(sums)
+    return [*OF_VALUES, *(definition for definition in OF_USERS if set(definition.sums) <= names)]
 
 
 def by_key(scores: Mapping[Score, Value]) -> dict[str, Value]:

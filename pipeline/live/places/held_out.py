@@ -20,9 +20,10 @@ from fieldcast.pipeline.live.deployed_model import DeployedModel
 from fieldcast.pipeline.live.places.areas import Place
 from fieldcast.pipeline.live.places.ranges import (
     Quantity,
+    RangeCalibration,
     Ranges,
-    calibrated,
     inside,
+    narrowed,
     quantified,
     quantities_of,
     ranked,
@@ -31,6 +32,7 @@ from fieldcast.pipeline.report.style import spread_out
 from fieldcast.pipeline.verification.probabilistic import crps_of_sorted
 
 INIT_TIMES = 200  # of a period, at most
+SPREADS = (1.0, 0.5, 0.25, 0.0)  # of members about their mean, that are tried
 SHOWN_LEADS = 3
 
 
@@ -69,11 +71,34 @@ def shapes_of(places: Sequence[Place]) -> dict[str, list[Place]]:
 
 def fit(model: DeployedModel, places: Sequence[Place]) -> Ranges:
     """Return the calibrations of ranges by forecasts of the validation period."""
-    fitted = {}
-    for key, cases in cases_of(model, "validation", places).items():
-        blocks = zip(cases.ranks[:, None, ..., None, :], cases.observed[:, None, ..., None, :], strict=True)
-        fitted[key] = calibration.fit(blocks, len(cases.observed), dry_stays=False)
-    return Ranges(model.digest, fitted)
+    quantities = quantities_of(model.config.channels[: model.config.targets])
+    cases = cases_of(model, "validation", places)
+    return Ranges(model.digest, {key: fit_shape(of_shape, quantities) for key, of_shape in cases.items()})
+
+
+def fit_shape(cases: Cases, quantities: Sequence[Quantity]) -> RangeCalibration:
+    """Return the calibration of places of one shape, with the spread of `SPREADS` that has the lowest CRPS."""
+    found = []
+    for spread in SPREADS:
+        drawn = narrowed(np.moveaxis(cases.ranks, 1, 0), spread).swapaxes(0, 1)[:, None, ..., None, :]
+        blocks = zip(drawn, cases.observed[:, None, ..., None, :], strict=True)
+        offsets = calibration.fit(blocks, len(cases.observed), dry_stays=False)
+        found.append(RangeCalibration(spread, offsets))
+    raw, observed = _pooled(cases)
+    scores = np.array([_crps_by_quantity(each(raw, quantities), observed) for each in found])
+    return found[int((scores / np.maximum(scores[0], 1e-12)).mean(axis=1).argmin())]
+
+
+def _crps_by_quantity(ranks: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Return the mean CRPS (quantity,) of quantiles (COUNT, lead, quantity, case)."""
+    crps = crps_of_sorted(ranks.reshape(len(ranks), -1), observed.ravel()).reshape(observed.shape)
+    return np.asarray(np.nanmean(crps, axis=(0, 2)))
+
+
+def _pooled(cases: Cases) -> tuple[np.ndarray, np.ndarray]:
+    """Return quantiles (COUNT, lead, quantity, case) and observed (lead, quantity, case) of all init times."""
+    ranks = np.moveaxis(cases.ranks, 0, -1).reshape(*cases.ranks.shape[1:4], -1)
+    return ranks, np.moveaxis(cases.observed, 0, -1).reshape(*ranks.shape[1:])
 
 
 def measure(model: DeployedModel, places: Sequence[Place], ranges: Ranges) -> list[Measured]:
@@ -136,13 +161,12 @@ def _forecasts(model: DeployedModel, split: str) -> Iterator[tuple[np.ndarray, n
 def _measured(
     places: Sequence[Place],
     cases: Cases,
-    fitted: calibration.Calibration,
+    fitted: RangeCalibration,
     quantities: Sequence[Quantity],
     step_minutes: float,
 ) -> Iterator[Measured]:
-    raw = np.moveaxis(cases.ranks, 0, -1).reshape(*cases.ranks.shape[1:4], -1)  # (COUNT, lead, quantity, case)
-    observed = np.moveaxis(cases.observed, 0, -1).reshape(*raw.shape[1:])
-    better = calibrated(fitted, raw, quantities)
+    raw, observed = _pooled(cases)
+    better = fitted(raw, quantities)
     names = ", ".join(place.name for place in places)
     cells = float((places[0].weights / places[0].weights.max()).sum())
     for k, quantity in enumerate(quantities):

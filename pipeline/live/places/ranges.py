@@ -4,9 +4,9 @@ as their levels say.
 The mean over an area is taken of each member, never of quantiles of cells. What comes out is `COUNT` equally likely
 values, quantiles at levels (i - 1/2) / COUNT, of which the second and the last but one enclose 80 %. Members of cells
 say little of an area: quantiles of cells rise and fall together and are too wide, members of an ensemble too alike.
-So ranks are moved by the offsets that the validation period asks for (`pipeline.forecasting.calibration`), found for
-areas of the same shape wherever they lie on the grid, since one place has few cases. Of a model without members the
-same offsets make a range around its one value.
+So they are drawn towards their mean by the factor that suits the validation period best, and their ranks are moved by
+the offsets that it asks for (`pipeline.forecasting.calibration`), found for areas of the same shape wherever they lie
+on the grid, since one place has few cases. Of a model without members the same offsets make a range around its value.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COUNT = 15
 LEVELS = (np.arange(COUNT) + 0.5) / COUNT
 FILE = "places.npz"  # in the live folder
 FIX = "fieldcast places"
-DIGEST = "model_digest"
+DIGEST, SPREAD = "model_digest", "spread"
 AMOUNT = "amount"
 
 
@@ -83,11 +83,37 @@ def ranked(members: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class RangeCalibration:
+    """Calibration of the ranges of places of one shape: spread about the mean, kept of the members', then offsets."""
+
+    spread: float
+    offsets: Calibration
+
+    def __call__(self, ranks: np.ndarray, quantities: Sequence[Quantity]) -> np.ndarray:
+        """Return quantiles (COUNT, lead, quantity, ...) moved, in the variable's valid range; amounts never fall."""
+        shape = ranks.shape
+        drawn = narrowed(ranks, self.spread).reshape(1, *shape[:3], 1, -1).astype(np.float32)
+        moved: np.ndarray = self.offsets(drawn)[0].reshape(shape)
+        for k, each in enumerate(quantities):
+            moved[:, :, k] = np.clip(moved[:, :, k], each.lowest, each.highest)
+            if each.is_amount:
+                moved[:, :, k] = np.maximum.accumulate(moved[:, :, k], axis=1)
+        return moved
+
+
+def narrowed(ranks: np.ndarray, spread: float) -> np.ndarray:
+    """Return quantiles (COUNT, ...) with this share of their distances from their mean."""
+    mean = ranks.mean(axis=0)
+    drawn: np.ndarray = mean + spread * (ranks - mean)
+    return drawn
+
+
+@dataclass(frozen=True)
 class Ranges:
     """Calibrations of a model's ranges by the shape of places."""
 
     model_digest: str
-    of_shape: dict[str, Calibration] = field(default_factory=dict)
+    of_shape: dict[str, RangeCalibration] = field(default_factory=dict)
 
     def range_of(
         self, place: Place, members: np.ndarray, quantities: Sequence[Quantity], model_digest: str
@@ -99,25 +125,15 @@ class Ranges:
         calibration = self.of_shape.get(place.shape_key) if self.model_digest == model_digest else None
         if calibration is None:
             return (ranked(members) if len(members) > 1 else np.full((COUNT, *members.shape[1:]), np.nan)), False
-        return calibrated(calibration, ranked(members), quantities), True
-
-
-def calibrated(calibration: Calibration, ranks: np.ndarray, quantities: Sequence[Quantity]) -> np.ndarray:
-    """Return quantiles (COUNT, lead, quantity, ...) moved, within the variable's valid range; amounts never fall."""
-    shape = ranks.shape
-    moved: np.ndarray = calibration(ranks.reshape(1, *shape[:3], 1, -1).astype(np.float32))[0].reshape(shape)
-    for k, each in enumerate(quantities):
-        moved[:, :, k] = np.clip(moved[:, :, k], each.lowest, each.highest)
-        if each.is_amount:
-            moved[:, :, k] = np.maximum.accumulate(moved[:, :, k], axis=1)
-    return moved
+        return calibration(ranked(members), quantities), True
 
 
 def packed(ranges: Ranges) -> bytes:
     """Return ranges as the content of a file that ends in its SHA-256."""
     arrays = {DIGEST: np.array(ranges.model_digest)}
     for key, calibration in ranges.of_shape.items():
-        arrays |= {f"{key}.{name}": array for name, array in calibration.arrays().items()}
+        arrays |= {f"{key}.{name}": array for name, array in calibration.offsets.arrays().items()}
+        arrays[f"{key}.{SPREAD}"] = np.array(calibration.spread)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     return manifest.with_tail(content.getvalue())
@@ -136,7 +152,12 @@ def read_ranges(folder: Path) -> Ranges:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         arrays = dict(stored)
     keys = {name.split(".")[0] for name in arrays if name != DIGEST}
-    of_shape = {key: Calibration(arrays[f"{key}.{OFFSETS}"], arrays[f"{key}.{CENTRES}"]) for key in sorted(keys)}
+    of_shape = {
+        key: RangeCalibration(
+            float(arrays[f"{key}.{SPREAD}"]), Calibration(arrays[f"{key}.{OFFSETS}"], arrays[f"{key}.{CENTRES}"])
+        )
+        for key in sorted(keys)
+    }
     return Ranges(str(arrays[DIGEST]), of_shape)
 
 

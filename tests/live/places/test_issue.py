@@ -24,7 +24,7 @@ from fieldcast.pipeline.live.monitoring.page import write_page
 from fieldcast.pipeline.live.monitoring.status import read_status
 from fieldcast.pipeline.live.places.forecaster import PlaceForecaster
 from fieldcast.pipeline.live.places.issue import open_places
-from fieldcast.pipeline.live.places.ranges import COUNT, FILE, Ranges, packed
+from fieldcast.pipeline.live.places.ranges import COUNT, FILE, RangeCalibration, Ranges, packed
 from fieldcast.pipeline.live.places.scores import place_scores
 from fieldcast.pipeline.live.places.stations import read_stations
 from tests.live.contexts import START, live_context, minutes, write_learned
@@ -47,7 +47,7 @@ def places_context(root: Path, **changes: Any) -> LiveContext:
     assert context.places is not None
     offsets, centres = np.full((4, 2, 1, COUNT), 0.25, np.float32), np.zeros((4, 2, 1), np.float32)
     catchment = context.places.places[1]
-    ranges = Ranges(context.model.digest, {catchment.shape_key: Calibration(offsets, centres)})
+    ranges = Ranges(context.model.digest, {catchment.shape_key: RangeCalibration(1.0, Calibration(offsets, centres))})
     (root / "live").mkdir(exist_ok=True)
     (root / "live" / FILE).write_bytes(packed(ranges))
     context.places = PlaceForecaster.read(root / "places.geojson", root / "live", context.model.config)

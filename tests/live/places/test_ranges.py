@@ -8,12 +8,13 @@ import pytest
 from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting import calibration
 from fieldcast.pipeline.live.places.areas import Place
+from fieldcast.pipeline.live.places.held_out import Cases, fit_shape
 from fieldcast.pipeline.live.places.ranges import (
     COUNT,
     FILE,
     LEVELS,
+    RangeCalibration,
     Ranges,
-    calibrated,
     inside,
     packed,
     quantified,
@@ -47,10 +48,9 @@ def test_the_range_holds_80_percent() -> None:
     np.testing.assert_allclose(ranked(values), np.quantile(values, LEVELS, axis=0, method="hazen"))
 
 
-def fit(ranks: np.ndarray, observed: np.ndarray) -> calibration.Calibration:
-    """Return the calibration of quantiles (COUNT, n) of one lead and quantity."""
-    blocks = [(ranks[None, :, None, None, None, :], observed[None, None, None, None, :])]
-    return calibration.fit(blocks, 1, dry_stays=False)
+def fit(ranks: np.ndarray, observed: np.ndarray, channel: Channel) -> RangeCalibration:
+    """Return the calibration of quantiles (COUNT, n) of one lead and of a variable's mean."""
+    return fit_shape(Cases(ranks[None, :, None, None], observed[None, None, None]), quantities_of([channel])[:1])
 
 
 @pytest.mark.parametrize("members", [1, 4, 40])
@@ -62,9 +62,9 @@ def test_calibrated_ranges_hold_80_percent_of_new_cases(members: int) -> None:
         centre = draws.normal(280, 5, count)
         return ranked(centre + 0.4 * draws.normal(size=(members, count))), centre + 1 + 2 * draws.normal(size=count)
 
-    fitted = fit(*cases(20_000))
+    fitted = fit(*cases(20_000), HEAT)
     ranks, observed = cases(20_000)
-    moved = calibrated(fitted, ranks[:, None, None], heat)[:, 0, 0]
+    moved = fitted(ranks[:, None, None], heat)[:, 0, 0]
     assert inside(moved, observed).mean() == pytest.approx(0.8, abs=0.012)
     assert inside(ranks, observed).mean() < 0.4
     assert (np.diff(moved, axis=0) >= 0).all()
@@ -73,18 +73,28 @@ def test_calibrated_ranges_hold_80_percent_of_new_cases(members: int) -> None:
 def test_a_dry_forecast_of_rain_has_a_range_too() -> None:
     draws = np.random.default_rng(3)
     observed = np.where(draws.random(10_000) < 0.7, 0.0, draws.gamma(1, 2, 10_000))
-    fitted = fit(np.zeros((COUNT, 10_000)), observed)
-    dry = calibrated(fitted, np.zeros((COUNT, 1, 1)), quantities_of([RAIN])[:1])[:, 0, 0]
+    fitted = fit(np.zeros((COUNT, 10_000)), observed, RAIN)
+    dry = fitted(np.zeros((COUNT, 1, 1)), quantities_of([RAIN])[:1])[:, 0, 0]
     assert dry[:10].max() == 0  # up to level 19/30
     np.testing.assert_allclose(dry[11:], np.quantile(observed, LEVELS[11:]), rtol=0.05)
+
+
+def test_members_that_say_nothing_of_an_area_are_drawn_to_their_mean() -> None:
+    draws = np.random.default_rng(7)
+    centre = draws.normal(280, 5, 20_000)
+    of_cells = centre + draws.lognormal(0, 1, 20_000) * np.linspace(-3, 3, COUNT)[:, None]
+    fitted = fit(of_cells, centre + 0.5 * draws.normal(size=20_000), HEAT)
+    assert fitted.spread == 0
+    ranks = (centre[:100] + np.zeros((COUNT, 1)))[:, None, None]
+    moved = fitted(ranks, quantities_of([HEAT]))[:, 0, 0]
+    np.testing.assert_allclose(moved[13] - moved[1], 2 * 0.5 * 1.2816, rtol=0.1)
 
 
 def test_amounts_never_fall_with_the_lead() -> None:
     offsets = np.zeros((2, 2, 1, COUNT), np.float32)
     offsets[0, 1] = 5.0
-    moved = calibrated(
-        calibration.Calibration(offsets, np.zeros((2, 2, 1), np.float32)), np.ones((COUNT, 2, 2)), quantities_of([RAIN])
-    )
+    offsets = calibration.Calibration(offsets, np.zeros((2, 2, 1), np.float32))
+    moved = RangeCalibration(1.0, offsets)(np.ones((COUNT, 2, 2)), quantities_of([RAIN]))
     np.testing.assert_array_equal(moved[:, :, 0], 1)
     np.testing.assert_array_equal(moved[:, :, 1], 6)
 
@@ -97,13 +107,14 @@ def test_the_ends_of_the_range_are_inside() -> None:
 def test_ranges_are_kept_for_their_model_and_shape_alone(tmp_path: Path) -> None:
     quantities = quantities_of([RAIN])
     arrays = np.full((3, 2, 4, COUNT), 0.5, np.float32), np.zeros((3, 2, 4), np.float32)
-    ranges = Ranges("model", {CELL.shape_key: calibration.Calibration(*arrays)})
+    ranges = Ranges("model", {CELL.shape_key: RangeCalibration(0.5, calibration.Calibration(*arrays))})
     (tmp_path / FILE).write_bytes(packed(ranges))
     kept = read_ranges(tmp_path)
     members = np.random.default_rng(0).gamma(1, size=(5, 3, 2))
     found, is_calibrated = kept.range_of(CELL, members, quantities, "model")
     assert is_calibrated
-    np.testing.assert_allclose(found[:, :, 0], ranked(members)[:, :, 0] + 0.5, rtol=1e-6)
+    ranks = ranked(members)[:, :, 0]
+    np.testing.assert_allclose(found[:, :, 0], (ranks + ranks.mean(axis=0)) / 2 + 0.5, rtol=1e-6)
     for model, place in (("other", CELL), ("model", Place("x", 0, 0, np.ones((2, 1)), 0, 0, 8.0))):
         raw, is_calibrated = kept.range_of(place, members, quantities, model)
         assert not is_calibrated
