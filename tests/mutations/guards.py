@@ -7,6 +7,7 @@ from tests.mutations.mutation import Mutation
 from tests.mutations.projects import PROJECTS
 
 M = Mutation
+LEAKS = "tests/stages/test_leaks.py"
 VERIFY, LEDGER, PUBLISH = "tests/stages/test_verify.py", "tests/live/test_ledger.py", "tests/live/test_archive.py"
 MUTATIONS = (
     # masks
@@ -101,6 +102,55 @@ MUTATIONS = (
         'init_times = read_init_times(PREPARED / "init_times.csv", "validation")',
         'init_times = read_init_times(PREPARED / "init_times.csv", "train")',
         "tests/stages/test_calibration_period.py",
+    ),
+    # the test period
+    M(
+        "pipeline/prepare.py",
+        "climatology = fit_climatology(training, names, options)",
+        "climatology = fit_climatology(observations, names, options)",
+        f"{LEAKS}::test_prepared_data",
+    ),
+    M(
+        "pipeline/prepare.py",
+        "statistics = statistics_of(observations, training,",
+        "statistics = statistics_of(observations, observations,",
+        f"{LEAKS}::test_prepared_data",
+    ),
+    M(
+        "pipeline/training/fit.py",
+        'self.training = self._dataset("train",',
+        'self.training = self._dataset("test",',
+        f"{LEAKS}::test_samples",
+    ),
+    M(
+        "pipeline/training/fit.py",
+        'self.validation = self._dataset("validation",',
+        'self.validation = self._dataset("test",',
+        f"{LEAKS}::test_samples",
+    ),
+    M(
+        "pipeline/training/references.py",
+        'if init_times is None:\n        init_times = read_init_times(PREPARED / "init_times.csv", "train")',
+        'if init_times is None:\n        init_times = read_init_times(PREPARED / "init_times.csv", "test")',
+        f"{LEAKS}::test_trained",
+    ),
+    M(
+        "pipeline/training/validation.py",
+        '"validation"), SHARE_TIMES)\n    errors',
+        '"test"), SHARE_TIMES)\n    errors',
+        f"{LEAKS}::test_choice_of_a_base",
+    ),
+    M(
+        "pipeline/training/validation.py",
+        '"validation"), SHARE_TIMES)\n    everywhere',
+        '"test"), SHARE_TIMES)\n    everywhere',
+        f"{LEAKS}::test_trained",
+    ),
+    M(
+        "pipeline/training/validation.py",
+        "init_times = thinned(init_times, CALIBRATION_TIMES)",
+        'init_times = read_init_times(PREPARED / "init_times.csv", "test")',
+        f"{LEAKS}::test_trained",
     ),
     # fences
     M(
