@@ -14,7 +14,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from fieldcast.pipeline.config import Verify
+from fieldcast.pipeline.config import StormCell, Verify
 from fieldcast.pipeline.datasets import manifest, store
 from fieldcast.pipeline.datasets.paths import OBSERVATIONS
 from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
@@ -27,7 +27,7 @@ from fieldcast.pipeline.live import mlflow_sync
 from fieldcast.pipeline.live.archive.publish import open_forecasts as open_published
 from fieldcast.pipeline.live.archive.publish import open_products
 from fieldcast.pipeline.verification import blocks
-from fieldcast.pipeline.verification.aggregation import THRESHOLD, field_sums, fields_of, units_of
+from fieldcast.pipeline.verification.aggregation import STORM, THRESHOLD, field_sums, fields_of, units_of
 from fieldcast.pipeline.verification.scores import TABLE
 
 __all__ = ["load", "open_forecasts", "open_observations", "open_products", "verify"]
@@ -85,12 +85,14 @@ def verify(
     observed: xr.Dataset | str | os.PathLike[str] = OBSERVATIONS,
     thresholds: Mapping[str, Sequence[float]] | None = None,
     neighbourhoods_km: Sequence[float] = (),
+    storm_cells: Mapping[str, Mapping[str, float]] | None = None,
     prepared: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """Return the scores of forecasts `([threshold, [neighbourhood,]] lead_time)` over all their init times.
 
     Both sides are datasets or stores; `thresholds` are by variable in its units and have scores of events, with
-    `neighbourhoods_km` the fractions skill score too. With the same of them, and the folder `prepared`
+    `neighbourhoods_km` the fractions skill score too; `storm_cells` are by variable, such as `{"rain_rate":
+    {"at_least": 5, "area_km2": 16, "within_km": 20}}`. With the same of them, and the folder `prepared`
     (`data/prepared`, for anomaly correlation, PSNR and SSIM), the numbers are those of the stages `verify` and
     `compare`. A cell counts where forecast and observation have a value.
 
@@ -102,6 +104,7 @@ def verify(
     options = Verify(
         thresholds={name: [float(level) for level in levels] for name, levels in (thresholds or {}).items()},
         neighbourhoods_km=[float(width) for width in neighbourhoods_km],
+        storm_cells={name: StormCell(**options) for name, options in (storm_cells or {}).items()},
     )
     climatology, data_range = None, None
     if prepared is not None:
@@ -144,8 +147,8 @@ def _scores(sums: xr.Dataset) -> xr.Dataset:
                     attributes
                 )
         labelled = xr.Dataset(scores)
-        if THRESHOLD in labelled.coords:
-            labelled[THRESHOLD].attrs["units"] = units
-            labelled = labelled.rename({THRESHOLD: prefix + THRESHOLD})
+        for name in {THRESHOLD, STORM} & set(labelled.coords):
+            labelled[name].attrs["units"] = units
+            labelled = labelled.rename({name: prefix + name})
         parts.append(labelled)
     return xr.merge(parts, compat="equals", join="exact").assign_attrs(model=sums.attrs.get("model", ""))

@@ -31,8 +31,9 @@ from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.identity import complete
 from fieldcast.pipeline.tracking.registry import Registry
-from fieldcast.pipeline.verification.aggregation import read_sums, scores_of
+from fieldcast.pipeline.verification.aggregation import scores_of
 from fieldcast.pipeline.verification.scores import by_key
+from fieldcast.pipeline.verification.sums_file import read_sums
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from fieldcast.pipeline.datasets.preparation.climatology import read_climatology
 from fieldcast.pipeline.datasets.schema import MIRRORED
 from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import run_stage
-from fieldcast.pipeline.verification.aggregation import with_mirrored, write_sums
+from fieldcast.pipeline.verification.aggregation import with_mirrored
 from fieldcast.pipeline.verification.blocks import verify
+from fieldcast.pipeline.verification.sums_file import write_sums
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from fieldcast.pipeline.verification.aggregation import read_sums, scores_of
+from fieldcast.pipeline.verification.aggregation import scores_of
+from fieldcast.pipeline.verification.sums_file import read_sums
 
 MODEL = "unet"
 PARTS = (1 / 12, 1 / 4, 1 / 2, 1)  # of the horizon

@@ -67,7 +67,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     faults = Faults()
     faults.of(check_packages, params)
     faults.of(cron_trigger, params.live.schedule)
-    faults.of(check_kinds, params.live.copies)
+    faults.of(check_kinds, params.live.copies, params.verify)
     faults.of(check_places, params)
     source = faults.of(inspect_source, params.source, params.ingest)
     if source is None:
@@ -138,6 +138,7 @@ def check_names(params: config.Params, variables: list[str]) -> list[str]:
     targets, promotion = params.prepare.targets or channels, params.promotion
     _check_known("prepare.wet_above", _named(params.prepare.wet_above), channels, "models read")
     _check_known("verify.thresholds", params.verify.thresholds, targets, "forecast are")
+    _check_known("verify.storm_cells", params.verify.storm_cells, targets, "forecast are")
     _check_known("promotion.variable", [promotion.variable] if promotion.variable else [], targets, "forecast are")
     _check_known("promotion.guards.max_mean_error", _named(promotion.guards.max_mean_error), targets, "forecast are")
     _check_user(params, promotion.variable or targets[0])
@@ -238,6 +239,7 @@ def check_thresholds(params: config.Params, source: SourceInfo) -> None:
     faults = Faults()
     asked: tuple[tuple[str, Mapping[str, Sequence[float]]], ...] = (
         ("verify.thresholds", params.verify.thresholds),
+        ("verify.storm_cells", {name: [each.at_least] for name, each in params.verify.storm_cells.items()}),
         ("live.products.exceed", params.live.products.exceed),
     )
     for key, by_variable in asked:
@@ -258,12 +260,14 @@ def check_sizes(params: config.Params, source: SourceInfo) -> None:
                 f"params.yaml: {key} is {size}, larger than the grid of {source.grid_shape[0]} x {source.grid_shape[1]}"
             )
     params.forecast.check_online(source.grid_shape, params.sample.crop_cells)
-    if params.verify.neighbourhoods_km and any(params.verify.thresholds.values()):
+    windowed = params.verify.neighbourhoods_km and any(params.verify.thresholds.values())
+    if windowed or params.verify.storm_cells:
+        key = "neighbourhoods_km" if windowed else "storm_cells"
         try:
             sides = spacing_km(source.grid)
         except InputError as error:
-            raise InputError(f"params.yaml: verify.neighbourhoods_km: {error}") from None
-        if params.verify.neighbourhoods_km[0] < min(sides) / 2:
+            raise InputError(f"params.yaml: verify.{key}: {error}") from None
+        if windowed and params.verify.neighbourhoods_km[0] < min(sides) / 2:
             raise InputError(
                 f"params.yaml: verify.neighbourhoods_km has {params.verify.neighbourhoods_km[0]:g}, less than half "
                 f"of a cell of {sides[0]:.3g} x {sides[1]:.3g} km"

@@ -158,6 +158,24 @@ def explain(
     sys.stdout.write(f"{explanation.text()}Picture: {out}\n")
 
 
+@app.command(epilog="Example: `fieldcast cells data/forecasts/unet.zarr --at 2010-08-26T06:00 --out cells.geojson`")
+def cells(
+    forecasts: Annotated[Path, typer.Argument(help="A store of forecasts, or the folder of scheduled ones.")],
+    at: Annotated[str | None, typer.Option(help="Init time (UTC); by default the newest.")] = None,
+    out: Annotated[Path, typer.Option(help="The GeoJSON file.")] = Path("data/cells.geojson"),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Write the storm cells of a forecast as GeoJSON: outlines at each lead, numbered, with their speed.
+
+    `verify.storm_cells` says what a storm cell is. Exit code 2: wrong input.
+    """
+    from fieldcast.pipeline import config
+    from fieldcast.pipeline.cli.cells import write_cells
+
+    written = write_cells(forecasts, None if at is None else time_of("--at", at), config.read(params).verify, out)
+    Console().print(f"{written}: {out}", highlight=False, markup=False)
+
+
 @app.command(epilog="Example: `fieldcast cluster data/checkpoints/joint --rounds 8 --ratio 2`")
 def cluster(
     checkpoint: Annotated[Path, typer.Argument(help="A folder with a video_transformer that has attention: joint.")],

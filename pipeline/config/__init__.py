@@ -14,6 +14,7 @@ from fieldcast.pipeline.config.evaluation import (
     Online,
     Promotion,
     Region,
+    StormCell,
     Track,
     Verify,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "SourceOptions",
     "Split",
     "Splits",
+    "StormCell",
     "StormsOptions",
     "Track",
     "Train",

@@ -55,11 +55,20 @@ class Region(Section):
         return self
 
 
+class StormCell(Section):
+    """What counts as a storm cell of a variable, and how far from it a forecast one may be to be the same."""
+
+    at_least: Threshold  # the variable's units
+    area_km2: Annotated[float, Field(ge=0, le=1e8)] = 16.0  # smaller ones are left out
+    within_km: Distance = 20.0  # between centres
+
+
 class Verify(Section):
     """Scores of the test period; thresholds are in the variable's units, by variable."""
 
     thresholds: dict[Name, Annotated[list[Threshold], Field(max_length=100)]] = {}
     neighbourhoods_km: Annotated[list[Distance], Field(max_length=100)] = []
+    storm_cells: dict[Name, StormCell] = {}  # scores of connected areas, by variable
     regions: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Region] = {}  # scored by themselves as well
 
     @field_validator("thresholds")

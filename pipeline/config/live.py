@@ -137,7 +137,7 @@ class Live(Section):
     products: Products = Products()
     places: Folder | None = None  # a GeoJSON file of named points and areas, of which ranges are forecast
     stations: Folder | None = None  # CSV of name, time and values there: the truth for places of these names
-    copies: Annotated[list[Literal["netcdf", "geotiff"]], AfterValidator(_different)] = []
+    copies: Annotated[list[Literal["netcdf", "geotiff", "geojson"]], AfterValidator(_different)] = []
     drift: Drift = Drift()
     notify: Notify = Notify()
     retention: Retention = Retention()

@@ -113,7 +113,7 @@ def spacing_km(grid: xr.Dataset) -> tuple[float, float]:
         spelled = [str(grid[axis].attrs.get("units", "")) for axis in (Y, X)]
         raise InputError(
             f"coordinates 'y' and 'x' have units {spelled}, expected metres, km or degrees; "
-            "without them leave verify.neighbourhoods_km empty"
+            "without them leave verify.neighbourhoods_km and verify.storm_cells empty"
         )
     y, x = (spacing(grid[axis].values) * KM_PER_UNIT[unit] for axis, unit in zip((Y, X), units, strict=True))
     if units[1] == "degree":

@@ -48,7 +48,7 @@ class LiveContext:
     key: str = ""  # of the parameters, by which a rest is known to be theirs; without one there is none
 
     def __post_init__(self) -> None:
-        check_kinds(self.params.live.copies)
+        check_kinds(self.params.live.copies, self.params.verify)
         self.model: DeployedModel = resolve_model(self.params, self.folder, self.root)
         config = self.model.config
         check_products(self.params.live.products, config)

@@ -106,13 +106,13 @@ def copy_issued(context: LiveContext, ledger: Ledger, outcomes: Sequence[Outcome
         issued = ledger.cycles(outcome.init_time, outcome.init_time, VISIBLE) if outcome.path else []
         rows |= {(row.init_time, row.revision): row for row in issued}
     newest_first = [rows[name] for name in sorted(rows, reverse=True)]
-    failures = [line for kind in kinds for line in _copy_missing(context.folder, newest_first, kind)]
+    failures = [line for kind in kinds for line in _copy_missing(context, newest_first, kind)]
     _note_failed_copies(ledger, failures, now)
 
 
-def _copy_missing(folder: Path, rows: Sequence[Cycle], kind: str) -> list[str]:
+def _copy_missing(context: LiveContext, rows: Sequence[Cycle], kind: str) -> list[str]:
     """Write the copies of one kind that are missing; return why some failed, as far as others would not as well."""
-    failures = []
+    failures, folder = [], context.folder
     for row in rows:
         path = path_of(folder, row.init_time, row.revision)
         if has_copy(folder / COPIES, path.stem, kind) or (kind == PLACES and not has_places(path)):
@@ -124,7 +124,7 @@ def _copy_missing(folder: Path, rows: Sequence[Cycle], kind: str) -> list[str]:
                 continue
             products = store.open_whole(path / PRODUCTS) if has_products(path) else None
             with store.open_forecasts(path) as forecast:
-                write_copies(forecast, folder / COPIES, path.stem, [kind], products)
+                write_copies(forecast, folder / COPIES, path.stem, [kind], products, context.params.verify)
         except Exception as error:  # of any library: scores, metrics and page do not wait for copies
             failures.append(redacted(f"{kind} of {iso(row.init_time)}: {' '.join(str(error).split())}"))
             log.error("copy_failed: %s", failures[-1], exc_info=code_of(error) is ExitCode.BUG)

@@ -16,7 +16,7 @@ from fieldcast.pipeline.report.plots import Bins, EconomicValue, Gain, Panel, Pe
 from fieldcast.pipeline.report.style import spread_out
 from fieldcast.pipeline.report.tables import Cell, Differences, Groups, Leaders, Matrix
 from fieldcast.pipeline.verification import strata
-from fieldcast.pipeline.verification.aggregation import SCALE, THRESHOLD, field_sums
+from fieldcast.pipeline.verification.aggregation import SCALE, STORM, THRESHOLD, field_sums
 from fieldcast.pipeline.verification.economic import COUNTS, value, value_sums
 from fieldcast.pipeline.verification.scores import Score, direction
 
@@ -42,6 +42,7 @@ class Content:
         first = next(iter(self.sums.values()))
         self.thresholds: list[float] = first[THRESHOLD].values.tolist() if THRESHOLD in first.coords else []
         self.scale = middle(first[SCALE].values) if SCALE in first.coords else None
+        self.storm: float | None = first[STORM].values.item() if STORM in first.coords else None
         self.leads = lead_minutes(first)
 
     def panels(self) -> list[Panel | Gain]:
@@ -57,10 +58,23 @@ class Content:
         events = [self._score("csi", threshold) for threshold in self.thresholds]
         if self.scale is not None:
             events += [self._score("fss", threshold, self.scale) for threshold in self.thresholds]
-        panels = [*errors, *(self._panel(score, "", limits=(0, 1)) for score in events)]
+        panels = [*errors, *(self._panel(score, "", limits=(0, 1)) for score in events), *self._storm_cells()]
         gains = {gain.title.removeprefix(GAIN): gain for gain in self.gains()}
         defined = [panel for panel in panels if _defined(panel.values)]
         return [one for panel in defined for one in (panel, gains.get(panel.title)) if one is not None]
+
+    def _storm_cells(self) -> list[Panel]:
+        """Return the curves of storm cells: how many are found, how far off, how large; empty without them."""
+        if self.storm is None:
+            return []
+        csi, distance, area = (
+            self._score(name, self.storm) for name in ("storm_csi", "storm_distance_km", "storm_area_ratio")
+        )
+        return [
+            self._panel(csi, "", limits=(0, 1)),
+            self._panel(distance, "km"),
+            self._panel(area, "", perfect=1.0),
+        ]
 
     def leading_panels(self) -> list[Panel | Gain]:
         """Return the panels of the leading scores, with their differences from the best reference, and of skill."""

@@ -22,7 +22,7 @@ from fieldcast.pipeline.tracking.runs import (
     SCORES_FOLDER,
     open_client,
 )
-from fieldcast.pipeline.verification.aggregation import read_sums
+from fieldcast.pipeline.verification.sums_file import read_sums
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -12,40 +12,44 @@ Datasets of disjoint init times merge by concatenation; every score is a pure fu
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 
-from fieldcast.pipeline.datasets import manifest
-from fieldcast.pipeline.datasets.atomic import replacing
-from fieldcast.pipeline.datasets.finite import require_finite
-from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MIRRORED, TIME_UNITS, check_scores, lead_minutes
+from fieldcast.pipeline.datasets.schema import INIT_TIME, LEAD_TIME, MIRRORED, lead_minutes
 from fieldcast.pipeline.verification import (
     categorical,
     continuous,
     probabilistic,
     spatial,
     spectral,
+    storm_cells,
     strata,
     structural,
 )
-from fieldcast.pipeline.verification.scores import OF_EVENTS, OF_NEIGHBOURHOODS, TABLE, Score, Scores, of_values
+from fieldcast.pipeline.verification.scores import (
+    OF_EVENTS,
+    OF_NEIGHBOURHOODS,
+    OF_STORM_CELLS,
+    TABLE,
+    Score,
+    Scores,
+    of_values,
+)
 
 THRESHOLD, SCALE, VALID_CRC, FIELD_UNITS = "threshold", "scale", "valid_crc", "field_units"
-FIELD_ORDER = "field_order"  # attribute of a file whose fields are not in the order of their names
-RANK, BIN = "rank", "probability_bin"
+RANK, BIN, STORM = "rank", "probability_bin", "storm_threshold"
 ERRORS = ("weight", "squared_error")  # sums that are kept of forecasts of flipped fields; 0 where there are none
-OWN_DIMENSIONS = (THRESHOLD, strata.CLASS, spectral.WAVELENGTH)  # their coordinates bear the field's name
+OWN_DIMENSIONS = (THRESHOLD, STORM, strata.CLASS, spectral.WAVELENGTH)  # their coordinates bear the field's name
 CELLS_AT_ONCE = 2**18  # of a chunk of frames: its float64 temporaries stay near the processor's cache
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*categorical.SUMS, "brier"), (THRESHOLD,)),
     **dict.fromkeys(spatial.SUMS, (THRESHOLD, SCALE)),
+    **dict.fromkeys(storm_cells.SUMS, (STORM,)),
     **dict.fromkeys(probabilistic.RELIABILITY, (THRESHOLD, BIN)),
     **dict.fromkeys(spectral.SUMS, (spectral.WAVELENGTH,)),
     **dict.fromkeys(probabilistic.CLASS_SUMS, (strata.CLASS,)),
@@ -66,6 +70,7 @@ class Extras:
     regions: Sequence[tuple[slice, slice]] = ()  # rows and columns of boxes
     quantiles: bool = False  # members are quantiles: each of them is too smooth to have a spectrum
     votes: np.ndarray | None = None  # (lead, threshold): so many members make an event; None: their mean decides
+    storms: storm_cells.StormCellOptions | None = None
 
     def of_leads(self, first: int, last: int) -> Extras:
         """Return those of the leads from `first` to before `last`."""
@@ -218,6 +223,8 @@ def field_scores(sums: xr.Dataset, units: str, field: str = "") -> list[Score]:
             for scale in scales
             for definition in OF_NEIGHBOURHOODS
         ]
+    for at_least in sums[STORM].values.tolist() if STORM in sums.coords else ():
+        scores += [Score(definition.name, at_least, None, units, field) for definition in OF_STORM_CELLS]
     return scores
 
 
@@ -233,40 +240,8 @@ Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 
 
 def _select(values: Labelled, score: Score) -> Labelled:
-    at = {THRESHOLD: score.threshold, SCALE: score.scale_km}
-    return values.sel({dim: value for dim, value in at.items() if value is not None})
-
-
-def write_sums(sums: xr.Dataset, path: Path) -> None:
-    """Write `sums` as NetCDF-4 with its SHA-256, whole or not at all, with the same bytes for the same sums.
-
-    Raise `InputError` for a sum that is no finite number.
-    """
-    for name, array in sums.data_vars.items():
-        fix = "look for outliers in observations and forecasts (data/prepared/quality.json)"
-        require_finite(path, str(name), array.values, fix, [str(dim) for dim in array.dims])
-    encoding: dict[str, dict[str, object]] = {str(name): {"_FillValue": None} for name in sums.variables}
-    encoding[INIT_TIME] |= {"units": TIME_UNITS, "dtype": "int64"}
-    stored, fields = sums.copy(), fields_of(sums)
-    if fields != sorted(fields):
-        stored.attrs[FIELD_ORDER] = fields
-    for name in stored.variables:
-        stored[name].encoding = {}
-    seconds = (sums[LEAD_TIME] / np.timedelta64(1, "s")).astype(np.int64)
-    stored[LEAD_TIME] = (LEAD_TIME, seconds.values, {"units": "seconds"})
-    content = bytes(stored.to_netcdf(None, engine="h5netcdf", encoding=encoding))
-    with replacing(path) as partial:
-        partial.write_bytes(manifest.with_tail(content))
-
-
-def read_sums(path: Path) -> xr.Dataset:
-    """Return the sums that `write_sums` wrote to `path`, in memory; raise `DamagedError` where a byte has changed."""
-    content = io.BytesIO(manifest.without_tail(path))
-    with xr.open_dataset(content, engine="h5netcdf", decode_timedelta=True) as stored:
-        sums = stored.load()
-    order = sums.attrs.pop(FIELD_ORDER, ())
-    names = [name for field in order for name in of_field(sums, field).data_vars]
-    return check_scores(sums[names] if names else sums)
+    at = {THRESHOLD: score.threshold, STORM: score.threshold, SCALE: score.scale_km}
+    return values.sel({dim: value for dim, value in at.items() if value is not None and dim in values.dims})
 
 
 def _chunk_sums(
@@ -295,6 +270,10 @@ def _chunk_sums(
             by_class = strata.class_sums(value, observed, valid, thresholds, rows)
             sums = {"class_crps": by_class["class_absolute_error"]} | sums | by_class
         sums |= _region_sums(forecast, observed, valid, thresholds, extras)
+        if extras.storms:
+            decided = members is not None and extras.votes is not None and extras.storms.at_least in thresholds
+            field = decisive[list(thresholds).index(extras.storms.at_least)] if decided else value
+            sums |= storm_cells.storm_sums(field, observed, valid, extras.storms)
         if extras.data_range:
             sums["peak_squared"] = sums["weight"] * extras.data_range**2
     crc = [zlib.crc32(np.packbits(mask).tobytes()) for mask in valid]
@@ -335,8 +314,7 @@ def _decisive(
     if members is None or extras is None or extras.votes is None:
         return value[None]
     ranked = np.sort(members, axis=1)  # (frame, member, y, x), ascending; NaN last, in cells that are not valid
-    frames = np.arange(len(members))
-    return np.stack([ranked[frames, members.shape[1] - extras.votes[:, k]] for k in range(len(thresholds))])
+    return np.stack([probabilistic.voted(ranked, extras.votes[:, k]) for k in range(len(thresholds))])
 
 
 def _by_threshold(

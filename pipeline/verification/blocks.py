@@ -31,9 +31,10 @@ from fieldcast.pipeline.datasets.schema import (
 )
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import spectral
-from fieldcast.pipeline.verification.aggregation import Extras, frame_sums, label_sums
-from fieldcast.pipeline.verification.probabilistic import votes_at
+from fieldcast.pipeline.verification.aggregation import STORM, Extras, frame_sums, label_sums
+from fieldcast.pipeline.verification.probabilistic import voted, votes_at
 from fieldcast.pipeline.verification.spatial import MINIMUM_VALID
+from fieldcast.pipeline.verification.storm_cells import StormCellOptions
 from fieldcast.pipeline.verification.strata import REGION, region_cuts
 
 BLOCK_BYTES = 64 * 2**20  # of forecasts held at once; the observed frames and masks of a block are of the same size
@@ -69,7 +70,9 @@ def verify(
     `SchemaError` when grids or times do not match or a forecast is missing in a cell that was observed at init time.
     """
     names = field_names(forecasts)
-    _check_inputs(forecasts, observed, names, options.thresholds)
+    for key, by_field in (("thresholds", options.thresholds), ("storm_cells", options.storm_cells)):
+        _check_names(f"verify.{key}", by_field, names)
+    _check_inputs(forecasts, observed, names)
     coords = {name: forecasts[name].reset_coords(drop=True) for name in (INIT_TIME, LEAD_TIME)}
     labels = {REGION: np.asarray(list(options.regions), str)}
     parts = []
@@ -78,6 +81,8 @@ def verify(
         jobs = _blocks(forecasts[field])
         count = partial(block_sums, forecasts[field], observed[field], field_options)
         blocks = run_blocks(count, jobs, scheduler=scheduler, description=f"verify {field}", unit="block")
+        if storm := options.storm_cells.get(field):
+            labels[STORM] = np.asarray([storm.at_least])
         if field_options.extras.spacing:
             shape = (forecasts.sizes[Y], forecasts.sizes[X])
             labels[spectral.WAVELENGTH] = spectral.wavelengths_km(shape, field_options.extras.spacing)
@@ -133,7 +138,9 @@ def _field_options(
     data_range: Mapping[str, float],
 ) -> FieldOptions:
     levels = [float(level) for level in options.thresholds.get(field, ())]
-    spacing = _spacing(forecasts, needed=bool(any(options.thresholds.values()) and options.neighbourhoods_km))
+    windowed = bool(any(options.thresholds.values()) and options.neighbourhoods_km)
+    spacing = _spacing(forecasts, needed=windowed or bool(options.storm_cells))
+    storm = options.storm_cells.get(field)
     extras = Extras(
         rows=row_weights(forecasts),
         climatology=climatology[field].values if climatology is not None and field in climatology else None,
@@ -142,6 +149,7 @@ def _field_options(
         regions=region_cuts(forecasts, options.regions),
         quantiles=forecasts.attrs.get("members") == "quantiles",
         votes=_votes(forecasts[field], levels),
+        storms=StormCellOptions(**storm.model_dump(), spacing=spacing) if storm and spacing else None,
     )
     windows = [window_cells(scale, spacing) for scale in options.neighbourhoods_km] if levels and spacing else []
     return FieldOptions(levels, windows, extras)
@@ -153,6 +161,19 @@ def _votes(forecast: xr.DataArray, thresholds: Sequence[float]) -> np.ndarray | 
         return None
     table = json.loads(forecast.attrs[DECISIONS])
     return votes_at(np.array(table["levels"]), np.array(table["votes"]), np.array(thresholds))
+
+
+def deciding_field(forecast: xr.DataArray, threshold: float) -> np.ndarray:
+    """Return the field (lead, y, x) of one init time that tells where the threshold is forecast to be reached.
+
+    With members (lead, member, y, x) that is where as many of them reach it as the model's decisions say, else where
+    their mean does.
+    """
+    values = forecast.values
+    if MEMBER not in forecast.dims:
+        return values
+    votes = _votes(forecast, [threshold])
+    return values.mean(axis=1) if votes is None else voted(np.sort(values, axis=1), votes[:, 0])
 
 
 def _spacing(forecasts: xr.Dataset, needed: bool) -> tuple[float, float] | None:
@@ -192,12 +213,13 @@ def _joined(
     }
 
 
-def _check_inputs(
-    forecasts: xr.Dataset, observed: xr.Dataset, names: Sequence[str], thresholds: Mapping[str, Sequence[float]]
-) -> None:
-    unknown = sorted(set(thresholds) - set(names))
+def _check_names(key: str, by_field: Mapping[str, object], names: Sequence[str]) -> None:
+    unknown = sorted(set(by_field) - set(names))
     if unknown:
-        raise InputError(f"verify.thresholds: no field {unknown} in the forecasts, expected names among {list(names)}")
+        raise InputError(f"{key}: no field {unknown} in the forecasts, expected names among {list(names)}")
+
+
+def _check_inputs(forecasts: xr.Dataset, observed: xr.Dataset, names: Sequence[str]) -> None:
     for axis in (Y, X):
         if not np.array_equal(forecasts[axis].values, observed[axis].values):
             raise SchemaError(f"forecasts and observations lie on different grids: '{axis}' differs")

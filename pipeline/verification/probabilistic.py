@@ -200,3 +200,12 @@ def votes_at(levels: np.ndarray, votes: np.ndarray, thresholds: np.ndarray) -> n
     found = np.array([np.interp(thresholds, levels, of_lead) for of_lead in votes])
     whole: np.ndarray = np.maximum(np.rint(found), 1).astype(np.intp)
     return whole
+
+
+def voted(ranked: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """Return fields (frame, y, x) that reach what at least `votes` (frame,) of the members do.
+
+    `ranked` are the members (frame, member, y, x) in ascending order: with v votes it is the v-th largest.
+    """
+    field: np.ndarray = ranked[np.arange(len(ranked)), ranked.shape[1] - votes]
+    return field

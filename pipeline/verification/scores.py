@@ -21,6 +21,7 @@ from fieldcast.pipeline.verification import (
     probabilistic,
     spatial,
     spectral,
+    storm_cells,
     structural,
 )
 
@@ -84,6 +85,7 @@ class Definition(NamedTuple):
 
 POOLED = "summed over all valid cells and init times first, then divided"
 COUNTED = "events counted over all valid cells and init times first, then divided"
+STORMS = "storm cells summed over all init times first, then divided"
 MOMENTS, WINDOWS = "from pooled moments", "summed over all windows and init times first"
 TABLE_OF_COUNTS = categorical.SUMS
 HITS = TABLE_OF_COUNTS[:3]
@@ -147,12 +149,27 @@ OF_NEIGHBOURHOODS = (
     Definition(spatial.fss, spatial.SUMS, HIGHEST, "FSS", "1 − Σ(pf − po)² / Σ(pf² + po²)", "none", "1", WINDOWS,
                tested=True),
 )  # fmt: skip
+OF_STORM_CELLS = (
+    Definition(storm_cells.storm_csi, storm_cells.COUNTS, HIGHEST, "Storm cells: CSI",
+               "hits / (hits + misses + false alarms), of storm cells", "none", "1", STORMS, tested=True),
+    Definition(storm_cells.storm_pod, storm_cells.COUNTS[:2], HIGHEST, "Storm cells: POD",
+               "hits / (hits + misses), of storm cells", "none", "1", STORMS),
+    Definition(storm_cells.storm_far, storm_cells.COUNTS[::2], LOWEST, "Storm cells: FAR",
+               "false alarms / (hits + false alarms), of storm cells", "none", "0", STORMS),
+    Definition(storm_cells.storm_distance_km, (storm_cells.COUNTS[0], storm_cells.DISTANCE), LOWEST,
+               "Storm cells: distance", "mean distance of the centres of hits", "km", "0", "mean over hits"),
+    Definition(storm_cells.storm_area_ratio, storm_cells.AREAS, 1.0, "Storm cells: area",
+               "Σ areas f / Σ areas o, of hits", "none", "1", STORMS),
+    Definition(storm_cells.storm_peak_ratio, storm_cells.PEAKS, 1.0, "Storm cells: highest value",
+               "Σ highest values f / Σ highest values o, of hits", "none", "1", STORMS),
+)  # fmt: skip
 OF_USERS = (  # of sums that a user's costs are in
     Definition(economic.value, economic.SUMS, HIGHEST, "Economic value",
                "share of what perfect forecasts would save a user with a ratio of cost to loss", "none", "1",
                "expenses added up over all valid cells and init times first", tested=True),
 )  # fmt: skip
-TABLE = {definition.name: definition for definition in (*OF_VALUES, *OF_EVENTS, *OF_NEIGHBOURHOODS, *OF_USERS)}
+DEFINITIONS = (*OF_VALUES, *OF_EVENTS, *OF_NEIGHBOURHOODS, *OF_STORM_CELLS, *OF_USERS)
+TABLE = {definition.name: definition for definition in DEFINITIONS}
 
 
 def of_values(sums: Iterable[Hashable]) -> list[Definition]:

@@ -21,7 +21,8 @@ from fieldcast.pipeline.evaluation.comparison import Entry, compare_all
 from fieldcast.pipeline.tracking.comparison import log_scores
 from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry
 from fieldcast.pipeline.train import train
-from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums, write_sums
+from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums
+from fieldcast.pipeline.verification.sums_file import write_sums
 from tests.conftest import rewrite
 from tests.tracking.tracked import run_of, train_tracked
 

@@ -15,7 +15,8 @@ from fieldcast.pipeline.evaluation.mirror import mirror_fact, mirror_sentences, 
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting.mirror import flipped, forecast_mirrored
 from fieldcast.pipeline.train import train
-from fieldcast.pipeline.verification.aggregation import read_sums, with_mirrored, write_sums
+from fieldcast.pipeline.verification.aggregation import with_mirrored
+from fieldcast.pipeline.verification.sums_file import read_sums, write_sums
 from tests.conftest import rewrite
 from tests.forecasting.test_checkpoint import TIMES
 from tests.forecasting.test_frame import forecaster, rain

@@ -12,8 +12,9 @@ from fieldcast.pipeline.evaluation.comparison import Entry, compare_all, joined_
 from fieldcast.pipeline.evaluation.guards import guard_fault
 from fieldcast.pipeline.evaluation.promotion import decide
 from fieldcast.pipeline.report.write import write_report
-from fieldcast.pipeline.verification.aggregation import fields_of, read_sums, write_sums
+from fieldcast.pipeline.verification.aggregation import fields_of
 from fieldcast.pipeline.verification.scores import Score
+from fieldcast.pipeline.verification.sums_file import read_sums, write_sums
 from tests.made_sums import made_sums
 
 FEW = Compare(resamples=200)

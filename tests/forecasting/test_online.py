@@ -22,8 +22,8 @@ from fieldcast.pipeline.forecasting.forecaster import build_network, forecaster_
 from fieldcast.pipeline.forecasting.losses import Loss, almost_fair_crps, mse, pinball
 from fieldcast.pipeline.forecasting.network import Network, forecast_batch
 from fieldcast.pipeline.forecasting.online import Learning
-from fieldcast.pipeline.verification.aggregation import read_sums, write_sums
 from fieldcast.pipeline.verification.blocks import verify
+from fieldcast.pipeline.verification.sums_file import read_sums, write_sums
 from tests.conftest import merged
 from tests.forecasting.test_checkpoint import RAIN, description, trained
 from tests.made_sums import made_sums

@@ -1,5 +1,6 @@
 """Copies are read back by other libraries: GDAL (rasterio) and plain HDF5 (h5netcdf)."""
 
+import json
 import os
 import shutil
 import sys
@@ -14,8 +15,9 @@ import pytest
 import rasterio
 import xarray as xr
 
+from fieldcast.pipeline.config import StormCell, Verify
 from fieldcast.pipeline.datasets import store
-from fieldcast.pipeline.datasets.schema import check_forecasts, field_names
+from fieldcast.pipeline.datasets.schema import check_forecasts, field_names, lead_minutes
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live import cycle
 from fieldcast.pipeline.live.archive import exports
@@ -307,11 +309,32 @@ def test_several_init_times_are_refused(kilometres: xr.Dataset, tmp_path: Path) 
 
 
 def test_geotiff_without_rioxarray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_kinds(["netcdf", "geotiff"])
+    check_kinds(["netcdf", "geotiff"], Verify())
     monkeypatch.setitem(sys.modules, "rioxarray", None)
-    check_kinds(["netcdf"])
+    check_kinds(["netcdf"], Verify())
     with pytest.raises(InputError, match=r"rioxarray is not installed: pip install 'fieldcast\[geo\]'"):
-        check_kinds(["netcdf", "geotiff"])
+        check_kinds(["netcdf", "geotiff"], Verify())
+
+
+def test_storm_cells_are_a_copy_too(kilometres: xr.Dataset, tmp_path: Path) -> None:
+    kilometres["rain_rate"] = 0.0 * kilometres["rain_rate"].load()
+    kilometres["rain_rate"][0, 1:, 4:9, 5:11] = 12.0
+    verify = Verify(storm_cells={"rain_rate": StormCell(at_least=5, area_km2=4)})
+    (path,) = write_copies(kilometres, tmp_path, STAMP, ["geojson"], verify=verify)
+    assert path == tmp_path / f"{STAMP}.geojson"
+    features = json.loads(path.read_text())["features"]
+    assert [feature["properties"]["lead_minutes"] for feature in features] == lead_minutes(kilometres)[1:]
+    assert {feature["properties"]["id"] for feature in features} == {1}
+    assert exports.has_copy(tmp_path, STAMP, "geojson")
+    remove_copies(tmp_path, STAMP)
+    assert not list(tmp_path.glob("*.geojson"))
+
+
+def test_storm_cells_without_a_rule_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"verify\.storm_cells does not say what a storm cell is"):
+        check_kinds(["geojson"], Verify())
+    with pytest.raises(InputError, match=r"verify\.storm_cells does not say what a storm cell is"):
+        live_context(tmp_path, changes={"copies": ["geojson"]})
 
 
 def copies_of(context: LiveContext) -> dict[str, int]:

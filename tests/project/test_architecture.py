@@ -14,13 +14,14 @@ LAYERS = (  # a package imports those of lower layers; within a layer nothing
     {"datasets"},
     {"sources", "verification", "forecasting"},
     {"tracking"},
-    {"evaluation", "training", "proposal"},
+    {"evaluation", "training", "proposal", "storms"},
     {"report"},
     {"explain"},
     {"check", "ingest", "prepare", "train", "forecast", "verify", "compare"},
     {"live"},
     {"provenance"},
-    {"api", "cli"},
+    {"api"},
+    {"cli"},
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 OWNERS = {

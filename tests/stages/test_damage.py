@@ -19,8 +19,8 @@ from fieldcast.pipeline.datasets.signature import Statistics
 from fieldcast.pipeline.errors import DamagedError, InputError
 from fieldcast.pipeline.forecast import forecast
 from fieldcast.pipeline.forecasting import checkpoint, costs
-from fieldcast.pipeline.verification.aggregation import read_sums, write_sums
 from fieldcast.pipeline.verification.blocks import verify
+from fieldcast.pipeline.verification.sums_file import read_sums, write_sums
 from tests.campaign import size
 from tests.checkpoints import untrained
 from tests.conftest import rewrite

@@ -8,11 +8,12 @@ import xarray as xr
 from fieldcast.pipeline.config import Region, Verify
 from fieldcast.pipeline.errors import InputError, SchemaError
 from fieldcast.pipeline.verification import blocks
-from fieldcast.pipeline.verification.aggregation import field_sums, read_sums, scores_of, write_sums
+from fieldcast.pipeline.verification.aggregation import field_sums, scores_of
 from fieldcast.pipeline.verification.blocks import verify
 from fieldcast.pipeline.verification.continuous import rmse
 from fieldcast.pipeline.verification.scores import by_key
 from fieldcast.pipeline.verification.strata import by_region
+from fieldcast.pipeline.verification.sums_file import read_sums, write_sums
 
 HISTORY, INITS, LEADS, NY, NX = 3, 7, 4, 11, 13
 RAIN = ("rain_rate", {"units": "mm h-1"})
@@ -168,7 +169,7 @@ def test_what_does_not_fit_is_refused(forecasts, observed):
     with pytest.raises(SchemaError, match="forecast in 'mm h-1' and observed in 'K'"):
         verify(forecasts, observed.assign(rain_rate=observed.rain_rate.assign_attrs(units="K")), Verify())
     bare = [data.assign_coords(x=np.arange(NX), y=np.arange(NY)) for data in (forecasts, observed)]
-    with pytest.raises(InputError, match="neighbourhoods_km empty"):
+    with pytest.raises(InputError, match="neighbourhoods_km and verify"):
         verify(*bare, options([10.0]))
 
 

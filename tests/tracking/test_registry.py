@@ -12,7 +12,8 @@ from fieldcast.pipeline.forecasting import costs
 from fieldcast.pipeline.tracking import runs as tracking
 from fieldcast.pipeline.tracking.comparison import log_comparison, log_scores
 from fieldcast.pipeline.tracking.registry import CHALLENGER, CHAMPION, Registry
-from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums, write_sums
+from fieldcast.pipeline.verification.aggregation import frame_sums, label_sums
+from fieldcast.pipeline.verification.sums_file import write_sums
 from tests.conftest import rewrite
 from tests.tracking.tracked import train_tracked
 

@@ -35,6 +35,8 @@ def labelled():
         labels = {}
         if extras and extras.spacing:
             labels["wavelength"] = spectral.wavelengths_km(valid.shape[2:], extras.spacing)
+        if extras and extras.storms:
+            labels["storm_threshold"] = np.array([extras.storms.at_least])
         if extras:
             labels["region"] = np.array([f"r{i}" for i in range(len(extras.regions))])
         return field_sums(label_sums(sums, "rain", "mm h-1", coords, thresholds, scales_km, labels), "rain")

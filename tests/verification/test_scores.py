@@ -3,6 +3,7 @@ import pytest
 
 from fieldcast.pipeline.verification import aggregation
 from fieldcast.pipeline.verification.scores import OF_USERS, TABLE, Score, badness, best_at, by_key
+from fieldcast.pipeline.verification.storm_cells import StormCellOptions
 
 RAIN = "mm h-1"
 
@@ -35,7 +36,9 @@ def test_the_table_lists_the_sums_that_each_score_takes(labelled, fields):
     """A function that took another sum would fail: it is given those of its line alone."""
     forecast, observed, valid = fields
     members = np.stack([forecast, observed * 0.5, forecast + 1], axis=2)
-    extras = aggregation.Extras(climatology=np.full((1, 23, 19), 1.5, np.float32), data_range=9.0, spacing=(2.0, 2.0))
+    storms = StormCellOptions(at_least=2, area_km2=4, within_km=20, spacing=(2.0, 2.0))
+    normal = np.full((1, 23, 19), 1.5, np.float32)
+    extras = aggregation.Extras(climatology=normal, data_range=9.0, spacing=(2.0, 2.0), storms=storms)
     scores = aggregation.score_arrays(labelled(members, observed, valid, extras=extras), RAIN)
     assert {score.name for score in scores} == set(TABLE) - {definition.name for definition in OF_USERS}
     undefined = {score.name for score, values in scores.items() if np.isnan(values).all()}

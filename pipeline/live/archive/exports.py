@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyproj
 import xarray as xr
 
+from fieldcast.pipeline.config import Verify
 from fieldcast.pipeline.datasets.atomic import (
     make_folder,
     replace_durable,
@@ -41,14 +43,20 @@ from fieldcast.pipeline.datasets.schema import (
 )
 from fieldcast.pipeline.errors import InputError
 from fieldcast.pipeline.live.places.issue import NETCDF, PLACES, TABLE
+from fieldcast.pipeline.storms.geojson import encoded, feature_collection
 
 ISO = "%Y-%m-%dT%H:%M:%SZ"
-FURTHER = ".products.nc"  # behind the stamp
+FURTHER, CELLS = ".products.nc", ".geojson"  # behind the stamp
 UNEVEN = 1e-2  # of a cell: largest distance of coordinates from even spacing; float32 ones are rounded
 
 
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise `InputError` when a kind of copy is wanted whose packages are not installed."""
+def check_kinds(kinds: Sequence[str], verify: Verify) -> None:
+    """Raise `InputError` when a kind of copy is wanted whose packages are not installed, or storm cells of no rule."""
+    if "geojson" in kinds and not verify.storm_cells:
+        raise InputError(
+            "live.copies has 'geojson', but verify.storm_cells does not say what a storm cell is: set it, such as "
+            "{rain_rate: {at_least: 5, area_km2: 16}}, or leave 'geojson' out"
+        )
     if "geotiff" in kinds:
         try:
             import rioxarray  # noqa: F401  # xarray's objects get their `rio` by it
@@ -60,18 +68,29 @@ def check_kinds(kinds: Sequence[str]) -> None:
 
 
 def write_copies(
-    forecast: xr.Dataset, folder: Path, stamp: str, kinds: Sequence[str], products: xr.Dataset | None = None
+    forecast: xr.Dataset,
+    folder: Path,
+    stamp: str,
+    kinds: Sequence[str],
+    products: xr.Dataset | None = None,
+    verify: Verify | None = None,
 ) -> list[Path]:
     """Write one forecast (init_time 1, lead_time, y, x) into `folder` as each of `kinds` and return what was written.
 
     'netcdf' is the file `<stamp>.nc`, 'geotiff' the folder `<stamp>` with `<variable>_<lead>min.tif`; `products` go
-    into `<stamp>.products.nc` and into images such as `rain_rate_at_least_1_030min.tif`. Existing ones are replaced.
+    into `<stamp>.products.nc` and into images such as `rain_rate_at_least_1_030min.tif`. 'geojson' is the file
+    `<stamp>.geojson` of storm cells, as `verify.storm_cells` has them. Existing ones are replaced.
     Raise `InputError` where a package is missing or a format cannot hold the grid, `OSError` as disks do.
     """
-    check_kinds(kinds)
+    verify = verify or Verify()
+    check_kinds(kinds, verify)
     if forecast.sizes[INIT_TIME] != 1:
         raise ValueError(f"forecast has {forecast.sizes[INIT_TIME]} init times, expected 1")
-    writers: dict[str, Callable[[list[xr.Dataset], Path, str], Path]] = {"netcdf": _netcdfs, "geotiff": _geotiffs}
+    writers: dict[str, Callable[[list[xr.Dataset], Path, str], Path]] = {
+        "netcdf": _netcdfs,
+        "geotiff": _geotiffs,
+        "geojson": partial(_geojson, verify),
+    }
     datasets = [check_forecasts(forecast), *([] if products is None else [products])]
     ready = [_in_metres(dataset.load().drop_encoding()) for dataset in datasets]
     make_folder(folder)
@@ -80,7 +99,7 @@ def write_copies(
 
 def has_copy(folder: Path, stamp: str, kind: str) -> bool:
     """Return whether `write_copies`, or `write_places`, has written this kind for `stamp`."""
-    written = {"netcdf": f"{stamp}.nc", "geotiff": stamp, PLACES: f"{stamp}{TABLE}"}
+    written = {"netcdf": f"{stamp}.nc", "geotiff": stamp, "geojson": f"{stamp}{CELLS}", PLACES: f"{stamp}{TABLE}"}
     return (folder / written[kind]).exists()
 
 
@@ -91,7 +110,7 @@ def remove_copies(folder: Path, stamp: str) -> None:
     if images.exists():
         images.rename(folder / f".{stamp}.partial")  # gone at once for readers, not file by file
         sweep_partial(images)
-    for ending in (".nc", FURTHER, NETCDF, TABLE):
+    for ending in (".nc", FURTHER, CELLS, NETCDF, TABLE):
         for name in (f"{stamp}{ending}", f".{stamp}{ending}.partial"):
             (folder / name).unlink(missing_ok=True)
 
@@ -101,6 +120,12 @@ def _netcdfs(datasets: Sequence[xr.Dataset], folder: Path, stamp: str) -> Path:
     for dataset in datasets[1:]:  # first: whoever finds the forecast finds its products
         _netcdf(dataset, folder / f"{stamp}{FURTHER}")
     _netcdf(datasets[0], target)
+    return target
+
+
+def _geojson(verify: Verify, datasets: Sequence[xr.Dataset], folder: Path, stamp: str) -> Path:
+    target = folder / f"{stamp}{CELLS}"
+    replace_durable(target, encoded(feature_collection(datasets[0], verify)))
     return target
 
 
