@@ -8,19 +8,18 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import BoundaryNorm, Colormap, Normalize, to_rgb
+from matplotlib.colors import BoundaryNorm, Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from fieldcast.pipeline.datasets.grid import is_rotated, unit_of_axis
 from fieldcast.pipeline.datasets.labels import readable_units
 from fieldcast.pipeline.datasets.schema import X, Y
+from fieldcast.pipeline.report.overlay import COAST, edges, overlay
 from fieldcast.pipeline.report.style import FAINT, RAIN_LEVELS, colour_scale, difference_scale
 
-COAST = "#3a3a3a"
 TILE_PIXELS = 208  # the longer side of a tile
 DPI = 120  # of figures of tiles
 
@@ -60,34 +59,42 @@ class Tiles:
         """Return a model's forecast minus the observed at the position `lead`."""
         return self._tile(name, lead, difference=True)
 
+    def cells(self, name: str, lead: int, *, difference: bool) -> np.ndarray:
+        """Return a field, or its difference from the observed, without lines over it, a pixel a cell if they fit."""
+        rows, columns = (np.unique(places) for places in (self._rows, self._columns))
+        ordered = rows[::-1] if self._rows[0] > self._rows[-1] else rows
+        return self._paint(name, lead, difference, ordered, columns)
+
+    def lines(self, *, bar: bool, sharp: int = 1) -> np.ndarray:
+        """Return what is drawn over each tile, `(height, width, 4)` uint8, `sharp` times as large."""
+        size = (sharp * self.width, sharp * self.height)
+        return overlay(self.observed[0], self.coast, size, sharp * DPI, bar=bar)
+
     def _tile(self, name: str, lead: int, difference: bool) -> np.ndarray:
         if (name, lead, difference) not in self._painted:
-            values = self.fields[name].values[lead]
-            if difference:
-                values = values - self.observed.values[lead]
-            cmap, norm = self.difference_scale if difference else self.scale
-            seen = np.ma.masked_invalid(values[self._rows[:, None], self._columns])
-            picture = np.asarray(cmap(norm(seen), bytes=True))[..., :3]
-            self._painted[name, lead, difference] = self._with_coast(picture)
+            picture = self._paint(name, lead, difference, self._rows, self._columns)
+            lines = self._lines_and_bar if name == "observed" else self._lines
+            opacity = lines[..., 3:] / 255
+            self._painted[name, lead, difference] = (
+                (picture + opacity * (lines[..., :3].astype(float) - picture)).round().astype(np.uint8)
+            )
         return self._painted[name, lead, difference]
 
-    def _with_coast(self, picture: np.ndarray) -> np.ndarray:
-        if not self.coast:
-            return picture
-        line = 255 * np.asarray(to_rgb(COAST))
-        return np.asarray((picture + self._coast * (line - picture)).round().astype(np.uint8))
+    def _paint(self, name: str, lead: int, difference: bool, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        values = self.fields[name].values[lead]
+        if difference:
+            values = values - self.observed.values[lead]
+        cmap, norm = self.difference_scale if difference else self.scale
+        seen = np.ma.masked_invalid(values[rows[:, None], columns])
+        return np.asarray(cmap(norm(seen), bytes=True))[..., :3]
 
     @cached_property
-    def _coast(self) -> np.ndarray:
-        """Return the opacity of the coastlines `(height, width, 1)`, 0 to 1."""
-        figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
-        canvas = FigureCanvasAgg(figure)
-        axis = figure.add_axes((0, 0, 1, 1))
-        axis.set_axis_off()
-        axis.set(xlim=edges(display(self.observed[X])), ylim=sorted(edges(display(self.observed[Y]))))
-        axis.add_collection(LineCollection(_in_display(self.coast, self.observed), colors=COAST, linewidths=0.6))
-        canvas.draw()  # type: ignore[no-untyped-call]
-        return np.asarray(canvas.buffer_rgba())[..., 3:].astype(np.float64) / 255  # type: ignore[no-untyped-call]
+    def _lines(self) -> np.ndarray:
+        return self.lines(bar=False)
+
+    @cached_property
+    def _lines_and_bar(self) -> np.ndarray:
+        return self.lines(bar=True)
 
 
 def draw_field(
@@ -148,12 +155,6 @@ def axis_label(axis: xr.DataArray, name: str) -> str:
 def field_name(field: xr.DataArray) -> str:
     """Return what a field is called in pictures."""
     return str(field.attrs.get("long_name", field.name)).replace("_", " ")
-
-
-def edges(centres: np.ndarray) -> tuple[float, float]:
-    """Return the outer edges of the first and the last cell of an axis."""
-    half = (centres[-1] - centres[0]) / (centres.size - 1) / 2
-    return float(centres[0] - half), float(centres[-1] + half)
 
 
 def _display_factor(axis: xr.DataArray) -> float:

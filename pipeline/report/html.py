@@ -42,7 +42,7 @@ OF_SCORES = (
 )
 OF_MAPS = (
     "Upper map: the field. Lower map: forecast minus observed. Both have one colour scale for all models. Grey: "
-    "missing; dark lines: coasts."
+    "missing. Which lines are drawn stands below the colours."
 )
 OF_CASES = "All panels of a case share one colour scale; lines as in the maps."
 OF_PAIRS = "▲ the row's model is better than the column's, ▼ worse, = no certain difference; below it the interval."
@@ -116,6 +116,8 @@ class Slider:
     labels: Sequence[str]
     sheets: Sequence[str]
     scale: str
+    lines: str  # over each tile, and with the bar of the scale
+    bar: str
     size: tuple[int, int]  # of a sheet
     tile: tuple[int, int]
     tiles: Sequence[tuple[str, str, str]]  # name, the view's x y width height, its width / height
@@ -219,7 +221,8 @@ def slider(series: MapSeries) -> Slider:
     ]
     sheets = [data_address(path) for path in series.sheets]
     size = (width * (1 + len(series.models)), 2 * height)
-    return Slider(series.title, series.labels, sheets, data_address(series.scale), size, series.tile, tiles)
+    scale, lines, bar = (data_address(path) for path in (series.scale, series.lines, series.bar))
+    return Slider(series.title, series.labels, sheets, scale, lines, bar, size, series.tile, tiles)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

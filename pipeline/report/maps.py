@@ -22,20 +22,24 @@ from matplotlib.figure import Figure
 
 from fieldcast.pipeline.datasets.labels import readable, readable_units
 from fieldcast.pipeline.datasets.schema import LEAD_TIME, MEMBER, TIME, VALID_TIME, X, Y, lead_minutes
-from fieldcast.pipeline.report.field_map import DPI, Tiles, axis_label, colour_bar, display, edges, field_name
+from fieldcast.pipeline.report.field_map import DPI, Tiles, axis_label, colour_bar, display, field_name
+from fieldcast.pipeline.report.overlay import edges, graticule, scale_bar_km
 from fieldcast.pipeline.report.style import (
     FAINT,
     INK,
     SOFT,
     pixels,
     spread_out,
+    webp,
+    write_pixels,
     write_png,
-    write_webp,
 )
 
 BORDER = 170  # the grey around a tile
 GAP, HEADING = 8, 20  # pixels between tiles, and above each for its valid time
-SHEETS = 12  # at most so many leads have a sheet
+SHEETS = 12  # at most so many leads have a sheet,
+SHEET_BYTES = 1_000_000  # and all sheets of a report take about so much
+SHARP = 2  # pixels of the lines over a sheet for one of a tile
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Case:
 class MapSeries:
     """Maps of one init time, a sheet a lead: a column of tiles for the observed and for each model.
 
-    The upper row of a sheet holds the fields, the lower one forecast minus observed; nothing is written on it.
+    The upper row of a sheet holds the fields, the lower one forecast minus observed. What is drawn over each tile is in
+    pictures of their own, sharper than a cell.
     """
 
     title: str
@@ -68,7 +73,9 @@ class MapSeries:
     labels: Sequence[str]  # valid time and lead of each sheet
     sheets: Sequence[Path]
     scale: Path  # the colour bars
-    tile: tuple[int, int]  # width and height in pixels
+    lines: Path  # over each tile
+    bar: Path  # over the observed: the lines and the bar of the scale
+    tile: tuple[int, int]  # width and height in pixels, as it is shown
 
 
 def case_of(
@@ -106,7 +113,9 @@ def case_figure(case: Case, frames: int = 4) -> Figure:
     for column in range(1, len(tiles.fields)):
         grid.add_axis(figure, len(leads) - 1, column, bottom=True, left=False)
     colour_bar(figure, grid.bar_axis(figure), case.observed, *tiles.scale)
-    figure.text(6 / grid.width, 1 - 6 / grid.height, _case_title(case), fontsize=11, color=INK, va="top")
+    top = 1 - 6 / grid.height
+    figure.text(6 / grid.width, top, _case_title(case), fontsize=11, color=INK, va="top")
+    figure.text(1 - 6 / grid.width, top, legend(case), fontsize=7.5, color=SOFT, va="top", ha="right")
     return figure
 
 
@@ -149,32 +158,52 @@ def case_strip(case: Case, model: str, frames: int = 3) -> np.ndarray:
     return picture
 
 
-def write_map_series(case: Case, folder: Path, stem: str, title: str) -> MapSeries:
-    """Write `<stem>_lead_<minutes>.webp` for at most `SHEETS` leads and `<stem>_scale.png`; return what they are."""
-    minutes = lead_minutes(case.observed.to_dataset(name="field"))
+def write_map_series(case: Case, folder: Path, stem: str, title: str, most_bytes: int = SHEET_BYTES) -> MapSeries:
+    """Write `<stem>_lead_<minutes>.webp` for as many leads as fit, and what is drawn over them; return what they are.
+
+    These are at most `SHEETS` leads, and `most_bytes` in all, but for one.
+    """
+    tiles, minutes = case.tiles, lead_minutes(case.observed.to_dataset(name="field"))
     leads = spread_out(SHEETS, len(minutes))
-    paths = [folder / f"{stem}_lead_{minutes[lead]:04g}.webp" for lead in leads]
-    for path, sheet in zip(paths, sheets(case, leads), strict=True):
-        write_webp(sheet, path)
-    scale = folder / f"{stem}_scale.png"
+    files = [webp(sheet) for sheet in sheets(case, leads)]
+    fit = max(1, int(len(leads) * most_bytes / sum(map(len, files)))) if sum(map(len, files)) > most_bytes else SHEETS
+    kept = spread_out(fit, len(leads))
+    paths = [folder / f"{stem}_lead_{minutes[leads[k]]:04g}.webp" for k in kept]
+    for path, k in zip(paths, kept, strict=True):
+        path.write_bytes(files[k])
+    scale, lines, bar = (folder / f"{stem}_{name}.png" for name in ("scale", "lines", "bar"))
     write_png(scale_figure(case), scale)
-    labels = [_frame_title(case, lead) for lead in leads]
-    return MapSeries(title, list(case.forecasts), labels, paths, scale, (case.tiles.width, case.tiles.height))
+    write_pixels(tiles.lines(bar=False, sharp=SHARP), lines)
+    write_pixels(tiles.lines(bar=True, sharp=SHARP), bar)
+    labels = [_frame_title(case, leads[k]) for k in kept]
+    return MapSeries(title, list(case.forecasts), labels, paths, scale, lines, bar, (tiles.width, tiles.height))
 
 
 def sheets(case: Case, leads: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield one sheet `(2 tiles, 1 + models tiles, 3)` uint8 a lead: fields above, forecast minus observed below."""
+    """Yield one sheet `(2 tiles, 1 + models tiles, 3)` uint8 a lead: fields above, forecast minus observed below.
+
+    A pixel is a cell, or of large grids a pixel of a tile.
+    """
     tiles = case.tiles
-    blank = np.full((tiles.height, tiles.width, 3), 255, np.uint8)  # the observed has no difference
     for lead in leads:
-        upper = [tiles.field(name, lead) for name in tiles.fields]
-        lower = [blank, *(tiles.difference(name, lead) for name in case.forecasts)]
+        upper = [tiles.cells(name, lead, difference=False) for name in tiles.fields]
+        lower = [np.full_like(upper[0], 255)]  # the observed has no difference
+        lower += [tiles.cells(name, lead, difference=True) for name in case.forecasts]
         yield np.concatenate([np.concatenate(row, axis=1) for row in (upper, lower)])
+
+
+def legend(case: Case) -> str:
+    """Return what is drawn over a case's maps, as a sentence; '' where nothing is."""
+    drawn = ["dark: coast"] if case.coast else []
+    grid, bar = graticule(case.observed[0]).text, scale_bar_km(case.observed[0])
+    drawn += [f"thin: every {grid}"] if grid else []
+    drawn += [f"bar: {bar:g} km"] if bar is not None else []
+    return f"Lines: {'; '.join(drawn)}" if drawn else ""
 
 
 def scale_figure(case: Case) -> Figure:
     """Return the colour bars of a sheet, one above the other: of the field, and of forecast minus observed."""
-    figure = Figure(figsize=(4.4, 1.5), dpi=160, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(4.4, 1.75), dpi=160, facecolor="white", layout="constrained")
     units = readable_units(str(case.observed.attrs.get("units", "")))
     names = (f"{field_name(case.observed)}, {units} (grey: missing)", f"forecast minus observed, {units}")
     scales = case.tiles.scale, case.tiles.difference_scale
@@ -187,6 +216,7 @@ def scale_figure(case: Case) -> Figure:
             bar.ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         bar.ax.tick_params(labelsize=7)
         bar.ax.set_title(name, fontsize=8, loc="left", color=INK, pad=3)
+    bar.ax.set_xlabel(legend(case), fontsize=8, loc="left", color=INK)
     return figure
 
 

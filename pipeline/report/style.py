@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ Styles = Mapping[str, dict[str, Any]]  # model -> keywords of a matplotlib line
 MISSING = "#c4c4c4"
 INK, SOFT, FAINT = "#222222", "#555555", "#dddddd"
 RAIN_LEVELS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)  # mm/h
-RAIN_COLOURS = ("#a6dcf2", "#4fb3e8", "#2a6fd6", "#2fae4a", "#8bd32f", "#f7e11e", "#f59a1b", "#e0301e")
-RAIN_UNDER, RAIN_OVER = "#ffffff", "#b0188c"
+# ever darker, and 9.9 or more apart (CIEDE2000) for readers who lack red or green receptors too
+RAIN_COLOURS = ("#bce5f5", "#91ccf9", "#31aeff", "#6695b8", "#5678d1", "#7f4493", "#831858", "#71002a")
+RAIN_UNDER, RAIN_OVER = "#ffffff", "#2f1500"
 RAIN_STEPS = (0.5, 1.0, 2.0, 5.0, 10.0)  # mm/h of a difference, to either side
 LINES = ("-", "-.", ":")  # for models that share a spare colour
 DASHES = ((0, (4, 1.5)), (0, (1.2, 1.2)), (0, (7, 1.5, 1.2, 1.5)))  # for references that do
@@ -96,15 +98,16 @@ def _round_step(step: float) -> float:
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Write `figure` without the library's version in the file, so that equal figures are equal bytes."""
-    FigureCanvasAgg(figure)
-    without_mathematics(figure)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    """Write `figure` with at most 256 colours, which take a third of the room; equal figures are equal bytes."""
+    write_pixels(pixels(FigureCanvasAgg(figure)), path)
 
 
 def write_pixels(picture: np.ndarray, path: Path) -> None:
-    """Write a picture `(height, width, 3)` uint8 as PNG."""
-    Image.fromarray(picture).save(path, format="PNG")
+    """Write a picture `(height, width, 3)` uint8 as PNG of at most 256 colours; with opacity, `(…, 4)`, of all."""
+    image = Image.fromarray(picture)
+    if image.mode == "RGB":
+        image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(path, format="PNG", optimize=True)
 
 
 def stacked(paths: Sequence[Path]) -> np.ndarray:
@@ -125,9 +128,14 @@ def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
     iio.imwrite(path, np.stack(frames), extension=".gif", duration=timing, loop=0)
 
 
-def write_webp(picture: np.ndarray, path: Path) -> None:
-    """Write a picture `(height, width, 3)` uint8, compressed with loss."""
-    Image.fromarray(picture).save(path, format="WEBP", quality=WEBP_QUALITY, method=4)
+def webp(picture: np.ndarray) -> bytes:
+    """Return a picture `(height, width, 3)` uint8 as WebP: as it is, or with loss where that takes less room."""
+    image, files = Image.fromarray(picture), []
+    for options in ({"lossless": True, "quality": 100}, {"quality": WEBP_QUALITY}):
+        stream = io.BytesIO()
+        image.save(stream, format="WEBP", method=4, **options)
+        files.append(stream.getvalue())
+    return min(files, key=len)
 
 
 def pixels(canvas: FigureCanvasAgg) -> np.ndarray:

@@ -117,8 +117,11 @@ def write_report(
     short = {field: headlines(comparison) for field, comparison in comparisons.items()}
     write_scores(joined_metrics(short), folder / METRICS)
     contents = {field: Content(comparison) for field, comparison in comparisons.items()}
+    shown = shown or {}
+    sliders = sum(case.slider for each in shown.values() for case in each.cases)
+    room = maps.SHEET_BYTES // max(1, sliders)
     parts = [
-        _part(content, _folder_of(field, contents, pictures), (shown or {}).get(field, Shown()))
+        _part(content, _folder_of(field, contents, pictures), shown.get(field, Shown()), room)
         for field, content in contents.items()
     ]
     for name in OVERVIEW if len(contents) > 1 else ():
@@ -147,7 +150,7 @@ def _folder_of(field: str, fields: Iterable[str], pictures: Path) -> Path:
     return own
 
 
-def _part(content: Content, folder: Path, shown: Shown) -> Part:
+def _part(content: Content, folder: Path, shown: Shown, sheet_bytes: int) -> Part:
     """Draw a variable's pictures into `folder`; return what the report shows of it."""
     comparison = content.comparison
     drawn = [*_curves(content, comparison, folder), *_diagrams(content, comparison, folder)]
@@ -163,7 +166,11 @@ def _part(content: Content, folder: Path, shown: Shown) -> Part:
         comparison.left_out,
         content.differences(),
         content.matrices(),
-        [maps.write_map_series(one.case, folder, one.stem, one.caption) for one in shown.cases if one.slider],
+        [
+            maps.write_map_series(one.case, folder, one.stem, one.caption, sheet_bytes)
+            for one in shown.cases
+            if one.slider
+        ],
         content.groups(),
     )
 

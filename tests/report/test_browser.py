@@ -25,7 +25,7 @@ MODELS = (*REFERENCES, "convlstm", "convlstm_ensemble", "transformer_quantiles",
 LEADS = tuple(range(5, 65, 5))
 CELLS = 64
 STYLES = figures.model_styles(MODELS, REFERENCES)
-WIDTHS = (360, 1280)
+WIDTHS = (360, 768, 1400)
 
 
 def smooth(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -220,4 +220,39 @@ def test_it_can_be_printed(page: Page, page_file: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_is_light_enough_to_send(page_file: Path) -> None:
-    assert 100_000 < page_file.stat().st_size < 6_000_000
+    assert 100_000 < page_file.stat().st_size < 3_000_000
+
+
+def test_contents_lead_to_every_section(page: Page, page_file: Path) -> None:
+    page.goto(page_file.as_uri())
+    for link in page.locator("nav a").all():
+        link.click()
+        target = page.locator(f"[id='{(link.get_attribute('href') or '').removeprefix('#')}']")
+        assert target.is_visible()
+    wanted = page.locator("h2[id]").count()
+    assert page.locator("nav a").count() == wanted > 10
+
+
+def test_lines_and_scale_are_drawn_over_the_maps(page: Page, page_file: Path) -> None:
+    page.goto(page_file.as_uri())
+    tiles = page.locator(".maps").nth(0).locator(".tiles svg")
+    assert tiles.nth(0).locator("use").count() == 2  # field, lines with the bar
+    assert tiles.nth(1).locator("use").count() == 3  # fields, lines over both
+    before = tiles.nth(1).screenshot()
+    page.locator("[id$='-lines']").evaluate_all("all => all.forEach(one => one.remove())")
+    assert tiles.nth(1).screenshot() != before
+
+
+def test_printed_legends_stand_on_each_page_of_their_charts(page: Page, page_file: Path) -> None:
+    page.emulate_media(media="print")
+    page.goto(page_file.as_uri())
+    charts = page.locator(".charts:has(.legend)")
+    assert charts.count() >= 4
+    for chart in charts.all():  # a table's head is repeated by the browser on every page
+        assert chart.evaluate("one => getComputedStyle(one).display") == "table"
+        head = chart.locator(".head")
+        assert head.evaluate("one => getComputedStyle(one).display") == "table-header-group"
+        legend, first = head.bounding_box(), chart.locator("figure").nth(0).bounding_box()
+        assert legend is not None
+        assert first is not None
+        assert 0 <= first["y"] - legend["y"] - legend["height"] < 30

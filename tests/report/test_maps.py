@@ -51,7 +51,8 @@ def test_equal_cases_are_equal_bytes(case, tmp_path):
     first, second = (sorted((tmp_path / name).iterdir()) for name in ("a", "b"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert [path.name for path in first] == [
-        "case.png", "case_lead_0005.webp", "case_lead_0010.webp", "case_lead_0015.webp", "case_scale.png",
+        "case.png", "case_bar.png", "case_lead_0005.webp", "case_lead_0010.webp", "case_lead_0015.webp",
+        "case_lines.png", "case_scale.png",
     ]  # fmt: skip
 
 
@@ -138,5 +139,27 @@ def test_a_series_says_when_its_sheets_are_valid(case, tmp_path):
     assert list(series.labels) == ["12:05 UTC (+5 min)", "12:10 UTC (+10 min)", "12:15 UTC (+15 min)"]
     assert list(series.models) == ["persistence", "convlstm"]
     sheet = iio.imread(series.sheets[0])
-    assert sheet.shape[:2] == (2 * series.tile[1], 3 * series.tile[0])
+    assert sheet.shape[:2] == (2 * NY, 3 * NX)  # a pixel a cell
+    lines = iio.imread(series.lines)
+    assert lines.shape == (2 * series.tile[1], 2 * series.tile[0], 4)
+    assert (lines[..., 3] == 0).any()
+    assert (lines[..., 3] > 0).any()
     assert series.scale.exists()
+
+
+def test_leads_are_thinned_where_sheets_take_too_much_room(case, tmp_path):
+    whole = maps.write_map_series(case, tmp_path, "a", "")
+    sizes = [path.stat().st_size for path in whole.sheets]
+    few = maps.write_map_series(case, tmp_path, "b", "", most_bytes=sum(sizes) - 1)
+    assert len(few.labels) == 2
+    assert few.labels[-1] == whole.labels[-1]
+    (last,) = maps.write_map_series(case, tmp_path, "c", "", most_bytes=1).labels
+    assert last == whole.labels[2]
+
+
+def test_large_grids_are_sampled_as_tiles_are(case):
+    wide = case.observed.isel(y=np.arange(700) % NY, x=np.arange(1100) % NX)
+    wide = wide.assign_coords(y=np.arange(700)[::-1] * 1e3, x=np.arange(1100) * 1e3)
+    large = Case(case.init_time, wide, {"twice": wide * 2})
+    (sheet,) = maps.sheets(large, [0])
+    assert sheet.shape[:2] == (2 * large.tiles.height, 2 * large.tiles.width)
