@@ -2,5 +2,5 @@
 
 In: new frames and a trained model. Out: files under `data/live` alone.
 May import: `errors`, `config`, `datasets`, `sources`, `forecasting`, `verification`, `tracking`, `evaluation`,
-`training`, `report`, `explain`, `models`.
+`training`, `report`, `explain`, `storms`, `models`.
 """

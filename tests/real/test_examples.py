@@ -130,7 +130,13 @@ def era5(archive: Path, tmp_path_factory: pytest.TempPathFactory, tracker: Path)
     narrow = {"stem": "patch", "dim": 32, "heads": 2}
     changes = {
         "train": {"epochs": 2},
-        "prepare": {"splits": {"train": {"every_steps": 3}, "test": {"every_steps": 2}}},
+        "prepare": {
+            "splits": {  # days 1 to 20, as the expected scores of references have it
+                "train": {"end": "2019-03-20T11:00", "every_steps": 3},
+                "validation": {"start": "2019-03-21T23:00"},
+                "test": {"every_steps": 2},
+            }
+        },
         "models": {model: narrow for model in ERA5_MODELS if "transformer" in model},
     }
     with pytest.MonkeyPatch.context() as monkeypatch:
