@@ -17,6 +17,7 @@ from fieldcast.pipeline.live.archive.ledger import LEDGER, Ledger
 from fieldcast.pipeline.live.archive.publish import COPIES, open_forecasts, open_products, path_of
 from fieldcast.pipeline.live.clock import stamp
 from fieldcast.pipeline.live.context import LiveContext
+from fieldcast.pipeline.live.monitoring.charts import reliability_charts
 from fieldcast.pipeline.live.monitoring.page import write_page
 from fieldcast.pipeline.live.monitoring.status import read_status
 from fieldcast.pipeline.live.monitoring.verification import scores_of
@@ -100,6 +101,26 @@ def test_issued_members_are_verified_as_the_library_scores_does(issued: LiveCont
     page = (issued.folder / "status.html").read_text()
     assert "CRPS" in page
     assert "in 90 % interval" in page
+
+
+def test_reliability_of_issued_probabilities_is_counted_and_drawn(issued: LiveContext) -> None:
+    with Ledger(issued.folder / LEDGER, read_only=True) as ledger:
+        verified = ledger.verifications()
+    counted = np.zeros((3, 10))
+    for one in verified:
+        members = open_products(issued.folder, one.init_time, one.init_time)["rain_rate"].values[0]
+        observed = issued.observations.read(issued.schedule.valid_times(one.init_time), ["rain_rate"])[:, 0]
+        probability, event = (members >= np.float32(0.5)).mean(axis=1), observed >= np.float32(0.5)
+        bins = np.minimum((10 * probability).astype(int), 9).ravel()
+        parts = (np.ones(bins.size), probability.ravel(), event.ravel())
+        counted += [np.bincount(bins, part, minlength=10) for part in parts]
+    score = scores_of(verified)[0]
+    np.testing.assert_allclose([sums[0] for sums in score.reliability.values()], counted, rtol=1e-6)
+    charts = reliability_charts(score)
+    assert charts
+    assert charts[0].description.startswith("Reliability of rain rate ≥ 0.5 mm/h: mean probability 0.")
+    write_page(read_status(issued.params, issued.folder, issued.clock), issued.folder, issued.folder / "status.html")
+    assert charts[0].description in (issued.folder / "status.html").read_text()
 
 
 def test_a_flipped_byte_of_a_product_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,14 @@ from fieldcast.pipeline.datasets.schema import INIT_TIME, VALID_TIME, field_name
 from fieldcast.pipeline.live.archive.ledger import Verification
 from fieldcast.pipeline.live.monitoring.verification import Scores, scores_of
 from fieldcast.pipeline.report.field_map import aspect, colour_bar, draw_field
-from fieldcast.pipeline.report.plots import Panel, panel_figure, ratio_figure
+from fieldcast.pipeline.report.plots import (
+    Bins,
+    Panel,
+    Reliability,
+    panel_figure,
+    ratio_figure,
+    reliability_figure,
+)
 from fieldcast.pipeline.report.style import (
     INK,
     SOFT,
@@ -33,6 +40,7 @@ from fieldcast.pipeline.report.style import (
     write_gif,
     write_png,
 )
+from fieldcast.pipeline.verification.probabilistic import RELIABILITY
 
 WIDTH_INCHES, DPI = 4.8, 100
 MOST_FRAMES = 12
@@ -97,6 +105,20 @@ def error_chart(scores: Scores) -> Chart | None:
     )
     keys = [("issued", "issued"), ("persistence", "persistence")]
     return Chart(address_of(panel_figure(panel, STYLES)), description, keys)
+
+
+def reliability_charts(scores: Scores) -> list[Chart]:
+    """Return how often each event came over how probable it was said to be, of the events that came at all."""
+    charts = []
+    for k, threshold in enumerate(scores.thresholds if scores.reliability else ()):
+        bins = Bins(*(np.array(scores.reliability[name][k]) for name in RELIABILITY))
+        if bins.events.sum() > 0:
+            event = f"{readable(scores.field)} ≥ {threshold:g} {readable_units(scores.units)}"
+            said, came = (part.sum() / bins.count.sum() for part in (bins.probability, bins.events))
+            description = f"Reliability of {event}: mean probability {said:.3f}, frequency {came:.3f}"
+            figure = reliability_figure(Reliability(event, {"issued": bins}), STYLES)
+            charts.append(Chart(address_of(figure), description, [("issued", "issued")]))
+    return charts
 
 
 def error_panel(scores: Scores) -> Panel | None:

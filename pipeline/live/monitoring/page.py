@@ -15,7 +15,13 @@ from fieldcast.pipeline.errors import DamagedError
 from fieldcast.pipeline.live.archive import publish
 from fieldcast.pipeline.live.archive.ledger import Cycle, State
 from fieldcast.pipeline.live.archive.publish import path_of
-from fieldcast.pipeline.live.monitoring.charts import animation, animation_address, error_chart, ratio_chart
+from fieldcast.pipeline.live.monitoring.charts import (
+    animation,
+    animation_address,
+    error_chart,
+    ratio_chart,
+    reliability_charts,
+)
 from fieldcast.pipeline.live.monitoring.plumes import PlacesPart, places_part
 from fieldcast.pipeline.live.monitoring.status import Status, age_text, headline
 from fieldcast.pipeline.live.outcomes import ExitCode
@@ -49,6 +55,7 @@ def write_page(status: Status, folder: Path, path: Path) -> None:
     places = None if error else _newest_places(status, folder)
     charts = [error_chart(scores) for scores in status.scores]
     charts.append(ratio_chart(status.verified, status.drift, status.now))
+    charts += [chart for scores in status.scores for chart in reliability_charts(scores)]
     page = environment.get_template("status.html.j2").render(
         status=status,
         verdict=VERDICTS[status.exit_code()],

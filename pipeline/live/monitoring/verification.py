@@ -77,6 +77,7 @@ class Scores:
     crps: list[float]  # of the cycles whose members were published; empty without any, as the next two are
     brier: list[list[float]]  # of these too, by lead, then threshold
     coverage: list[float]  # of the central 90 % interval
+    reliability: dict[str, list[list[float]]]  # by sum, threshold, then bin of probability, over all leads
 
     @property
     def has_members(self) -> bool:
@@ -125,6 +126,7 @@ def _member_sums(
     sums = probabilistic.member_sums(members, observed, valid, thresholds, rows)
     kept = {name: sums[name] for name in (*DISTRIBUTION, "brier") if name in sums}
     kept["member_weight"] = continuous.weight_sums(valid, rows)["weight"]
+    kept |= {name: sums[name].sum(axis=0) for name in probabilistic.RELIABILITY if name in sums}  # over all leads
     return {name: values.tolist() for name, values in kept.items()}
 
 
@@ -148,7 +150,17 @@ def _field_scores(name: str, parts: Sequence[Mapping[str, Any]]) -> Scores:
         crps=probabilistic.crps(distribution).values.tolist() if has_members else [],
         brier=probabilistic.brier(distribution).values.tolist() if has_members else [],
         coverage=probabilistic.coverage_90(distribution).values.tolist() if has_members else [],
+        reliability=_reliability(parts, thresholds),
     )
+
+
+def _reliability(parts: Sequence[Mapping[str, Any]], thresholds: Sequence[float]) -> dict[str, list[list[float]]]:
+    """Return the pooled sums of the cycles that have some, and were scored with these thresholds; empty without any."""
+    having = [part["forecast"] for part in parts if part["thresholds"] == thresholds]
+    having = [sums for sums in having if probabilistic.RELIABILITY[0] in sums]
+    if not having:
+        return {}
+    return {name: np.sum([sums[name] for sums in having], axis=0).tolist() for name in probabilistic.RELIABILITY}
 
 
 def _labelled(
