@@ -151,12 +151,15 @@ def read_ranges(folder: Path) -> Ranges:
         return Ranges("")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         arrays = dict(stored)
-    keys = {name.split(".")[0] for name in arrays if name != DIGEST}
+    keys = sorted({name.split(".")[0] for name in arrays if name != DIGEST})
+    if missing := [key for key in keys if f"{key}.{SPREAD}" not in arrays]:
+        log.warning("%s: has no spread of %s, another version wrote it: %s", path, missing[0], FIX)
+        return Ranges("")
     of_shape = {
         key: RangeCalibration(
             float(arrays[f"{key}.{SPREAD}"]), Calibration(arrays[f"{key}.{OFFSETS}"], arrays[f"{key}.{CENTRES}"])
         )
-        for key in sorted(keys)
+        for key in keys
     }
     return Ranges(str(arrays[DIGEST]), of_shape)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fieldcast.pipeline.datasets import manifest
 from fieldcast.pipeline.datasets.signature import Channel
 from fieldcast.pipeline.forecasting import calibration
 from fieldcast.pipeline.live.places.areas import Place
@@ -130,3 +131,8 @@ def test_a_damaged_file_leaves_ranges_as_they_are(tmp_path: Path, caplog: pytest
     (tmp_path / FILE).write_bytes(content)
     assert read_ranges(tmp_path).model_digest == ""
     assert "fieldcast places" in caplog.text
+    older = {"model_digest": np.array("model"), "abc.calibration.offsets": np.zeros(1)}
+    np.savez(tmp_path / FILE, **older)
+    (tmp_path / FILE).write_bytes(manifest.with_tail((tmp_path / FILE).read_bytes()))
+    assert read_ranges(tmp_path).of_shape == {}
+    assert "has no spread of abc" in caplog.text
