@@ -23,7 +23,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "%-14s %s\n", $$1, $$2}'
 
-.PHONY: help setup repro test test-fast campaign mutations check check-style check-types check-lock lock audit ui bench ablation models architecture house replay pictures clean
+.PHONY: help setup repro test test-fast campaign mutations check check-style check-types check-lock lock audit ui bench ablation models parameters architecture house replay pictures clean
 
 setup: $(STAMP)  ## the virtual environment, by uv where it can be had and by pip elsewhere
 
@@ -84,6 +84,9 @@ bench: setup  ## ratios against peers, measured in one run
 
 models: setup  ## docs/models.md: what each variant of a model is and costs
 	@python -m docs.tools.model_table
+
+parameters: setup  ## docs/parameters.md and the JSON schema of params.yaml
+	@python -m docs.tools.parameters
 
 architecture: setup  ## docs/architecture.md: the drawing of imports between packages, and its tables
 	@python -m docs.tools.architecture

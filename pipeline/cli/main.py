@@ -22,7 +22,6 @@ app = typer.Typer(
     help="From gridded observations to compared, tracked and scheduled forecasts. `dvc repro` runs the pipeline; this "
     "command checks its parameters, compares and explains its models, and issues forecasts.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
@@ -80,6 +79,14 @@ def init(
     from fieldcast.pipeline.cli.init import init_project
 
     init_project(Path(), source)
+
+
+@app.command(epilog="Example: `fieldcast schema`")
+def schema() -> None:
+    """Print the JSON schema of a parameters file, by which editors complete and check it."""
+    from fieldcast.pipeline.cli.schema import schema as json_schema
+
+    sys.stdout.write(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n")
 
 
 @app.command(epilog="Example: `fieldcast ui --port 5001`")

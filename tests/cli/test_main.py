@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -166,3 +167,10 @@ def test_the_version_is_told() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert done.exit_code == 0
     assert done.output == f"fieldcast {metadata.version('fieldcast')}\n"
+
+
+def test_shells_complete_commands() -> None:
+    words = {"_FIELDCAST_COMPLETE": "complete_bash", "COMP_WORDS": "fieldcast sc", "COMP_CWORD": "1"}
+    script = Path(sys.executable).with_name("fieldcast")
+    result = subprocess.run([script], env={**os.environ, **words}, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["schema"]

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,62 @@ def test_the_page_explains_every_exit_code() -> None:
     codes = [int(code) for code, _, _ in rows]
     assert codes == sorted(codes)
     assert set(codes) - {130, 143} == set(ExitCode)
+
+
+def instructions() -> list[tuple[str, list[str]]]:
+    """Return the instructions of the Dockerfile with their words."""
+    lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
+    return [(line.split()[0], shlex.split(line)[1:]) for line in lines]
+
+
+def copied() -> list[str]:
+    """Return the sources that the image copies out of the project."""
+    words = [words for name, words in instructions() if name == "COPY"]
+    return [source for each in words if not each[0].startswith("--from") for source in each[:-1]]
+
+
+def test_the_image_copies_what_is_there_and_not_left_out() -> None:
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert allowed[1:3] == ["*", "!pyproject.toml"]  # nothing but what is named
+    assert copied()
+    for source in copied():
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in allowed, source
+
+
+def test_the_image_has_all_that_the_package_is_made_of() -> None:
+    targets = {path.readlink().name for path in (ROOT / "fieldcast").iterdir() if path.is_symlink()}
+    assert targets <= set(copied())
+    installed = next(
+        words[-1] for name, words in instructions() if name == "RUN" and "install" in words and "--editable" in words
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = installed.partition("[")[2].rstrip("]").split(",")
+    assert set(extras) == set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_the_image_is_that_of_the_job() -> None:
+    found = instructions()
+    stages = {words[words.index("AS") + 1] for name, words in found if name == "FROM" and "AS" in words}
+    assert {words[0] for name, words in found if name == "COPY" and words[0].startswith("--from")} == {
+        f"--from={stage}" for stage in stages
+    }
+    bases = {words[0] for name, words in found if name == "FROM"}
+    assert len(bases) == 1  # the environment runs under the Python that made it
+    _, job = cron_job()
+    pod = job["jobTemplate"]["spec"]["template"]["spec"]
+    folders = {words[0] for name, words in found if name == "WORKDIR"}
+    assert folders == {pod["containers"][0]["workingDir"]} == {FOLDER}
+    users = [words for name, words in found if name == "RUN" and words[0] == "useradd"]
+    assert [int(words[words.index("--uid") + 1]) for words in users] == [pod["securityContext"]["runAsUser"]]
+    (entry,), (default,) = ([words for name, words in found if name == kind] for kind in ("ENTRYPOINT", "CMD"))
+    parsed(" ".join(word.strip('[],"') for word in entry + default))
+
+
+def test_a_citation_names_the_package_and_its_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project["authors"]]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
