@@ -84,7 +84,10 @@ class Explanation:
             "",
             "minutes  share    row  column  cells away   (centre of the frame's share)",
         ]
-        for frame in self.frames():
+        for frame, values in zip(self.frames(), self.history.values, strict=True):
+            if frame["share"] == 0:  # which has no centre
+                lines.append(f"{frame['minutes']:7.0f}  {'   0%' if np.isfinite(values).any() else 'missing'}")
+                continue
             away = float(np.hypot(frame["row"] - row, frame["column"] - column))
             lines.append(
                 f"{frame['minutes']:7.0f}  {frame['share']:5.0%}  {frame['row']:5.1f}  {frame['column']:6.1f}"

@@ -44,7 +44,13 @@ def test_persistence_comes_from_the_last_frame_of_the_same_place(project: Path) 
     assert explained.observed is not None
     np.testing.assert_array_equal(explained.observed, observed.sel(time=AT + np.timedelta64(10, "m")))
     place = f"mine, row {cell[0]}, column {cell[1]}, 2024-06-02T06:40 UTC"
-    assert explained.text().startswith(f"{place}: {frame[cell]:.3g} mm/h\n")
+    text = explained.text()
+    assert text.startswith(f"{place}: {frame[cell]:.3g} mm/h\n")
+    assert "    -10     0%\n" in text  # a frame without a share has no centre
+    assert "nan" not in text
+    gone = explained.history.copy()
+    gone[0] = np.nan
+    assert "    -10  missing\n" in replace(explained, history=gone).text()
 
 
 def test_without_a_cell_it_is_the_strongest(project: Path) -> None:
