@@ -365,7 +365,7 @@ MUTATIONS = (
         "tests/cli/test_check_amounts.py::test_decibels_of_fields_that_are_no_rain",
     ),
     M(
-        "pipeline/report/coastlines.py",
+        "pipeline/datasets/geolocation.py",
         "(crs is None or not crs.is_derived)",
         "True",
         "tests/report/test_coastlines.py::test_rotated_poles",
@@ -401,7 +401,7 @@ MUTATIONS = (
         "tests/stages/test_forecast.py::test_a_forecast_that_is_no_number",
     ),
     M(
-        "pipeline/verification/aggregation.py",
+        "pipeline/verification/sums_file.py",
         "        require_finite(",
         "        print(",
         f"{VERIFY}::test_sums_that_are_no_numbers",
