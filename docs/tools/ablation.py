@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/ablation"))
     arguments = parser.parse_args()
     content = yaml.safe_load(arguments.params.read_text())
+    if "path" in content["source"] and "://" not in content["source"]["path"]:
+        content["source"]["path"] = str(Path(content["source"]["path"]).absolute())  # stages run elsewhere
     source = arguments.out.resolve() / "observations"
     run(source, content, ("ingest",))
     rows = {}
