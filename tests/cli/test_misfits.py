@@ -81,10 +81,10 @@ def test_check_looks_at_frames_where_there_are_no_observations(
     axis = {name: (name, 2.0 * np.arange(9), {"units": "km"}) for name in ("y", "x")}
     field = (("time", "y", "x"), np.full((times.size, 9, 9), 288, np.float32) + np.arange(9), {"units": "K"})
     xr.Dataset({"t2m": field}, {"time": times, **axis}).to_netcdf("a.nc")
-    content = merged(small, {"verify": {"thresholds": {}}})
+    content = merged(small, {})
     content["source"] = {"kind": "gridded", "path": "a.nc", "variables": ["t2m"]}
     content["prepare"]["transform"] = {}
-    content["verify"]["thresholds"] = {"t2m": [290, 350]}
+    content["verify"] = {"thresholds": {"t2m": [290, 350]}}
     content["models"] = {"persistence": {"kind": "persistence"}}
     del content["live"]
     Path("params.yaml").write_text(yaml.safe_dump(content))
