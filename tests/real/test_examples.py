@@ -208,6 +208,7 @@ def test_moving_mnist(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "models": {
             "convlstm": {"hidden": [16]},
             "simvp": {"hidden": 32},
+            "unet": {"channels": 4, "levels": 1},
             "video_transformer": {"dim": 32, "heads": 2, "channels": 4},
         },
     }
@@ -220,5 +221,5 @@ def test_moving_mnist(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     observed = store.open_observations(OBSERVATIONS)["intensity"]
     actual = np.stack([observed.sel(time=times).values for times in made["valid_time"].values])
     assert mse("persistence") == pytest.approx(((made.values - actual) ** 2).sum(axis=(2, 3)).mean(), rel=1e-5)
-    for learned in ("convlstm", "simvp", "video_transformer"):
+    for learned in ("convlstm", "simvp", "unet", "video_transformer"):
         assert mse(learned) < mse("persistence")
