@@ -313,5 +313,5 @@ def test_all_failpoints_are_replayed() -> None:
     found = set()
     for path in (ROOT / "pipeline" / "live").rglob("*.py"):
         found |= set(re.findall(r'failpoint\("([^"]+)"\)', path.read_text()))
-    # no forecast becomes so old in a replay that it is deleted, and a replay tells nobody (tests/live/test_notices.py does)
+    # no forecast becomes so old in a replay that it is deleted, and a replay tells nobody, as test_notices does
     assert found - {"trashed", "notice_sent"} == set(FAILPOINTS)
